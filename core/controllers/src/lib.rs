@@ -1,0 +1,3 @@
+//! sealane-controllers
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]

@@ -1,0 +1,3 @@
+//! sealane-dns
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]

@@ -1,0 +1,3 @@
+//! sealane-proxy
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]

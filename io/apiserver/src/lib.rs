@@ -1,0 +1,2 @@
+//! The HTTPS front door.
+pub mod nodes;

@@ -1,0 +1,2 @@
+//! Namespaces, links, routes, mounts, processes: made, adopted, and removed as one tree.
+pub mod runtime;
