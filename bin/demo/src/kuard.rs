@@ -64,7 +64,9 @@ async fn answer(request: Request<Incoming>, ends: Ends, state: &State) -> Respon
         "/ready/api" => switch(&state.ready, &method, &body),
         "/healthy/" | "/-/liveness" => page("Liveness Probe", &probe_page("/healthy", &state.healthy)),
         "/ready/" | "/-/readiness" => page("Readiness Probe", &probe_page("/ready", &state.ready)),
-        "/env/api" => json_page(&json!({"commandLine": std::env::args().collect::<Vec<_>>(), "env": environment()})),
+        "/env/api" => {
+            json_page(&json!({"commandLine": std::env::args().collect::<Vec<_>>(), "env": environment()}))
+        }
         "/env" | "/-/env" => page("Server Env", &environment_page()),
         "/dns/api" => query(&body).await,
         "/dns" | "/-/dns" => page("DNS Query", DNS_PAGE),
@@ -140,17 +142,19 @@ fn request_page(ends: Ends) -> String {
 }
 
 fn environment_page() -> String {
-    let rows: String = environment()
-        .iter()
-        .map(|(k, v)| format!("<tr><td>{}<td>{}", escape(k), escape(v)))
-        .collect();
+    let rows: String =
+        environment().iter().map(|(k, v)| format!("<tr><td>{}<td>{}", escape(k), escape(v))).collect();
     format!("<table>{rows}</table>")
 }
 
 fn probe_page(path: &str, probe: &Mutex<Probe>) -> String {
     let probe = locked(probe);
     let rows: String = probe.history.iter().map(|s| format!("<tr><td>{s}")).collect();
-    let call = |n: i64| format!("fetch('{path}/api',{{method:'PUT',body:'{{\"failNext\":{n}}}'}}).then(()=>location.reload())");
+    let call = |n: i64| {
+        format!(
+            "fetch('{path}/api',{{method:'PUT',body:'{{\"failNext\":{n}}}'}}).then(()=>location.reload())"
+        )
+    };
     format!(
         "<p>Checks to fail: {} (negative: all). <button onclick=\"{}\">Fail</button> \
          <button onclick=\"{}\">Succeed</button></p><table>{rows}</table>",

@@ -53,8 +53,7 @@ async fn start(arguments: Vec<String>) -> Result<u8, String> {
 /// The exit status, and whether the shell shall end.
 async fn run(shell: &mut Shell, text: String) -> Result<(u8, bool), String> {
     let params = shell.default_exec_params();
-    let result =
-        shell.run_string(text, &SourceInfo::default(), &params).await.map_err(|e| e.to_string())?;
+    let result = shell.run_string(text, &SourceInfo::default(), &params).await.map_err(|e| e.to_string())?;
     let ends = matches!(result.next_control_flow, brush_core::ExecutionControlFlow::ExitShell);
     Ok((u8::from(result.exit_code), ends))
 }
@@ -77,7 +76,8 @@ async fn read_lines(shell: &mut Shell) -> Result<u8, String> {
         text.push_str(&line);
         // An open quote, a `do` without its `done`: more lines belong to it.
         let whole = shell.parse_string(text.clone());
-        if matches!(&whole, Err(e) if e.to_string().contains("end of input") || e.to_string().contains("unterminated")) {
+        if matches!(&whole, Err(e) if e.to_string().contains("end of input") || e.to_string().contains("unterminated"))
+        {
             continue;
         }
         match run(shell, std::mem::take(&mut text)).await {
