@@ -104,6 +104,6 @@ pub fn drop_nulls(value: &mut Value) {
 }
 
 /// The items to change, or none.
-pub fn items_mut(value: &mut Value, key: &str) -> impl Iterator<Item = &mut Value> {
+pub fn items_mut<'a>(value: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut Value> + use<'a> {
     value.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
 }

@@ -146,8 +146,7 @@ impl Kind {
             Generation::None => false,
             Generation::Spec => new["spec"] != old["spec"],
             Generation::SpecAndAnnotations => {
-                new["spec"] != old["spec"]
-                    || new["metadata"]["annotations"] != old["metadata"]["annotations"]
+                new["spec"] != old["spec"] || new["metadata"]["annotations"] != old["metadata"]["annotations"]
             }
             Generation::Content => {
                 let bare = |v: &Value| {

@@ -97,10 +97,7 @@ pub fn dns1123_subdomain_with_underscore(s: &str) -> Vec<String> {
     let edge = |c: u8| lower_alnum(c) || c == b'_';
     let shape = s.split('.').all(|l| {
         let b = l.as_bytes();
-        !b.is_empty()
-            && b.iter().all(|&c| edge(c) || c == b'-')
-            && edge(b[0])
-            && lower_alnum(b[b.len() - 1])
+        !b.is_empty() && b.iter().all(|&c| edge(c) || c == b'-') && edge(b[0]) && lower_alnum(b[b.len() - 1])
     });
     let mut errors = Vec::new();
     if s.len() > SUBDOMAIN_MAX {

@@ -146,7 +146,11 @@ impl Quantity {
     #[must_use]
     pub fn to_milli_precision(self) -> Self {
         let step = NANO / 1000;
-        Quantity { nanos: self.nanos.div_euclid(step) * step + if self.nanos.rem_euclid(step) > 0 { step } else { 0 }, ..self }
+        Quantity {
+            nanos: self.nanos.div_euclid(step) * step
+                + if self.nanos.rem_euclid(step) > 0 { step } else { 0 },
+            ..self
+        }
     }
 
     fn round_up(nanos: i128, unit: i128) -> i64 {

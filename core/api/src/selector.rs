@@ -153,7 +153,9 @@ impl Selector {
                 "NotIn" => Operator::NotIn(values()),
                 "Exists" => Operator::Exists,
                 "DoesNotExist" => Operator::DoesNotExist,
-                other => return Err(SelectorError(format!("{other:?} is not a valid label selector operator"))),
+                other => {
+                    return Err(SelectorError(format!("{other:?} is not a valid label selector operator")));
+                }
             };
             all.requirements.push(Requirement::checked(text(&expression["key"]), operator, false)?);
         }

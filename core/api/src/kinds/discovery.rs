@@ -136,12 +136,7 @@ const fn answered(
 
 /// The kinds that are answered and never stored.
 pub static VIRTUAL: &[Virtual] = &[
-    answered(
-        ("", "v1", "Binding"),
-        ("bindings", "binding"),
-        Scope::Namespaced,
-        "io.k8s.api.core.v1.Binding",
-    ),
+    answered(("", "v1", "Binding"), ("bindings", "binding"), Scope::Namespaced, "io.k8s.api.core.v1.Binding"),
     answered(
         ("authentication.k8s.io", "v1", "SelfSubjectReview"),
         ("selfsubjectreviews", "selfsubjectreview"),

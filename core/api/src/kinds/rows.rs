@@ -57,7 +57,12 @@ const fn row(gvk: Gvk, names: Names, short_names: &'static [&'static str], schem
     }
 }
 
-const fn clustered(gvk: Gvk, names: Names, short_names: &'static [&'static str], schema: &'static str) -> Kind {
+const fn clustered(
+    gvk: Gvk,
+    names: Names,
+    short_names: &'static [&'static str],
+    schema: &'static str,
+) -> Kind {
     Kind { scope: Scope::Cluster, ..row(gvk, names, short_names, schema) }
 }
 
@@ -126,12 +131,7 @@ pub static KINDS: &[Kind] = &[
         default: endpoints::endpoints,
         validate: check::endpoints::endpoints,
         columns: columns::network::ENDPOINTS,
-        ..row(
-            ("", "v1", "Endpoints"),
-            ("endpoints", "endpoints"),
-            &["ep"],
-            "io.k8s.api.core.v1.Endpoints",
-        )
+        ..row(("", "v1", "Endpoints"), ("endpoints", "endpoints"), &["ep"], "io.k8s.api.core.v1.Endpoints")
     },
     Kind {
         default: endpoints::endpoint_slice,
@@ -150,12 +150,7 @@ pub static KINDS: &[Kind] = &[
         default: objects::config_map,
         validate: check::objects::config_map,
         columns: columns::objects::CONFIG_MAP,
-        ..row(
-            ("", "v1", "ConfigMap"),
-            ("configmaps", "configmap"),
-            &["cm"],
-            "io.k8s.api.core.v1.ConfigMap",
-        )
+        ..row(("", "v1", "ConfigMap"), ("configmaps", "configmap"), &["cm"], "io.k8s.api.core.v1.ConfigMap")
     },
     Kind {
         default: objects::secret,
@@ -191,12 +186,7 @@ pub static KINDS: &[Kind] = &[
         fields: select::EVENTS_EVENT,
         field_refusal: FieldRefusal::NotSupported,
         columns: columns::objects::EVENT,
-        ..row(
-            ("events.k8s.io", "v1", "Event"),
-            ("events", "event"),
-            &["ev"],
-            "io.k8s.api.events.v1.Event",
-        )
+        ..row(("events.k8s.io", "v1", "Event"), ("events", "event"), &["ev"], "io.k8s.api.events.v1.Event")
     },
     Kind {
         default: objects::lease,
@@ -275,12 +265,7 @@ pub static KINDS: &[Kind] = &[
         default: cluster::role,
         validate: check::rbac::role,
         columns: columns::rbac::ROLE,
-        ..row(
-            ("rbac.authorization.k8s.io", "v1", "Role"),
-            ("roles", "role"),
-            &[],
-            "io.k8s.api.rbac.v1.Role",
-        )
+        ..row(("rbac.authorization.k8s.io", "v1", "Role"), ("roles", "role"), &[], "io.k8s.api.rbac.v1.Role")
     },
     Kind {
         default: cluster::role_binding,

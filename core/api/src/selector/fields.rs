@@ -55,9 +55,7 @@ fn unescape(value: &str) -> Result<String, SelectorError> {
                 escaped = false;
             }
             _ if escaped => {
-                return Err(SelectorError(format!(
-                    "invalid field selector: invalid escape sequence: \\{c}"
-                )));
+                return Err(SelectorError(format!("invalid field selector: invalid escape sequence: \\{c}")));
             }
             '\\' => escaped = true,
             ',' | '=' => {
@@ -95,7 +93,8 @@ impl FieldSelector {
             })?;
             let value = unescape(value)?;
             let known = field == "metadata.name"
-                || (field == "metadata.namespace" && (kind.namespaced() || kind.field_refusal == FieldRefusal::Unknown))
+                || (field == "metadata.namespace"
+                    && (kind.namespaced() || kind.field_refusal == FieldRefusal::Unknown))
                 || kind.fields.iter().any(|f| f.label == field);
             if !known {
                 return Err(SelectorError(match kind.field_refusal {
@@ -116,9 +115,11 @@ impl FieldSelector {
             let value = match &*term.field {
                 "metadata.name" => text(&object["metadata"]["name"]).to_owned(),
                 "metadata.namespace" => text(&object["metadata"]["namespace"]).to_owned(),
-                label => {
-                    kind.fields.iter().find(|f| f.label == label).map_or_else(String::new, |f| f.value(object))
-                }
+                label => kind
+                    .fields
+                    .iter()
+                    .find(|f| f.label == label)
+                    .map_or_else(String::new, |f| f.value(object)),
             };
             (value == term.value) == term.equal
         })
@@ -153,7 +154,11 @@ mod tests {
             ("spec.hostNetwork=false,metadata.namespace=x", true),
             ("metadata.name=a\\,b", false),
         ] {
-            assert_eq!(FieldSelector::parse(selector, pods).unwrap().matches(&pod, pods), selected, "{selector}");
+            assert_eq!(
+                FieldSelector::parse(selector, pods).unwrap().matches(&pod, pods),
+                selected,
+                "{selector}"
+            );
         }
         let refusal = |s, k| FieldSelector::parse(s, k).unwrap_err().0;
         assert_eq!(refusal("spec.hostname=h", pods), "field label not supported: spec.hostname");
@@ -162,6 +167,9 @@ mod tests {
             "\"data.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         );
         assert_eq!(refusal("name", maps), "invalid selector: 'name'; can't understand 'name'");
-        assert_eq!(refusal("metadata.name=\\x", maps), "invalid field selector: invalid escape sequence: \\x");
+        assert_eq!(
+            refusal("metadata.name=\\x", maps),
+            "invalid field selector: invalid escape sequence: \\x"
+        );
     }
 }

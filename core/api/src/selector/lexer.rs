@@ -205,7 +205,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Requirement>, SelectorError> {
             Token::Word(_) | Token::Not => {
                 let requirement = parser.requirement();
                 out.push(
-                    requirement.map_err(|e| SelectorError(format!("unable to parse requirement: {}", e.0)))?,
+                    requirement
+                        .map_err(|e| SelectorError(format!("unable to parse requirement: {}", e.0)))?,
                 );
                 match parser.next() {
                     Token::End => return Ok(out),
