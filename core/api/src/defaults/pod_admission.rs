@@ -44,6 +44,16 @@ pub fn admit(pod: &mut Value, account: Account<'_>, suffix: &str) {
     tolerations(spec);
 }
 
+/// Copies its Node's zone and region to a Pod that has been given to it, on create or by a binding
+/// (PodTopologyLabels, KEP-4742).
+pub fn topology_labels(pod: &mut Value, node_labels: &Value) {
+    for key in ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"] {
+        if let Some(value) = node_labels.get(key) {
+            map(map(pod, "metadata"), "labels")[key] = value.clone();
+        }
+    }
+}
+
 fn mount_token(spec: &mut Value, volume: &str) {
     let mut mounted = false;
     for list in ["initContainers", "containers"] {

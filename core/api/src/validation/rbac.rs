@@ -109,7 +109,7 @@ fn subject(errors: &mut FieldErrors, path: &Path, subject: &Value, scope: Scope)
             if !name.is_empty() {
                 each(errors, &path.child("name"), &subject["name"], &names::dns1123_subdomain(name));
             }
-            if text(&group) != "" {
+            if !text(&group).is_empty() {
                 errors.push(FieldError::not_supported(&path.child("apiGroup"), &group, &[""]));
             }
             if scope == Scope::Cluster && text(&subject["namespace"]).is_empty() {

@@ -52,16 +52,12 @@ fn source(errors: &mut FieldErrors, volume: &Value, path: &Path) {
         errors.push(FieldError::required(&path.child(needed), ""));
     }
     match kind {
-        "hostPath" => {
-            if text(&said["path"]).split('/').any(|part| part == "..") {
-                errors.push(FieldError::invalid(&path.child("path"), &said["path"], "must not contain '..'"));
-            }
+        "hostPath" if text(&said["path"]).split('/').any(|part| part == "..") => {
+            errors.push(FieldError::invalid(&path.child("path"), &said["path"], "must not contain '..'"));
         }
-        "emptyDir" => {
-            if quantity::read(&said["sizeLimit"]).is_some_and(quantity::Quantity::is_negative) {
-                let detail = "SizeLimit field must be a valid resource quantity";
-                errors.push(FieldError::forbidden(&path.child("sizeLimit"), detail));
-            }
+        "emptyDir" if quantity::read(&said["sizeLimit"]).is_some_and(quantity::Quantity::is_negative) => {
+            let detail = "SizeLimit field must be a valid resource quantity";
+            errors.push(FieldError::forbidden(&path.child("sizeLimit"), detail));
         }
         "secret" | "configMap" | "downwardAPI" => {
             mode(errors, said, "defaultMode", &path);

@@ -1,0 +1,412 @@
+//! Defaults, refusals and tables against what kube-apiserver answered (`tests/golden`).
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+
+use sealane_api::columns::{self, Include};
+use sealane_api::defaults::pod_admission::{self, Account};
+use sealane_api::document::{items, remove, text};
+use sealane_api::{Kind, Object, Status, defaults, document, kinds, selector, time};
+use serde_json::{Value, json};
+
+fn scenario(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(format!("{name}.json"));
+    let file: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    items(&file["steps"]).to_vec()
+}
+
+/// The row of a request's path.
+fn kind_of(path: &str) -> Option<&'static Kind> {
+    let path = path.split('?').next()?.trim_start_matches('/');
+    let mut parts = path.split('/');
+    let (group, version) = match parts.next()? {
+        "api" => ("", parts.next()?),
+        "apis" => (parts.next()?, parts.next()?),
+        _ => return None,
+    };
+    let rest: Vec<&str> = parts.collect();
+    let plural = match rest[..] {
+        ["namespaces", _, plural, ..] => plural,
+        [plural, ..] => plural,
+        [] => return None,
+    };
+    kinds::by_resource(group, version, plural)
+}
+
+fn namespace_of(path: &str) -> Option<&str> {
+    path.split("/namespaces/").nth(1)?.split(['/', '?']).next()
+}
+
+/// What the registry fills in, taken from the answer: compared are the rest's defaults.
+fn fill_in(kind: &Kind, made: &mut Value, answer: &Value) {
+    for key in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
+        if let Some(value) = answer["metadata"].get(key) {
+            made["metadata"][key] = value.clone();
+        }
+    }
+    if kind.kind == "Service" {
+        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if let Some(value) = answer["spec"].get(key).filter(|_| made["spec"].get(key).is_none()) {
+                made["spec"][key] = value.clone();
+            }
+        }
+        let ports = items(&answer["spec"]["ports"]).to_vec();
+        for (port, said) in document::items_mut(&mut made["spec"], "ports").zip(ports) {
+            if let Some(node) = said.get("nodePort").filter(|_| port.get("nodePort").is_none()) {
+                port["nodePort"] = node.clone();
+            }
+        }
+    }
+    if kind.kind == "Pod" {
+        let volume = items(&answer["spec"]["volumes"]).last().map_or("", |v| text(&v["name"]));
+        let suffix = volume.strip_prefix("kube-api-access-").unwrap_or("");
+        let account = Account { automount: None, image_pull_secrets: &Value::Null };
+        pod_admission::admit(made, account, suffix);
+        if made["spec"]["nodeName"] == "n1" {
+            pod_admission::topology_labels(made, &json!({"topology.kubernetes.io/zone": "zone-a", "x": "y"}));
+        }
+    }
+}
+
+fn prepared(kind: &Kind, request: &Value) -> Value {
+    let mut made = request["body"].clone();
+    if kind.namespaced() {
+        made["metadata"]["namespace"] = json!(namespace_of(text(&request["path"])).unwrap());
+    }
+    defaults::apply(kind, &mut made);
+    (kind.prepare_create)(&mut made);
+    made
+}
+
+fn is_create(step: &Value) -> Option<&'static Kind> {
+    let request = &step["request"];
+    let path = text(&request["path"]);
+    let plain = path.split('?').next().unwrap_or("");
+    let kind = kind_of(path)?;
+    (text(&request["method"]) == "POST" && plain.ends_with(kind.plural) && request["body"].is_object())
+        .then_some(kind)
+}
+
+#[test]
+fn creates_are_defaulted_as_upstream_does() {
+    let mut compared = 0;
+    for name in [
+        "service-defaults",
+        "workload-defaults",
+        "pod-defaults-and-refusals",
+        "endpoints-and-slices",
+        "namespaces",
+        "service-invalid",
+        "pod-table",
+        "errors",
+        "reading",
+        "rollout",
+        "stateful",
+        "endpoint-controllers",
+        "apply",
+        "patches",
+        "protobuf",
+        "watching",
+    ] {
+        for (i, step) in scenario(name).iter().enumerate() {
+            let Some(kind) = is_create(step).filter(|_| step["response"]["status"] == 201) else { continue };
+            let answer = &step["response"]["body"];
+            if text(&answer["kind"]) != kind.kind || text(&step["request"]["path"]).contains('?') {
+                continue;
+            }
+            if text(&step["request"]["body"]["metadata"]["name"]).is_empty() {
+                continue;
+            }
+            let mut made = prepared(kind, &step["request"]);
+            fill_in(kind, &mut made, answer);
+            // Fields that no kind has are dropped when a body is decoded.
+            remove(&mut made, "a");
+            remove(&mut made, "extra");
+            assert_eq!(made, *answer, "{name} step {i}");
+            assert_eq!((kind.validate)(&made, None), [], "{name} step {i}");
+            let warned: Vec<String> = items(&step["response"]["warning"])
+                .iter()
+                .map(|w| text(w).to_owned())
+                .filter(|w| !w.contains("unknown field"))
+                .collect();
+            let said: Vec<String> = kind
+                .deprecated
+                .map(str::to_owned)
+                .into_iter()
+                .chain((kind.warnings)(&made, None))
+                .map(|w| format!("299 - {w:?}"))
+                .collect();
+            assert_eq!(said, warned, "{name} step {i}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 52, "{compared}");
+}
+
+/// Refusals of the registry's (allocation), not of validation.
+fn by_registry(message: &str) -> bool {
+    ["failed to allocate", "provided port", "not configured on this cluster", "not configured for dual-stack"]
+        .iter()
+        .any(|part| message.contains(part))
+}
+
+#[test]
+fn creates_are_refused_in_upstreams_words() {
+    let mut compared = 0;
+    for name in [
+        "service-invalid",
+        "errors",
+        "pod-defaults-and-refusals",
+        "workload-defaults",
+        "endpoints-and-slices",
+        "namespaces",
+    ] {
+        for (i, step) in scenario(name).iter().enumerate() {
+            let Some(kind) = is_create(step).filter(|_| step["response"]["status"] == 422) else { continue };
+            let answer = &step["response"]["body"];
+            let message = text(&answer["message"]);
+            if by_registry(message) || text(&answer["details"]["kind"]) != kind.kind {
+                continue;
+            }
+            let mut made = prepared(kind, &step["request"]);
+            if kind.kind == "Pod" {
+                let account = Account { automount: Some(false), image_pull_secrets: &Value::Null };
+                pod_admission::admit(&mut made, account, "abcde");
+            }
+            let errors = (kind.validate)(&made, None);
+            let status = Status::invalid(kind, text(&made["metadata"]["name"]), &errors);
+            assert_eq!(status.to_value(), *answer, "{name} step {i}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 71, "{compared}");
+}
+
+fn merge(into: &mut Value, patch: &Value) {
+    match (into.as_object_mut(), patch.as_object()) {
+        (Some(fields), Some(patch)) => {
+            for (key, value) in patch {
+                merge(fields.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        _ => *into = patch.clone(),
+    }
+}
+
+#[test]
+fn updates_are_refused_in_upstreams_words() {
+    let mut compared = 0;
+    for name in ["workload-defaults", "pod-defaults-and-refusals", "endpoints-and-slices"] {
+        let mut stored: Vec<(String, Value)> = Vec::new();
+        for (i, step) in scenario(name).iter().enumerate() {
+            let (request, answer) = (&step["request"], &step["response"]["body"]);
+            let path = text(&request["path"]).to_owned();
+            let Some(kind) = kind_of(&path) else { continue };
+            if is_create(step).is_some() && step["response"]["status"] == 201 {
+                stored.push((format!("{path}/{}", text(&answer["metadata"]["name"])), answer.clone()));
+            }
+            if text(&request["method"]) != "PATCH" {
+                continue;
+            }
+            let Some((_, old)) = stored.iter_mut().find(|(p, _)| *p == path) else { continue };
+            let mut new = old.clone();
+            merge(&mut new, &request["body"]);
+            defaults::apply(kind, &mut new);
+            (kind.prepare_update)(&mut new, old);
+            if kind.kind == "Pod" && step["response"]["status"] == 200 {
+                // The patch names the container: strategic, not plain, merging.
+                *old = answer.clone();
+                continue;
+            }
+            let errors = (kind.validate)(&new, Some(old));
+            let said = Status::invalid(kind, text(&new["metadata"]["name"]), &errors).to_value();
+            if kind.kind == "Pod" {
+                // Upstream goes on with a diff of Go structs.
+                let first = |m: &Value| text(m).split('\n').next().unwrap_or("").to_owned();
+                assert_eq!(first(&said["message"]), first(&answer["message"]), "{name} step {i}");
+                assert!(text(&said["message"]).contains("- \"restartPolicy\": \"Always\""));
+            } else {
+                assert_eq!(said, *answer, "{name} step {i}");
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared >= 9, "{compared}");
+}
+
+/// Tables whose objects the scenario shows: their cells, and every definition.
+#[test]
+fn tables_are_upstreams() {
+    let mut rows = 0;
+    for name in [
+        "pod-table",
+        "service-defaults",
+        "workload-defaults",
+        "endpoints-and-slices",
+        "namespaces",
+        "endpoint-controllers",
+        "rollout",
+        "stateful",
+    ] {
+        let mut seen: Vec<(String, Value)> = Vec::new();
+        for (i, step) in scenario(name).iter().enumerate() {
+            let body = &step["response"]["body"];
+            let Some(kind) = kind_of(text(&step["request"]["path"])) else { continue };
+            for object in std::iter::once(body).chain(items(&body["items"])) {
+                let uid = text(&object["metadata"]["uid"]);
+                let is_list = object["items"].is_array();
+                if !uid.is_empty()
+                    && !is_list
+                    && (text(&object["kind"]) == kind.kind || object["kind"].is_null())
+                {
+                    let key = format!("{uid} {}", text(&object["metadata"]["resourceVersion"]));
+                    seen.push((key, object.clone()));
+                }
+            }
+            if text(&body["kind"]) != "Table" {
+                continue;
+            }
+            assert_eq!(columns::definitions(kind), body["columnDefinitions"], "{name} step {i}");
+            for said in items(&body["rows"]) {
+                let meta = &said["object"]["metadata"];
+                let key = format!("{} {}", text(&meta["uid"]), text(&meta["resourceVersion"]));
+                let Some((_, object)) = seen.iter().find(|(k, _)| *k == key) else { continue };
+                let age = kind.columns.iter().position(|c| c.name == "Age").unwrap();
+                // The recording's clock, from the age that it printed.
+                let seconds: i64 = text(&said["cells"][age]).trim_end_matches('s').parse().unwrap();
+                let now = time::parse(text(&meta["creationTimestamp"])).unwrap() + seconds;
+                let made = columns::row(kind, object, now, Include::Metadata);
+                assert_eq!(made, *said, "{name} step {i}");
+                rows += 1;
+            }
+        }
+    }
+    assert!(rows >= 42, "{rows}");
+}
+
+#[test]
+fn a_table_without_objects_has_its_columns() {
+    let pods = kinds::by_kind("v1", "Pod").unwrap();
+    let pod = Object::new(json!({"metadata": {"name": "a", "creationTimestamp": "1970-01-01T00:00:00Z"}}));
+    let table = columns::table(pods, [&pod], 61, Include::None);
+    assert_eq!(table["rows"][0]["object"], Value::Null);
+    assert_eq!(table["rows"][0]["cells"][4], "61s");
+    assert_eq!(columns::table(pods, [], 0, Include::Object)["rows"], json!([]));
+    assert_eq!(Include::parse("Everything"), None);
+}
+
+/// Every list with a selector picks what the recording's does, or is refused as there.
+#[test]
+fn selectors_pick_what_upstream_picks() {
+    let mut compared = 0;
+    for name in ["reading", "pod-defaults-and-refusals", "service-defaults"] {
+        for step in scenario(name) {
+            let Some((path, query)) = text(&step["request"]["path"]).split_once('?') else { continue };
+            let Some(kind) = kind_of(path) else { continue };
+            let (answer, refused) = (&step["response"]["body"], step["response"]["status"] == 400);
+            for (key, value) in query.split('&').filter_map(|p| p.split_once('=')) {
+                let value = decode(value);
+                let said = match key {
+                    "labelSelector" => selector::Selector::parse(&value)
+                        .map(|s| Box::new(move |o: &Value| s.matches(&o["metadata"]["labels"])) as Picks),
+                    "fieldSelector" => selector::FieldSelector::parse(&value, kind)
+                        .map(|s| Box::new(move |o: &Value| s.matches(o, kind)) as Picks),
+                    _ => continue,
+                };
+                match said {
+                    Ok(picks) => {
+                        assert!(!refused, "{name}: {value}");
+                        assert!(items(&answer["items"]).iter().all(picks), "{name}: {value}");
+                    }
+                    Err(refusal) => assert_eq!(answer["message"], refusal.0, "{name}: {value}"),
+                }
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared >= 19, "{compared}");
+}
+
+type Picks = Box<dyn Fn(&Value) -> bool>;
+
+fn decode(text: &str) -> String {
+    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, after @ ..] = rest {
+        if *first == b'%' {
+            out.push(u8::from_str_radix(std::str::from_utf8(&after[..2]).unwrap(), 16).unwrap());
+            rest = &after[2..];
+        } else {
+            out.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(out).unwrap()
+}
+
+/// Discovery facts of every resource that both serve.
+#[test]
+fn discovery_facts_are_upstreams() {
+    let mut compared = 0;
+    for step in scenario("discovery") {
+        let body = &step["response"]["body"];
+        if text(&body["kind"]) != "APIResourceList" {
+            continue;
+        }
+        let (group, version) = text(&body["groupVersion"]).split_once('/').unwrap_or(("", "v1"));
+        for said in items(&body["resources"]) {
+            let name = text(&said["name"]);
+            let mut said = said.clone();
+            remove(&mut said, "storageVersionHash");
+            let mut made = if let Some((plural, sub)) = name.split_once('/') {
+                let Some(kind) = kinds::by_resource(group, version, plural) else { continue };
+                let Some(sub) = kinds::Subresource::of(kind, sub) else {
+                    assert_eq!(name, "pods/resize");
+                    continue;
+                };
+                let answer = sub.response_kind(kind);
+                let mut made = json!({"name": name, "singularName": "", "namespaced": kind.namespaced(),
+                    "kind": answer.kind, "verbs": sub.verbs()});
+                if !answer.group.is_empty() {
+                    made["group"] = json!(answer.group);
+                    made["version"] = json!(answer.version);
+                }
+                made
+            } else if let Some(kind) = kinds::by_resource(group, version, name) {
+                json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced(),
+                    "kind": kind.kind, "verbs": kind.verbs, "shortNames": kind.short_names,
+                    "categories": kind.categories})
+            } else if let Some(answered) =
+                kinds::VIRTUAL.iter().find(|v| v.plural == name && v.group == group)
+            {
+                json!({"name": answered.plural, "singularName": answered.singular,
+                    "namespaced": answered.scope == sealane_api::Scope::Namespaced,
+                    "kind": answered.kind, "verbs": ["create"]})
+            } else {
+                continue;
+            };
+            sealane_api::document::omit_empty(&mut made, &["shortNames", "categories"]);
+            assert_eq!(made, said);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 37, "{compared}");
+}
+
+/// Refused options of a request have no row of their own.
+#[test]
+fn options_are_refused_in_upstreams_words() {
+    use sealane_api::field::{FieldError, Path as Field};
+    let steps = scenario("errors");
+    let answer =
+        steps.iter().find(|s| text(&s["request"]["path"]).contains("fieldValidation=Perhaps")).unwrap();
+    let path = Field::root("fieldValidation");
+    let known = &["", "Ignore", "Strict", "Warn"];
+    let errors = vec![FieldError::not_supported(&path, &json!("Perhaps"), known)];
+    let status = Status::invalid_of("meta.k8s.io", "CreateOptions", "", &errors);
+    assert_eq!(status.to_value(), answer["response"]["body"]);
+    let twice = vec![errors[0].clone(), errors[0].clone()];
+    let status_twice = Status::invalid_of("meta.k8s.io", "CreateOptions", "", &twice);
+    assert_eq!(status_twice.message, status.message);
+    assert_eq!(items(&status_twice.details["causes"]).len(), 2);
+}
