@@ -56,6 +56,17 @@ pub(crate) fn label_selector(owner: &mut Value) {
     }
 }
 
+/// Go writes a condition's times even where they are unset.
+pub(crate) fn condition_times(status: &mut Value, keys: &[&str]) {
+    for condition in crate::document::items_mut(status, "conditions") {
+        for key in keys {
+            if condition.get(*key).is_none() && condition.is_object() {
+                condition[*key] = Value::Null;
+            }
+        }
+    }
+}
+
 /// `list[i].key` where it is missing.
 pub(crate) fn preset_each(owner: &mut Value, list: &str, key: &str, to: &str) {
     for item in crate::document::items_mut(owner, list) {

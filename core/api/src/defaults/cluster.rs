@@ -28,6 +28,7 @@ pub fn node(object: &mut Value) {
     if status["allocatable"].is_null() && !status["capacity"].is_null() {
         status["allocatable"] = status["capacity"].clone();
     }
+    super::condition_times(status, &["lastHeartbeatTime", "lastTransitionTime"]);
     let endpoints = map(status, "daemonEndpoints");
     let kubelet = map(endpoints, "kubeletEndpoint");
     preset(kubelet, "Port", 0);

@@ -35,10 +35,22 @@ pub fn pod(object: &mut Value) {
         status,
         &["phase", "conditions", "message", "reason", "podIP", "podIPs", "hostIP", "containerStatuses"],
     );
+    addresses(status);
+    super::condition_times(status, &["lastProbeTime", "lastTransitionTime"]);
     for list in ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"] {
         for container in items_mut(status, list) {
             container_status(container);
         }
+    }
+}
+
+/// `podIP` is the first of `podIPs` (`Convert_v1_PodStatus_To_core_PodStatus`).
+fn addresses(status: &mut Value) {
+    let (one, first) = (text(&status["podIP"]).to_owned(), text(&status["podIPs"][0]["ip"]).to_owned());
+    if one.is_empty() && !first.is_empty() {
+        status["podIP"] = json!(first);
+    } else if !one.is_empty() && one != first {
+        status["podIPs"] = json!([{"ip": one}]);
     }
 }
 

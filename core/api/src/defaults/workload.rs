@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{label_selector, pod};
+use super::{condition_times, label_selector, pod};
 use crate::document::{empty, items_mut, map, omit_empty, preset, preset_zero, text};
 
 /// Deployment: one replica, a rolling update of a quarter, ten old ReplicaSets, ten minutes.
@@ -34,6 +34,7 @@ pub fn deployment(object: &mut Value) {
             "conditions",
         ],
     );
+    condition_times(status, &["lastUpdateTime", "lastTransitionTime"]);
 }
 
 /// ReplicaSet: one replica.
@@ -51,6 +52,7 @@ pub fn replica_set(object: &mut Value) {
         status,
         &["fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration", "conditions"],
     );
+    condition_times(status, &["lastTransitionTime"]);
 }
 
 /// StatefulSet: one replica, ordered, rolling from the highest ordinal, claims kept.
@@ -96,6 +98,7 @@ pub fn stateful_set(object: &mut Value) {
             "conditions",
         ],
     );
+    condition_times(status, &["lastTransitionTime"]);
 }
 
 /// ControllerRevision: `revision` is written even where it is 0.
