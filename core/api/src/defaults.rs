@@ -8,6 +8,7 @@ pub mod pod;
 pub mod pod_admission;
 pub mod prepare;
 pub mod service;
+pub mod service_families;
 pub mod workload;
 
 use serde_json::Value;
