@@ -3,14 +3,17 @@
 mod discovery;
 mod rows;
 mod select;
+mod storage;
 
 use serde_json::Value;
 
+use crate::document::{inherit, map, text};
 use crate::field::FieldErrors;
 
 pub use discovery::{ResponseKind, Subresource, VIRTUAL, Virtual};
 pub use rows::KINDS;
 pub use select::{FieldRefusal, SelectableField};
+pub use storage::Stored;
 
 /// Where objects of a kind live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,12 @@ pub struct Kind {
     pub subresources: &'static [Subresource],
     /// Its key in `schemas.json`.
     pub schema: &'static str,
+    /// The form that its objects are kept in, where it is another kind's.
+    pub stored_as: Option<&'static Stored>,
+    /// Whether a PUT of what is not there creates it.
+    pub create_on_update: bool,
+    /// Whether an update may leave out `metadata.resourceVersion`.
+    pub unconditional_update: bool,
     /// The `Warning` header that every request for it gets.
     pub deprecated: Option<&'static str>,
     /// Fills in what a client left out (upstream `zz_generated.defaults.go`).
@@ -159,6 +168,29 @@ impl Kind {
         }
     }
 
+    /// The row of the form that its objects are kept in: mostly itself.
+    pub fn storage(&'static self) -> &'static Kind {
+        self.stored_as.and_then(|stored| by_kind(stored.api_version, stored.kind)).unwrap_or(self)
+    }
+
+    /// Settles an update of the `status` subresource: all but `status` and the metadata is the old object's,
+    /// and so are the owners.
+    pub fn prepare_status(&self, new: &mut Value, old: &Value) {
+        let keys: Vec<String> = [&*new, old]
+            .into_iter()
+            .filter_map(Value::as_object)
+            .flat_map(|fields| fields.keys().cloned())
+            .filter(|key| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
+            .collect();
+        for key in keys {
+            inherit(new, old, &key);
+        }
+        inherit(map(new, "metadata"), &old["metadata"], "ownerReferences");
+        if self.kind == "Pod" && text(&new["status"]["qosClass"]).is_empty() {
+            inherit(map(new, "status"), &old["status"], "qosClass");
+        }
+    }
+
     /// The store's key of one object: `/GROUP/PLURAL/[NAMESPACE/]NAME`, the group of core being `core`.
     pub fn key(&self, namespace: &str, name: &str) -> String {
         let mut key = self.prefix(namespace);
@@ -168,7 +200,12 @@ impl Kind {
 
     /// The store's prefix of all objects, or of those of one namespace where `namespace` is not empty.
     pub fn prefix(&self, namespace: &str) -> String {
-        let group = if self.group.is_empty() { "core" } else { self.group };
+        // Both kinds of Events are kept under the core's key.
+        let group = match self.stored_as {
+            Some(_) => "core",
+            None if self.group.is_empty() => "core",
+            None => self.group,
+        };
         if namespace.is_empty() || !self.namespaced() {
             format!("/{group}/{}/", self.plural)
         } else {

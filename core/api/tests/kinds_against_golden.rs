@@ -314,7 +314,7 @@ fn updates_are_settled_as_upstream_does() {
             if status {
                 let errors = (kind.validate_status)(&new, &old);
                 assert_eq!(errors, [], "{name} step {i}");
-                document::inherit(&mut new, &old, "spec");
+                kind.prepare_status(&mut new, &old);
             } else {
                 (kind.prepare_update)(&mut new, &old);
                 assert_eq!((kind.validate)(&new, Some(&old)), [], "{name} step {i}");
@@ -513,4 +513,34 @@ fn options_are_refused_in_upstreams_words() {
     let status_twice = Status::invalid_of("meta.k8s.io", "CreateOptions", "", &twice);
     assert_eq!(status_twice.message, status.message);
     assert_eq!(items(&status_twice.details["causes"]).len(), 2);
+}
+
+#[test]
+fn rows_agree_with_one_another() {
+    for kind in kinds::KINDS {
+        assert!(std::ptr::eq(kinds::by_resource(kind.group, kind.version, kind.plural).unwrap(), kind));
+        assert!(std::ptr::eq(kinds::by_kind(&kind.api_version(), kind.kind).unwrap(), kind));
+        assert!(!kind.columns.is_empty());
+        assert!(kind.key("ns", "n").starts_with(&kind.prefix("ns")));
+        // No hook may panic on what a client can send.
+        for odd in
+            [json!({}), json!({"metadata": null, "spec": [], "status": 3, "rules": "x", "ports": [1, null]})]
+        {
+            let mut made = odd;
+            if made.get("spec").is_none() {
+                defaults::apply(kind, &mut made);
+                (kind.prepare_create)(&mut made);
+                (kind.prepare_update)(&mut made, &json!({}));
+                kind.prepare_status(&mut made, &json!({}));
+            }
+            let _ = (kind.validate)(&made, None);
+            let _ = (kind.validate)(&made, Some(&json!({})));
+            let _ = (kind.validate_status)(&made, &json!({}));
+            let _ = columns::row(kind, &made, 0, Include::Object);
+        }
+    }
+    let events = kinds::by_kind("events.k8s.io/v1", "Event").unwrap();
+    assert_eq!(events.key("ns", "e"), "/core/events/ns/e");
+    assert!(std::ptr::eq(events.storage(), kinds::by_kind("v1", "Event").unwrap()));
+    assert!(std::ptr::eq(kinds::KINDS[0].storage(), &kinds::KINDS[0]));
 }

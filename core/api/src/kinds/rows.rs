@@ -7,7 +7,7 @@ use super::Subresource::{
     self, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Scale,
     Status, Token,
 };
-use super::{FieldRefusal, Generation, Kind, select};
+use super::{FieldRefusal, Generation, Kind, select, storage};
 use crate::columns;
 use crate::defaults::{cluster, endpoints, objects, pod, prepare, service, workload};
 use crate::field::FieldErrors;
@@ -42,6 +42,9 @@ const fn row(gvk: Gvk, names: Names, short_names: &'static [&'static str], schem
         verbs: ALL_VERBS,
         subresources: &[],
         schema,
+        stored_as: None,
+        create_on_update: false,
+        unconditional_update: true,
         deprecated: None,
         default: nothing,
         prepare_create: nothing,
@@ -116,6 +119,7 @@ pub static KINDS: &[Kind] = &[
     Kind {
         categories: &["all"],
         subresources: &[Proxy, Status],
+        create_on_update: true,
         default: service::service,
         prepare_create: prepare::service_create,
         prepare_update: prepare::service_update,
@@ -128,6 +132,7 @@ pub static KINDS: &[Kind] = &[
     },
     Kind {
         deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        create_on_update: true,
         default: endpoints::endpoints,
         validate: check::endpoints::endpoints,
         columns: columns::network::ENDPOINTS,
@@ -173,6 +178,7 @@ pub static KINDS: &[Kind] = &[
         )
     },
     Kind {
+        create_on_update: true,
         default: objects::event,
         validate: check::objects::event,
         fields: select::EVENT,
@@ -181,6 +187,8 @@ pub static KINDS: &[Kind] = &[
         ..row(("", "v1", "Event"), ("events", "event"), &["ev"], "io.k8s.api.core.v1.Event")
     },
     Kind {
+        stored_as: Some(&storage::EVENT),
+        create_on_update: true,
         default: objects::events_event,
         validate: check::objects::events_event,
         fields: select::EVENTS_EVENT,
@@ -189,6 +197,8 @@ pub static KINDS: &[Kind] = &[
         ..row(("events.k8s.io", "v1", "Event"), ("events", "event"), &["ev"], "io.k8s.api.events.v1.Event")
     },
     Kind {
+        create_on_update: true,
+        unconditional_update: false,
         default: objects::lease,
         validate: check::objects::lease,
         columns: columns::objects::LEASE,
@@ -262,12 +272,14 @@ pub static KINDS: &[Kind] = &[
         )
     },
     Kind {
+        create_on_update: true,
         default: cluster::role,
         validate: check::rbac::role,
         columns: columns::rbac::ROLE,
         ..row(("rbac.authorization.k8s.io", "v1", "Role"), ("roles", "role"), &[], "io.k8s.api.rbac.v1.Role")
     },
     Kind {
+        create_on_update: true,
         default: cluster::role_binding,
         validate: check::rbac::role_binding,
         columns: columns::rbac::ROLE_BINDING,
@@ -280,6 +292,7 @@ pub static KINDS: &[Kind] = &[
     },
     Kind {
         scope: Cluster,
+        create_on_update: true,
         default: cluster::role,
         validate: check::rbac::cluster_role,
         columns: columns::rbac::ROLE,
@@ -292,6 +305,7 @@ pub static KINDS: &[Kind] = &[
     },
     Kind {
         scope: Cluster,
+        create_on_update: true,
         default: cluster::role_binding,
         validate: check::rbac::cluster_role_binding,
         columns: columns::rbac::CLUSTER_ROLE_BINDING,
