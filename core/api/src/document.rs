@@ -39,13 +39,14 @@ pub fn empty(value: &Value) -> bool {
     }
 }
 
-/// `value[key]` as a map to change, made where it is missing or null.
+/// `value[key]` as a map to change, made where it is anything else: decoding has refused what is neither
+/// missing nor a map.
 pub fn map<'a>(value: &'a mut Value, key: &str) -> &'a mut Value {
     if !value.is_object() {
         *value = Value::Object(Map::new());
     }
     let at = &mut value[key];
-    if at.is_null() {
+    if !at.is_object() {
         *at = Value::Object(Map::new());
     }
     at
@@ -103,7 +104,7 @@ pub fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// The items to change, or none.
+/// The items that are maps, to change, or none.
 pub fn items_mut<'a>(value: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut Value> + use<'a> {
-    value.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
+    value.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter(|v| v.is_object())
 }

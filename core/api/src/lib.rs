@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod names;
 pub mod object;
 pub mod quantity;
+pub mod scale;
 pub mod selector;
 pub mod status;
 pub mod time;

@@ -544,3 +544,70 @@ fn rows_agree_with_one_another() {
     assert!(std::ptr::eq(events.storage(), kinds::by_kind("v1", "Event").unwrap()));
     assert!(std::ptr::eq(kinds::KINDS[0].storage(), &kinds::KINDS[0]));
 }
+
+/// The Scale that follows a reading or writing of its workload.
+#[test]
+fn scales_are_upstreams() {
+    let mut compared = 0;
+    let steps = scenario("workload-defaults");
+    for step in &steps {
+        let (path, answer) = (text(&step["request"]["path"]), &step["response"]["body"]);
+        let Some(base) = path.strip_suffix("/scale") else { continue };
+        let collection = base.strip_suffix("/w").unwrap();
+        let made =
+            steps.iter().find(|s| s["request"]["method"] == "POST" && s["request"]["path"] == collection);
+        let mut object = made.unwrap()["response"]["body"].clone();
+        object["metadata"]["resourceVersion"] = answer["metadata"]["resourceVersion"].clone();
+        // The controllers had counted by then.
+        object["status"]["replicas"] = answer["status"]["replicas"].clone();
+        assert_eq!(sealane_api::scale::apply(&mut object, answer), []);
+        assert_eq!(differences("", &sealane_api::scale::of(&object), answer), [""; 0], "{path}");
+        compared += 1;
+    }
+    assert!(compared >= 6, "{compared}");
+}
+
+/// What kube-apiserver answers is settled: defaulting it again changes nothing.
+#[test]
+fn answers_stay_as_they_are() {
+    let mut seen = std::collections::BTreeMap::<&str, usize>::new();
+    for name in [
+        "apply",
+        "discovery",
+        "endpoint-controllers",
+        "endpoints-and-slices",
+        "errors",
+        "namespaces",
+        "patches",
+        "pod-defaults-and-refusals",
+        "pod-table",
+        "protobuf",
+        "reading",
+        "rollout",
+        "service-defaults",
+        "service-invalid",
+        "stateful",
+        "watching",
+        "workload-defaults",
+    ] {
+        for (i, step) in scenario(name).iter().enumerate() {
+            let Some(kind) = kind_of(text(&step["request"]["path"])) else { continue };
+            let body = &step["response"]["body"];
+            let list = text(&body["kind"]) == kind.list_kind();
+            if !list && text(&body["kind"]) != kind.kind {
+                continue;
+            }
+            let objects = if list { items(&body["items"]) } else { std::slice::from_ref(body) };
+            for object in objects {
+                let mut again = object.clone();
+                defaults::apply(kind, &mut again);
+                assert_eq!(differences("", &again, object), [""; 0], "{name} step {i}");
+                assert_eq!((kind.validate)(object, None), [], "{name} step {i}");
+                assert_eq!((kind.validate)(object, Some(object)), [], "{name} step {i}");
+                assert_eq!((kind.validate_status)(object, object), [], "{name} step {i}");
+                *seen.entry(kind.kind).or_default() += 1;
+            }
+        }
+    }
+    assert!(seen.values().sum::<usize>() >= 229, "{seen:?}");
+}
