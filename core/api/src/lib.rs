@@ -14,10 +14,19 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod columns;
+pub mod defaults;
+pub mod document;
 pub mod field;
 pub mod kinds;
+pub mod names;
 pub mod object;
+pub mod quantity;
+pub mod scale;
+pub mod selector;
 pub mod status;
+pub mod time;
+pub mod validation;
 
 pub use kinds::{Kind, Scope};
 pub use object::Object;
