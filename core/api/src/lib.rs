@@ -14,10 +14,15 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod decode;
 pub mod field;
 pub mod kinds;
 pub mod object;
+pub mod patch;
+pub mod protobuf;
+pub mod schema;
 pub mod status;
+pub mod yaml;
 
 pub use kinds::{Kind, Scope};
 pub use object::Object;
