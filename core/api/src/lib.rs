@@ -16,6 +16,7 @@
 
 pub mod columns;
 pub mod defaults;
+pub mod discovery;
 pub mod document;
 pub mod field;
 pub mod kinds;

@@ -448,53 +448,73 @@ fn decode(text: &str) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Discovery facts of every resource that both serve.
-#[test]
-fn discovery_facts_are_upstreams() {
-    let mut compared = 0;
-    for step in scenario("discovery") {
-        let body = &step["response"]["body"];
-        if text(&body["kind"]) != "APIResourceList" {
-            continue;
-        }
-        let (group, version) = text(&body["groupVersion"]).split_once('/').unwrap_or(("", "v1"));
-        for said in items(&body["resources"]) {
-            let name = text(&said["name"]);
-            let mut said = said.clone();
-            remove(&mut said, "storageVersionHash");
-            let mut made = if let Some((plural, sub)) = name.split_once('/') {
-                let Some(kind) = kinds::by_resource(group, version, plural) else { continue };
-                let Some(sub) = kinds::Subresource::of(kind, sub) else {
-                    assert_eq!(name, "pods/resize");
-                    continue;
-                };
-                let answer = sub.response_kind(kind);
-                let mut made = json!({"name": name, "singularName": "", "namespaced": kind.namespaced(),
-                    "kind": answer.kind, "verbs": sub.verbs()});
-                if !answer.group.is_empty() {
-                    made["group"] = json!(answer.group);
-                    made["version"] = json!(answer.version);
-                }
-                made
-            } else if let Some(kind) = kinds::by_resource(group, version, name) {
-                json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced(),
-                    "kind": kind.kind, "verbs": kind.verbs, "shortNames": kind.short_names,
-                    "categories": kind.categories})
-            } else if let Some(answered) =
-                kinds::VIRTUAL.iter().find(|v| v.plural == name && v.group == group)
-            {
-                json!({"name": answered.plural, "singularName": answered.singular,
-                    "namespaced": answered.scope == sealane_api::Scope::Namespaced,
-                    "kind": answered.kind, "verbs": ["create"]})
-            } else {
-                continue;
-            };
-            sealane_api::document::omit_empty(&mut made, &["shortNames", "categories"]);
-            assert_eq!(made, said);
-            compared += 1;
+/// Leaves of a discovery document what Sealane serves, and no storage hashes.
+fn served(list: &mut Value, name: &str) {
+    let keep = |r: &Value| {
+        let (plural, sub) = text(&r[name]).split_once('/').unwrap_or((text(&r[name]), ""));
+        let row = kinds::KINDS.iter().any(|k| k.plural == plural);
+        let answered = kinds::VIRTUAL.iter().any(|v| v.plural == plural);
+        (row || answered) && sub != "resize"
+    };
+    for resource in list.as_array_mut().unwrap() {
+        remove(resource, "storageVersionHash");
+        if let Some(subresources) = resource.get_mut("subresources") {
+            subresources.as_array_mut().unwrap().retain(|s| s["subresource"] != "resize");
         }
     }
-    assert!(compared >= 37, "{compared}");
+    list.as_array_mut().unwrap().retain(|r| keep(r));
+}
+
+/// Discovery documents, of what both serve.
+#[test]
+fn discovery_is_upstreams() {
+    use sealane_api::discovery;
+    let mut compared = 0;
+    for step in scenario("discovery") {
+        let mut body = step["response"]["body"].clone();
+        let path = text(&step["request"]["path"]);
+        let made = match text(&body["kind"]) {
+            "APIResourceList" => {
+                let of = text(&body["groupVersion"]).to_owned();
+                let (group, version) = of.split_once('/').unwrap_or(("", "v1"));
+                let made = discovery::resource_list(group, version);
+                served(&mut body["resources"], "name");
+                if group == "networking.k8s.io" {
+                    assert_eq!(made, None);
+                    continue;
+                }
+                made.unwrap()
+            }
+            "APIGroup" => discovery::group(text(&body["name"])).unwrap(),
+            "APIVersions" => {
+                discovery::api_versions(text(&body["serverAddressByClientCIDRs"][0]["serverAddress"]))
+            }
+            "APIGroupDiscoveryList" => {
+                for group in body["items"].as_array_mut().unwrap() {
+                    for version in group["versions"].as_array_mut().unwrap() {
+                        served(&mut version["resources"], "resource");
+                    }
+                }
+                discovery::aggregated(path == "/api")
+            }
+            _ => continue,
+        };
+        assert_eq!(differences("", &made, &body), [""; 0], "{path}");
+        compared += 1;
+    }
+    assert!(compared >= 6, "{compared}");
+    // Every kind is in exactly one list, and every group is listed.
+    let mut listed = 0;
+    for group in std::iter::once(&"").chain(discovery::GROUPS) {
+        for version in discovery::versions(group) {
+            let list = discovery::resource_list(group, version).unwrap();
+            listed += items(&list["resources"]).iter().filter(|r| !text(&r["name"]).contains('/')).count();
+        }
+    }
+    assert_eq!(listed, kinds::KINDS.len() + kinds::VIRTUAL.len());
+    assert_eq!(items(&discovery::group_list()["groups"]).len(), discovery::GROUPS.len());
+    assert_eq!(items(&discovery::aggregated(false)["items"]).len(), discovery::GROUPS.len());
+    assert_eq!((discovery::group("nothing.io"), discovery::group("")), (None, None));
 }
 
 /// Refused options of a request have no row of their own.
