@@ -517,22 +517,50 @@ fn discovery_is_upstreams() {
     assert_eq!((discovery::group("nothing.io"), discovery::group("")), (None, None));
 }
 
-/// Refused options of a request have no row of their own.
+/// Refused options of requests have no row of their own.
 #[test]
 fn options_are_refused_in_upstreams_words() {
-    use sealane_api::field::{FieldError, Path as Field};
-    let steps = scenario("errors");
-    let answer =
-        steps.iter().find(|s| text(&s["request"]["path"]).contains("fieldValidation=Perhaps")).unwrap();
-    let path = Field::root("fieldValidation");
-    let known = &["", "Ignore", "Strict", "Warn"];
-    let errors = vec![FieldError::not_supported(&path, &json!("Perhaps"), known)];
-    let status = Status::invalid_of("meta.k8s.io", "CreateOptions", "", &errors);
-    assert_eq!(status.to_value(), answer["response"]["body"]);
-    let twice = vec![errors[0].clone(), errors[0].clone()];
-    let status_twice = Status::invalid_of("meta.k8s.io", "CreateOptions", "", &twice);
-    assert_eq!(status_twice.message, status.message);
-    assert_eq!(items(&status_twice.details["causes"]).len(), 2);
+    use sealane_api::validation::options::{self, List, Write};
+    let mut compared = 0;
+    for name in ["errors", "reading", "apply"] {
+        for step in scenario(name) {
+            let (request, answer) = (&step["request"], &step["response"]["body"]);
+            let kind = text(&answer["details"]["kind"]);
+            if answer["details"]["group"] != "meta.k8s.io" {
+                continue;
+            }
+            let query = text(&request["path"]).split_once('?').map_or("", |(_, q)| q);
+            let given = |key: &str| {
+                query
+                    .split('&')
+                    .filter_map(|p| p.split_once('='))
+                    .find(|(k, _)| *k == key)
+                    .map_or("", |(_, v)| v)
+            };
+            let dry_run = [given("dryRun")];
+            let errors = match kind {
+                "ListOptions" => options::list(List {
+                    resource_version: given("resourceVersion"),
+                    version_match: given("resourceVersionMatch"),
+                    ..List::default()
+                }),
+                "DeleteOptions" => options::delete(&request["body"]),
+                _ => options::write(Write {
+                    dry_run: if dry_run[0].is_empty() { &[] } else { &dry_run },
+                    field_manager: given("fieldManager"),
+                    field_validation: given("fieldValidation"),
+                    apply: kind == "PatchOptions",
+                }),
+            };
+            let status = Status::invalid_of("meta.k8s.io", kind, "", &errors);
+            assert_eq!(differences("", &status.to_value(), answer), [""; 0], "{name}");
+            let twice = [errors.clone(), errors].concat();
+            let status_twice = Status::invalid_of("meta.k8s.io", kind, "", &twice);
+            assert_eq!(status_twice.message, status.message);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 6, "{compared}");
 }
 
 #[test]
