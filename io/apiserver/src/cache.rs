@@ -347,8 +347,9 @@ fn within(kind: &'static Kind, objects: &BTreeMap<Arc<str>, Arc<Entry>>, namespa
         return objects.values().map(|e| view(kind, e)).collect();
     }
     let prefix = format!("{namespace}/");
+    let from = (std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded);
     objects
-        .range::<str, _>(prefix.as_str()..)
+        .range::<str, _>(from)
         .take_while(|(key, _)| key.starts_with(&prefix))
         .map(|(_, e)| view(kind, e))
         .collect()

@@ -12,7 +12,7 @@ use sealane_registry::rbac::User;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::server::{ApiServer, Connection};
+use crate::server::{ApiServer, Connection, stopped};
 
 /// A client that has not finished its handshake by then is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ impl ApiServer {
     /// as far as `tls` verifies them: their CN is the user, their O a group.
     pub async fn serve(&self, listener: TcpListener, tls: Arc<ServerConfig>) {
         let acceptor = TlsAcceptor::from(tls);
-        let mut stop = self.0.stop.subscribe();
+        let mut stop = std::pin::pin!(stopped(self.0.stop.subscribe()));
         let mut open = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -38,7 +38,7 @@ impl ApiServer {
                     }
                 },
                 Some(_) = open.join_next(), if !open.is_empty() => {}
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = &mut stop => break,
             }
         }
         drop(listener);
@@ -66,10 +66,9 @@ impl ApiServer {
         let connection =
             builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
         tokio::pin!(connection);
-        let mut stop = self.0.stop.subscribe();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = stop.wait_for(|stop| *stop) => {
+            () = stopped(self.0.stop.subscribe()) => {
                 connection.as_mut().graceful_shutdown();
                 connection.as_mut().await
             }

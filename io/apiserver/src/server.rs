@@ -68,6 +68,12 @@ pub(crate) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// Returns when the server shuts down.
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the server is gone: that is a stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
 /// Random bytes.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

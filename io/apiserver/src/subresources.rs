@@ -20,7 +20,7 @@ use crate::negotiate;
 use crate::nodes::{ExecRequest, LogOptions};
 use crate::reading;
 use crate::request::{Query, ResourcePath};
-use crate::server::{Shared, now};
+use crate::server::{Shared, now, stopped};
 use crate::streaming;
 use crate::tokens;
 use crate::writing::{self, dry_run, modify};
@@ -207,11 +207,8 @@ async fn log(call: &Call) -> Answer {
         since_time: Some(query.get("sinceTime").to_owned()).filter(|t| !t.is_empty()),
     };
     let lines = call.shared.nodes.logs(namespace.to_owned(), name.to_owned(), options).await.map_err(Status::from)?;
-    let mut stop = call.shared.stop.subscribe();
-    let stopped = async move {
-        // A follower ends with the server.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
+    // A follower ends with the server.
+    let stopped = stopped(call.shared.stop.subscribe());
     let body = Body::from_stream(lines.map_err(std::io::Error::other).take_until(Box::pin(stopped)).boxed());
     let mut response = Response::new(body);
     let headers = response.headers_mut();
