@@ -38,7 +38,10 @@ pub mod rtype {
 
     /// How people write it: `A`, `TYPE65280`.
     pub fn name(rtype: u16) -> String {
-        NAMES.iter().find(|(n, _)| *n == rtype).map_or_else(|| format!("TYPE{rtype}"), |(_, s)| (*s).to_owned())
+        NAMES
+            .iter()
+            .find(|(n, _)| *n == rtype)
+            .map_or_else(|| format!("TYPE{rtype}"), |(_, s)| (*s).to_owned())
     }
 
     const NAMES: &[(u16, &str)] = &[

@@ -168,8 +168,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     let mut r = Reader { bytes, at: 0 };
     let (id, flags) = (r.u16()?, r.u16()?);
     let counts = [r.u16()?, r.u16()?, r.u16()?, r.u16()?];
-    let mut message =
-        Message { id, flags: flags_of(flags), rcode: flags & 0xf, ..Message::default() };
+    let mut message = Message { id, flags: flags_of(flags), rcode: flags & 0xf, ..Message::default() };
     for _ in 0..counts[0] {
         message.questions.push(r.question()?);
     }

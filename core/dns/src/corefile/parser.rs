@@ -106,7 +106,10 @@ fn take_snippets(
             let (mut end, mut inner) = (start, 1usize);
             while inner > 0 {
                 let Some(t) = tokens.get(end) else {
-                    return Err(CorefileError::new(&token.at, format!("snippet ({name}) has no closing brace")));
+                    return Err(CorefileError::new(
+                        &token.at,
+                        format!("snippet ({name}) has no closing brace"),
+                    ));
                 };
                 inner = inner + usize::from(is_open(t)) - usize::from(is_close(t));
                 end += 1;
