@@ -265,6 +265,9 @@ impl std::fmt::Display for Record {
     }
 }
 
+/// An EDNS option: code and data.
+pub type EdnsOption = (u16, Box<[u8]>);
+
 /// EDNS0's OPT record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edns {
@@ -274,8 +277,8 @@ pub struct Edns {
     pub version: u8,
     /// DNSSEC records are wanted (DO).
     pub dnssec_ok: bool,
-    /// Options: code and data.
-    pub options: Vec<(u16, Box<[u8]>)>,
+    /// Options.
+    pub options: Vec<EdnsOption>,
 }
 
 /// A message.

@@ -350,10 +350,9 @@ impl Server {
     fn keep(&mut self, at: usize, key: cache::Key, answer: &mut Message, now: Now) {
         let block = &mut self.blocks[at];
         let Some(config) = &block.config.cache else { return };
-        if config.zones.is_empty() || config.zones.iter().any(|zone| key.name.is_within(zone)) {
-            if let Some(cache) = &mut block.cache {
-                cache.store(key, answer, now.monotonic);
-            }
+        let within = config.zones.is_empty() || config.zones.iter().any(|zone| key.name.is_within(zone));
+        if let (true, Some(cache)) = (within, &mut block.cache) {
+            cache.store(key, answer, now.monotonic);
         }
     }
 

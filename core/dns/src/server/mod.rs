@@ -89,7 +89,7 @@ pub enum Event<'a> {
         /// Its content.
         content: &'a str,
     },
-    /// Some time went by; about every 100 ms.
+    /// Some time went by; a few times a second.
     Tick,
 }
 
@@ -351,7 +351,7 @@ impl Server {
                 );
                 return;
             }
-            if self.from_cache(at, &mut job, &question, now, out) {
+            if self.serve_cached(at, &mut job, &question, now, out) {
                 return;
             }
             let block = &mut self.blocks[at];
@@ -409,7 +409,7 @@ impl Server {
     }
 
     /// Answers from the cache, where it can; puts questions in the background where that is worth it.
-    fn from_cache(
+    fn serve_cached(
         &mut self,
         at: usize,
         job: &mut Job,
