@@ -214,7 +214,10 @@ fn folder_watch(corefile: &Path) -> Option<AsyncFd<OwnedFd>> {
         | inotify::WatchFlags::CLOSE_WRITE
         | inotify::WatchFlags::DELETE;
     inotify::add_watch(&fd, folder, events).ok()?;
-    AsyncFd::register(fd).ok()
+    // The alternative is unsafe because of types that close or swap their descriptor while it is registered; an
+    // `OwnedFd` that is never taken out again does neither.
+    #[allow(deprecated)]
+    AsyncFd::new(fd).ok()
 }
 
 /// Waits for events and throws them away.
