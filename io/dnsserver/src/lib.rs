@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 use sealane_dns::Event;
+use sealane_dns::config::PodMode;
 use tokio::sync::{Notify, watch};
 
 use crate::corefile::Loaded;
@@ -100,12 +101,26 @@ pub enum DnsError {
     Loop(String),
 }
 
+/// What a configuration answers from; the catalog has to be fed with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Services, EndpointSlices and Namespaces.
+    pub cluster: bool,
+    /// Pods (`pods verified`).
+    pub pods: bool,
+}
+
 /// Reads and checks a Corefile with what it imports, without starting anything (`sealane check`).
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(settings: &Settings) -> Result<(), DnsError> {
-    corefile::load(settings).map(|_| ())
+pub fn check(settings: &Settings) -> Result<Needs, DnsError> {
+    let loaded = corefile::load(settings)?;
+    let plugins = loaded.config.blocks.iter().flat_map(|block| &block.kubernetes);
+    Ok(plugins.fold(Needs::default(), |needs, plugin| Needs {
+        cluster: true,
+        pods: needs.pods || plugin.pods == PodMode::Verified,
+    }))
 }
 
 /// Serves until `shutdown` is done, then for `lameduck` more.
@@ -230,9 +245,9 @@ fn probe_loops(shared: &Arc<Shared>) -> tokio::task::JoinSet<()> {
     }
     let shared = shared.clone();
     tasks.spawn(async move {
-        for (port, probe) in probes {
+        for (own, probe) in probes {
             // Sent as a client would; what comes back does not matter, a probe that comes round does.
-            let sent = upstream::exchange_once(([127, 0, 0, 1], port).into(), &probe).await;
+            let sent = upstream::exchange_once(own, &probe).await;
             if let Err(error) = sent {
                 shared.log(&format!("[WARNING] plugin/loop: the probe had no answer: {error}"));
             }

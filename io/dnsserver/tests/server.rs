@@ -1,4 +1,5 @@
 //! The server on loopback: sockets, an upstream of the test's own, a Corefile that changes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -13,18 +13,18 @@ type Setup = fn(&mut Block, &Directive) -> Result<(), CorefileError>;
 
 /// Name, reader, and whether it may stand several times in a block.
 pub(super) static SETUPS: &[(&str, Setup, bool)] = &[
+    ("reload", reload, false),
     ("bind", bind, true),
+    ("ready", ready, false),
+    ("health", health, false),
+    ("prometheus", prometheus, false),
     ("errors", errors, false),
     ("log", log, true),
-    ("health", health, false),
-    ("ready", ready, false),
-    ("prometheus", prometheus, false),
-    ("reload", reload, false),
     ("loadbalance", loadbalance, false),
-    ("loop", detect_loop, false),
     ("cache", cache, false),
     ("hosts", hosts, false),
     ("kubernetes", kubernetes, true),
+    ("loop", detect_loop, false),
     ("forward", forward, true),
 ];
 

@@ -5,7 +5,7 @@ mod finish;
 mod forward;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,12 +178,14 @@ impl Server {
         self.snapshot.revision()
     }
 
-    /// The queries by which `loop` finds out whether the server asks itself: send each to the server's own port.
-    pub fn loop_probes(&self) -> Vec<(u16, Vec<u8>)> {
+    /// The queries by which `loop` finds out whether the server asks itself, and the server's own addresses to
+    /// send them to.
+    pub fn loop_probes(&self) -> Vec<(SocketAddr, Vec<u8>)> {
         let blocks = self.blocks.iter().filter_map(|block| {
             let name = block.loop_name.clone()?;
-            let port = block.config.keys.first()?.1;
-            Some((port, encode(&Message::query(self.generation as u16, name, rtype::HINFO), 512)))
+            let ip = block.config.bind.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
+            let own = SocketAddr::new(ip, block.config.keys.first()?.1);
+            Some((own, encode(&Message::query(self.generation as u16, name, rtype::HINFO), 512)))
         });
         blocks.collect()
     }

@@ -1,5 +1,6 @@
 //! Everything around the cluster's names: upstreams, cache, hosts, log, rotation, loops, sizes, odd messages.
 
+use proptest::prelude::*;
 use sealane_dns::message::{Data, Flags, Record, Soa, rcode};
 use sealane_dns::{Effect, Event, Message, Pending, Server, Transport, decode, encode};
 
@@ -355,8 +356,8 @@ fn addresses_are_rotated() {
 #[test]
 fn loops_are_found() {
     let mut server = server(".:53 {\n loop\n forward . 192.0.2.1\n}");
-    let (port, probe) = server.loop_probes().remove(0);
-    assert_eq!(port, 53);
+    let (own, probe) = server.loop_probes().remove(0);
+    assert_eq!(own.to_string(), "127.0.0.1:53");
     let probe = decode(&probe).unwrap();
     asked(ask(&mut server, &probe, Transport::Udp, at(0)));
     asked(ask(&mut server, &probe, Transport::Udp, at(1)));
@@ -408,5 +409,38 @@ fn large_answers_are_cut_for_udp_and_whole_for_tcp() {
         let effects = ask(&mut server, &query(text), transport, at(0));
         let found = reply(&effects);
         assert_eq!((found.answers.len() == 100, found.flags.truncated), (whole, !whole), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_question_has_one_answer_or_asks_once(
+        labels in prop::collection::vec(prop::sample::select(&[
+            "web", "default", "svc", "pod", "cluster", "local", "10-244-0-5", "_http", "_tcp", "service-test", "ns",
+            "dns", "outside", "inside", "round", "x", "in-addr", "arpa", "ip6", "5", "0", "244", "10", "*", "dns-version",
+        ][..]), 0..9),
+        cluster in any::<bool>(), rtype in 0u16..260,
+    ) {
+        let mut server = synced(".:53 {\n kubernetes cluster.local in-addr.arpa {\n pods verified\n fallthrough \
+            in-addr.arpa\n }\n forward example 192.0.2.1\n}");
+        let tail: &[&str] = if cluster { &["cluster", "local"] } else { &[] };
+        let name = sealane_dns::Name::from_labels(labels.iter().chain(tail).map(|l| l.as_bytes())).unwrap();
+        let effects = ask(&mut server, &Message::query(5, name, rtype), Transport::Udp, at(0));
+        prop_assert_eq!(effects.len(), 1);
+    }
+
+    #[test]
+    fn any_bytes_are_answered_once_or_not_at_all(
+        bytes in prop::collection::vec(any::<u8>(), 0..60), at_byte in any::<prop::sample::Index>(), byte in any::<u8>()
+    ) {
+        let mut server = synced(".:53 {\n kubernetes cluster.local\n forward . 192.0.2.1\n cache\n}");
+        let client = "10.244.0.9:4242".parse().unwrap();
+        let mut damaged = encode(&query("web.default.svc.cluster.local A +edns"), 512);
+        let index = at_byte.index(damaged.len());
+        damaged[index] = byte;
+        for bytes in [&bytes, &damaged] {
+            let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes };
+            prop_assert!(server.step(event, at(0)).len() <= 1);
+        }
     }
 }
