@@ -161,7 +161,9 @@ impl Cache {
             Item { message: Arc::new(kept), stored: now, ttl, hits: 0, last_hit: now, refreshing: false };
         shelf.items.insert(key.clone(), item);
         shelf.order.push_back((key, now));
-        while shelf.items.len() > capacity || shelf.order.len() > 2 * capacity + 16 {
+        while shelf.items.len() > capacity
+            || shelf.order.len() > capacity.saturating_mul(2).saturating_add(16)
+        {
             let Some((oldest, stored)) = shelf.order.pop_front() else { break };
             if shelf.items.get(&oldest).is_some_and(|item| item.stored == stored) {
                 shelf.items.remove(&oldest);

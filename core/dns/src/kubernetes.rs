@@ -292,7 +292,12 @@ impl Kubernetes {
             self.endpoint_rows(entry, r, &owner, asked, &mut rows);
             return if rows.is_empty() { Err(NoName) } else { Ok(rows) };
         }
-        let mut matched = false;
+        // CoreDNS gives a Service without ports one that SRV does not show (`object/service.go`).
+        let mut matched = service.ports.is_empty() && asked("", "");
+        if matched {
+            let row = |ip: &IpAddr| Row::Address { ip: *ip, port: None, owner: owner.clone() };
+            rows.extend(service.cluster_ips.iter().map(row));
+        }
         for port in service.ports.iter().filter(|p| asked(&p.name, p.protocol.as_str())) {
             matched = true;
             rows.extend(service.cluster_ips.iter().map(|ip| Row::Address {

@@ -23,6 +23,9 @@ pub enum DecodeError {
     ManyOpts,
 }
 
+/// Pointers followed in one name.
+const MAX_HOPS: u32 = 127;
+
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -51,7 +54,7 @@ impl<'a> Reader<'a> {
     /// began, so a walk ends (RFC 1035 section 4.1.4).
     fn name(&mut self) -> Result<Name, DecodeError> {
         let mut wire = Vec::with_capacity(48);
-        let (mut at, mut limit, mut resume) = (self.at, self.at, None);
+        let (mut at, mut limit, mut resume, mut hops) = (self.at, self.at, None, 0);
         loop {
             let len = *self.bytes.get(at).ok_or(DecodeError::Short)?;
             match len & 0xc0 {
@@ -69,7 +72,9 @@ impl<'a> Reader<'a> {
                 0xc0 => {
                     let low = *self.bytes.get(at + 1).ok_or(DecodeError::Short)?;
                     let to = usize::from(u16::from_be_bytes([len & 0x3f, low]));
-                    if to >= limit {
+                    // A name has 127 labels at most, so an honest one has no more pointers.
+                    hops += 1;
+                    if to >= limit || hops > MAX_HOPS {
                         return Err(DecodeError::BadName);
                     }
                     resume.get_or_insert(at + 2);

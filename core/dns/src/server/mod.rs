@@ -243,7 +243,7 @@ impl Server {
             Event::Answer { pending, bytes } => self.answered(*pending, bytes, now, &mut out),
             Event::Failed { pending, why } => self.failed(*pending, &why, now, &mut out),
             Event::Snapshot(snapshot) => {
-                if snapshot.sequence() != self.snapshot.sequence() {
+                if !snapshot.since(&self.snapshot).is_empty() {
                     self.serial = u32::try_from(now.unix).unwrap_or(u32::MAX);
                 }
                 self.snapshot = snapshot;
@@ -271,7 +271,11 @@ impl Server {
         if bytes.len() < 12 || bytes[2] & 0x80 != 0 {
             return;
         }
-        let (request, refusal) = match decode(bytes) {
+        let count = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        // What no query needs is not even read (miekg/dns `acceptfunc.go`).
+        let crammed = count(6) > 1 || count(8) > 1 || count(10) > 2;
+        let (request, refusal) = match if crammed { Err(message::DecodeError::Short) } else { decode(bytes) }
+        {
             Ok(request) if request.flags.opcode != 0 => (request, Some(rcode::NOTIMP)),
             Ok(request) if request.questions.len() != 1 => (request, Some(rcode::FORMERR)),
             Ok(request) => (request, None),

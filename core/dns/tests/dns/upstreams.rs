@@ -386,6 +386,9 @@ fn odd_messages() {
     assert_eq!((refused.id, refused.rcode), (77, rcode::FORMERR));
     let none = Message { questions: vec![], ..good.clone() };
     assert_eq!(reply(&send(&encode(&none, 512))).rcode, rcode::FORMERR);
+    let mut crammed = good.clone();
+    crammed.answers = vec![Record::new(good.questions[0].name.clone(), 1, Data::A([10, 0, 0, 1].into())); 2];
+    assert_eq!(reply(&send(&encode(&crammed, 512))).rcode, rcode::FORMERR);
     let update = Message { flags: Flags { opcode: 5, ..good.flags }, ..good.clone() };
     assert_eq!(reply(&send(&encode(&update, 512))).rcode, rcode::NOTIMP);
     let mut future = query("web.default.svc.cluster.local A +edns");
