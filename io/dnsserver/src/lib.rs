@@ -19,6 +19,7 @@ mod listen;
 mod shared;
 mod upstream;
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,7 +64,8 @@ impl Settings {
             corefile: corefile.into(),
             default_port: 53,
             local: Vec::new(),
-            log: Arc::new(|line| println!("{line}")),
+            // A reader that is gone is no reason to stop answering, as `println!` would.
+            log: Arc::new(|line| drop(writeln!(std::io::stdout(), "{line}"))),
             reload: Arc::new(Notify::new()),
         }
     }

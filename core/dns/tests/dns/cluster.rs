@@ -76,6 +76,7 @@ fn objects() -> Vec<(Source, Value)> {
             "empty",
             json!({"clusterIP": "10.96.0.60", "ports": [{"name": "http", "port": 80}]}),
         ),
+        service("default", "plain", json!({"clusterIP": "10.96.0.61"})),
         service("default", "outside", json!({"type": "ExternalName", "externalName": "www.example.com"})),
         service(
             "default",

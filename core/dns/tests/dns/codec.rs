@@ -144,6 +144,28 @@ fn pointers_that_do_not_go_back_are_refused() {
 }
 
 #[test]
+fn chains_of_pointers_are_refused() {
+    // In a record's data stand many pointers, each to the one before, the first to a question's root label.
+    let mut bytes = vec![0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1];
+    bytes.extend([0, 255, 0, 0, 1, 0, 0, 0, 0]);
+    let length = bytes.len();
+    bytes.extend([0, 0]);
+    let mut to = 12u16;
+    for _ in 0..150 {
+        let here = u16::try_from(bytes.len()).unwrap();
+        bytes.extend((0xc000 | to).to_be_bytes());
+        to = here;
+    }
+    let data = u16::try_from(bytes.len() - length - 2).unwrap();
+    bytes[length..length + 2].copy_from_slice(&data.to_be_bytes());
+    assert!(decode(&bytes).is_ok());
+    bytes[7] = 2;
+    bytes.extend((0xc000 | to).to_be_bytes());
+    bytes.extend([0, 255, 0, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(decode(&bytes), Err(sealane_dns::message::DecodeError::BadName));
+}
+
+#[test]
 fn names_are_compressed() {
     let owner: Name = "www.example.org".parse().unwrap();
     let mut message = Message::query(1, owner.clone(), 1);

@@ -152,6 +152,12 @@ fn headless_services_and_endpoints() {
         ? quiet.default.svc.cluster.local A
             NXDOMAIN aa,rd
             N SOA
+        ? plain.default.svc.cluster.local A
+            NOERROR aa,rd
+            plain.default.svc.cluster.local. 30 IN A 10.96.0.61
+        ? plain.default.svc.cluster.local SRV
+            NOERROR aa,rd
+            N SOA
         ? empty.default.svc.cluster.local A
             NOERROR aa,rd
             empty.default.svc.cluster.local. 30 IN A 10.96.0.60",
