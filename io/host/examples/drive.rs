@@ -65,6 +65,14 @@ fn text(stream: Option<OwnedFd>) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
+async fn get(mut stream: tokio::net::TcpStream) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.lines().last().unwrap_or_default().to_owned()
+}
+
 impl Drive {
     fn sandbox(&self, id: &str, last: u8) -> SandboxSpec {
         SandboxSpec {
@@ -205,6 +213,9 @@ impl Drive {
         let (output, _, exit) = self.finish(started).await;
         println!("stdin gave {output:?}, {exit:?}");
         assert_eq!((output.as_str(), exit.code), ("to the program", 7));
+        let mut spec = self.container("one", "bad-directory", "true");
+        spec.cwd = "/etc/passwd".into();
+        println!("file as directory: {}", host.start_container(spec).await.unwrap_err());
         println!("exec after its end: {}", self.exec("long", "ps", false).await.unwrap_err());
         host.remove_container("long").await.unwrap();
         host.remove_container("long").await.unwrap();
@@ -255,8 +266,7 @@ impl Drive {
 
     async fn check_network(&self) {
         let host = &self.host;
-        let mut server = self.container("one", "server", "exec nc -lk -p 8080 -e echo served");
-        server.args = ["nc", "-lk", "-p", "8080", "-e", "echo", "served"].map(str::to_owned).to_vec();
+        let server = self.container("one", "server", "echo served > index.html; exec httpd -f -p 8080");
         let server = host.start_container(server).await.unwrap();
         for _ in 0..500 {
             if host.dial("one", 8080).await.is_ok() {
@@ -264,20 +274,16 @@ impl Drive {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        use tokio::io::AsyncReadExt;
-        let mut answer = String::new();
-        host.dial("one", 8080).await.unwrap().read_to_string(&mut answer).await.unwrap();
-        let mut from_node = host.connect_from_node("10.244.0.5:8080".parse().unwrap()).await.unwrap();
-        from_node.read_to_string(&mut answer).await.unwrap();
-        println!("dial and node: {answer:?}");
+        let address = "10.244.0.5:8080".parse().unwrap();
+        println!("dial: {}", get(host.dial("one", 8080).await.unwrap()).await);
+        println!("from the node: {}", get(host.connect_from_node(address).await.unwrap()).await);
         if host.config().rootless.is_none() {
-            let mut from_host = tokio::net::TcpStream::connect("10.244.0.5:8080").await.unwrap();
-            from_host.read_to_string(&mut answer).await.unwrap();
-            println!("from host: {answer:?}, from {}", from_host.local_addr().unwrap());
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            println!("from the host, {}: {}", stream.local_addr().unwrap(), get(stream).await);
         }
-        let (output, errors, _) = self
-            .run(self.container("two", "client", "nc 10.244.0.5 8080; ping -c1 -W1 10.244.0.5 | grep ttl; ping -c1 -W1 10.244.0.1 | grep ttl"))
-            .await;
+        let script = "wget -qO- http://10.244.0.5:8080/; ping -c1 -W1 10.244.0.5 | grep ttl; \
+             ping -c1 -W1 10.244.0.1 | grep ttl; ping -c1 -W1 192.0.2.1; wget -qO- http://127.0.0.1:8080/";
+        let (output, errors, _) = self.run(self.container("two", "client", script)).await;
         println!("Pod to Pod: {output} {errors}");
         let listener = host.node_network(|| std::net::TcpListener::bind("10.244.0.1:6443")).await.unwrap();
         println!("listener in the node: {:?}", listener.unwrap().local_addr());

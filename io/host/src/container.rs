@@ -106,6 +106,7 @@ impl First<'_> {
         if !spec.privileged {
             root.protect()?;
         }
+        root.directory(working_directory(spec))?;
         root.enter(spec.read_only_root)
     }
 }
@@ -176,12 +177,8 @@ fn become_program(
         rustix::stdio::dup2_stdout(&streams.stdout).step(step)?;
         rustix::stdio::dup2_stderr(&streams.stderr).step(step)?;
     }
-    let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
-    let in_cwd = || format!("enter the working directory {}", cwd.display());
-    if rustix::process::chdir(cwd) == Err(rustix::io::Errno::NOENT) {
-        rootfs::make_directory(cwd).step(in_cwd)?;
-        rustix::process::chdir(cwd).step(in_cwd)?;
-    }
+    let cwd = working_directory(spec);
+    rustix::process::chdir(cwd).step(|| format!("enter the working directory {}", cwd.display()))?;
     let wanted = identity::capabilities(spec).map_err(Failure::CannotRun)?;
     let environment = environment(spec, tty);
     // Before the change of user: a name that does not exist is one whoever looks.
@@ -197,6 +194,10 @@ fn become_program(
         .envs(&environment)
         .exec();
     Err(Failure::CannotRun(format!("exec {}: {}", program.display(), reason(&error))))
+}
+
+fn working_directory(spec: &ContainerSpec) -> &Path {
+    if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd }
 }
 
 /// A terminal of the container's own devpts becomes the process's controlling terminal and its standard streams; the

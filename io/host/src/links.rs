@@ -123,13 +123,6 @@ pub(crate) fn make_pod(
     node.execute(batch)
 }
 
-/// Brings up the loopback of the calling thread's network namespace.
-pub(crate) fn loopback_up() -> io::Result<()> {
-    let mut batch = Batch::default();
-    up(&mut batch, LOOPBACK_INDEX);
-    Socket::route()?.execute(batch)
-}
-
 /// Removes a Pod's link; one that is not there is removed already.
 pub(crate) fn remove_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
     let mut batch = Batch::default();
@@ -155,7 +148,8 @@ pub(crate) fn make_host_link(
         .nest(IFLA_LINKINFO, |info| {
             info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |peer| {
-                    peer.raw(&interface(UPLINK_INDEX, IFF_UP))
+                    // Up comes later: the kernel refuses it before both ends are there.
+                    peer.raw(&interface(UPLINK_INDEX, 0))
                         .string(IFLA_IFNAME, UPLINK)
                         .attribute(IFLA_ADDRESS, &uplink_hardware_address(gateway))
                         .number(IFLA_NET_NS_FD, node_namespace.as_raw_fd() as u32);
@@ -177,6 +171,7 @@ pub(crate) fn make_host_link(
 /// The node's side of the link to the host: the default route. Run inside the node's namespace.
 pub(crate) fn make_uplink(host_ip: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
     let mut batch = Batch::default();
+    link(&mut batch, flag::ACK, UPLINK_INDEX, "bring the link to the host up");
     neighbour(&mut batch, UPLINK_INDEX, host_ip, hardware_address(host_ip));
     let host = Cidr { network: host_ip, prefix: 32 };
     route(&mut batch, Destination::Range(host), None, UPLINK_INDEX, Some(gateway));

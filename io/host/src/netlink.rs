@@ -11,7 +11,6 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 /// `NLM_F_*`.
 pub(crate) mod flag {
     pub(crate) const REQUEST: u16 = 0x1;
-    pub(crate) const MULTI: u16 = 0x2;
     pub(crate) const ACK: u16 = 0x4;
     pub(crate) const DUMP: u16 = 0x300;
     pub(crate) const REPLACE: u16 = 0x100;

@@ -18,7 +18,7 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 /// The host's forwarding, as it was before.
 #[derive(Debug)]
 pub(crate) struct Forwarding {
-    /// Open for writing, in the host's network namespace.
+    /// Open for writing, in the host's network namespace. Its offset is shared with the launcher: write at 0.
     file: OwnedFd,
     before: String,
 }
@@ -36,13 +36,13 @@ impl Forwarding {
 
     /// Turns it on.
     pub(crate) fn turn_on(&self) -> io::Result<()> {
-        rustix::io::write(&self.file, b"1")?;
+        rustix::io::pwrite(&self.file, b"1", 0)?;
         Ok(())
     }
 
     /// Puts it back.
     pub(crate) fn put_back(&self) -> io::Result<()> {
-        rustix::io::write(&self.file, self.before.as_bytes())?;
+        rustix::io::pwrite(&self.file, self.before.as_bytes(), 0)?;
         Ok(())
     }
 

@@ -122,7 +122,7 @@ impl Root {
         if spec.privileged {
             self.attach(&tree("/dev".as_ref(), true).step(|| "read /dev".to_owned())?, "/dev")?;
         } else {
-            self.devices(ids)?;
+            self.devices()?;
         }
         let group = if ids > 5 { ["gid", "5"] } else { ["gid", "0"] };
         let terminals = [["newinstance", ""], ["ptmxmode", "0666"], ["mode", "0620"], group];
@@ -153,11 +153,10 @@ impl Root {
         self.cgroups(cgroup)
     }
 
-    fn devices(&self, ids: u32) -> Result<(), Failure> {
+    fn devices(&self) -> Result<(), Failure> {
         let devices = new("tmpfs", &[["mode", "0755"], ["size", "65536k"]], MountAttrFlags::MOUNT_ATTR_NOSUID)
             .step(|| "mount /dev".to_owned())?;
         self.attach(&devices, "/dev")?;
-        let _ = ids;
         for (name, major, minor) in DEVICES {
             let device = rustix::fs::makedev(major, minor);
             let mode = Mode::from_raw_mode(0o666);
@@ -216,6 +215,11 @@ impl Root {
         }
         let target = self.resolve(&mount.target, Some(kind))?;
         mount_on(&tree, &target).step(at)
+    }
+
+    /// Makes a directory with its parents where it is missing.
+    pub(crate) fn directory(&self, path: &Path) -> Result<(), Failure> {
+        self.resolve(path, Some(Kind::Directory)).map(drop)
     }
 
     /// Hides and protects parts of /proc and /sys; what is not there needs no hiding.
@@ -314,12 +318,6 @@ fn resolve(root: &OwnedFd, path: &Path, make: Option<Kind>) -> io::Result<OwnedF
         }
         (found, _) => Ok(found?),
     }
-}
-
-/// Makes a directory with its parents inside the calling process's root; the working directory of a container.
-pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    resolve(&root, path, Some(Kind::Directory)).map(drop)
 }
 
 fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path, rootless: bool) -> io::Result<()> {

@@ -198,7 +198,7 @@ impl Launcher {
         self.cgroups.close();
         for (file, value) in self.restore.drain(..).zip(&self.boot.restore) {
             // Nobody is left to be told.
-            let _ = rustix::io::write(&file, value.as_bytes());
+            let _ = rustix::io::pwrite(&file, value.as_bytes(), 0);
         }
     }
 }

@@ -53,11 +53,13 @@ struct Start {
     report: OwnedFd,
     descriptors: Vec<(Descriptor, OwnedFd)>,
     failure: Option<Failure>,
+    /// Nothing more is reported.
+    closed: bool,
 }
 
 impl Process {
     pub(super) fn report(&self) -> Option<&OwnedFd> {
-        self.start.as_ref().map(|start| &start.report)
+        self.start.as_ref().filter(|start| !start.closed).map(|start| &start.report)
     }
 }
 
@@ -112,7 +114,7 @@ impl Launcher {
             return Err(fork.err().unwrap_or_else(|| Failure::Unknown("process".to_owned())));
         };
         let kind = Kind::First(spec.id.clone());
-        let start = Start { number, pid, report, descriptors: ends, failure: None };
+        let start = Start { number, pid, report, descriptors: ends, failure: None, closed: false };
         let process = self.add(pidfd, kind, Some(start));
         let id = spec.id.clone();
         let container = Container { spec, cgroup, process: Some(process), removers: Vec::new() };
@@ -181,7 +183,7 @@ impl Launcher {
         enter_processes(&self.processes_of_node).step(step)?;
         // A process namespace whose first process is ending takes no more (ENOMEM).
         let Fork::Parent { pid, pidfd } = fork.map_err(|_| unknown())? else { return Err(unknown()) };
-        let start = Start { number, pid, report, descriptors: ends, failure: None };
+        let start = Start { number, pid, report, descriptors: ends, failure: None, closed: false };
         self.add(pidfd, Kind::Further, Some(start));
         Ok(())
     }
@@ -253,16 +255,17 @@ impl Launcher {
                 start.failure = Some(failure);
                 Ok(())
             }
+            None if start.failure.is_some() => {
+                // Answered when the process has gone, and its name is free again.
+                start.closed = true;
+                Ok(())
+            }
             None => {
                 let Some(start) = process.start.take() else { return Ok(()) };
-                process.announced = start.failure.is_none();
+                process.announced = true;
                 let (kinds, descriptors): (Vec<_>, Vec<_>) = start.descriptors.into_iter().unzip();
-                let result = match start.failure {
-                    Some(failure) => Err(failure),
-                    None => Ok(Answer { process: id, pid: start.pid, descriptors: kinds }),
-                };
-                let descriptors = if result.is_ok() { descriptors } else { Vec::new() };
-                self.answer(start.number, result, &descriptors)
+                let answer = Answer { process: id, pid: start.pid, descriptors: kinds };
+                self.answer(start.number, Ok(answer), &descriptors)
             }
         }
     }
@@ -270,7 +273,7 @@ impl Launcher {
     /// A process has ended: it is reaped, and told of where its start was.
     fn ended(&mut self, id: u64) -> io::Result<()> {
         // Its report may have come in the same moment, or after the wait returned.
-        while self.processes.iter().any(|process| process.id == id && process.start.is_some()) {
+        while self.processes.iter().any(|process| process.id == id && process.report().is_some()) {
             self.report(id)?;
         }
         let Some(at) = self.processes.iter().position(|process| process.id == id) else { return Ok(()) };
@@ -285,6 +288,9 @@ impl Launcher {
         let mut oom_killed = false;
         if let Kind::First(name) = &process.kind {
             oom_killed = self.container_ended(name, process.announced)? && signal == libc::SIGKILL;
+        }
+        if let Some(Start { number, failure: Some(failure), .. }) = process.start {
+            return self.answer(number, Err(failure), &[]);
         }
         if process.announced {
             wire::send(&self.control, &Message::Ended { process: id, code, signal, oom_killed }, &[])?;
