@@ -331,7 +331,7 @@ impl Drive {
         }
         for (what, mut times) in [("sandbox", sandboxes), ("container", starts), ("removal", removals)] {
             times.sort();
-            println!("{what}: median {:?}, worst {:?}", times[times.len() / 2], times.last().unwrap());
+            println!("{what}: best {:?}, median {:?}, worst {:?}", times[0], times[times.len() / 2], times.last().unwrap());
         }
     }
 

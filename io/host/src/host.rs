@@ -74,8 +74,8 @@ struct Inner {
 /// The node from one start of its launcher to the launcher's end.
 struct Run {
     tree: Tree,
-    /// Network namespaces by sandbox.
-    sandboxes: Mutex<HashMap<String, Arc<OwnedFd>>>,
+    /// Network namespaces and addresses by sandbox.
+    sandboxes: Mutex<HashMap<String, (Arc<OwnedFd>, Option<Ipv4Addr>)>>,
     /// Sandboxes by container.
     containers: Mutex<HashMap<String, String>>,
     /// While it is open, the masquerade is there.
@@ -202,8 +202,9 @@ impl Host {
         sandbox: &str,
         run: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, HostError> {
-        let network = lock(&self.run()?.sandboxes).get(sandbox).cloned();
-        within(network.ok_or_else(|| HostError::Unknown(format!("sandbox {sandbox}")))?, run).await
+        let found = lock(&self.run()?.sandboxes).get(sandbox).cloned();
+        let (network, _) = found.ok_or_else(|| HostError::Unknown(format!("sandbox {sandbox}")))?;
+        within(network, run).await
     }
 
     fn run(&self) -> Result<Arc<Run>, HostError> {
@@ -390,17 +391,17 @@ async fn connect(socket: io::Result<OwnedFd>, to: SocketAddr) -> Result<TcpStrea
 impl Runtime for Host {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<(), HostError> {
         let run = self.run()?;
-        let id = spec.id.clone();
+        let (id, address) = (spec.id.clone(), spec.address);
         let answered = run.tree.ask(Order::CreateSandbox(spec)).await?;
         if let Some(network) = answered.descriptors.into_iter().next() {
-            lock(&run.sandboxes).insert(id, Arc::new(network));
+            lock(&run.sandboxes).insert(id, (Arc::new(network), address));
         }
         Ok(())
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<(), HostError> {
         let run = self.run()?;
-        lock(&run.sandboxes).remove(id);
+        let address = lock(&run.sandboxes).remove(id).and_then(|(_, address)| address);
         run.tree.ask(Order::RemoveSandbox(id.to_owned())).await?;
         let containers: Vec<String> = {
             let mut all = lock(&run.containers);
@@ -408,6 +409,12 @@ impl Runtime for Host {
             all.retain(|_, sandbox| sandbox != id);
             gone
         };
+        if let Some(address) = address {
+            let node = Arc::clone(&run.tree.node);
+            let remove = move || Socket::route().and_then(|node| links::remove_pod(&node, address));
+            let context = || format!("remove the link of the Pod with the address {address}");
+            within(node, remove).await?.map_err(|error| step(context(), error))?;
+        }
         let directory = self.inner.config.containers();
         blocking(move || containers.iter().try_for_each(|name| remove_directory(&directory.join(name)))).await
     }

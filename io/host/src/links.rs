@@ -24,6 +24,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -38,6 +39,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 
+const NDA_DST: u16 = 1;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 const CREATE: u16 = flag::ACK | flag::CREATE | flag::EXCL;
@@ -123,12 +125,25 @@ pub(crate) fn make_pod(
     node.execute(batch)
 }
 
-/// Removes a Pod's link; one that is not there is removed already.
-pub(crate) fn remove_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
+/// Forgets a Pod's hardware address, so that its address is unreachable from now on and not a hole. Quick, unlike
+/// [`remove_pod`].
+pub(crate) fn forget_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
     let mut batch = Batch::default();
-    batch.begin(RTM_DELLINK, flag::ACK, "remove the Pod's link").raw(&interface(0, 0));
-    batch.string(IFLA_IFNAME, &pod_link(ip));
-    node.execute_tolerant(batch, &[libc::ENODEV])
+    batch.begin(RTM_DELNEIGH, flag::ACK, "forget the Pod's hardware address");
+    batch.raw(&[AF_INET, 0, 0, 0]).raw(&BRIDGE_INDEX.to_ne_bytes()).raw(&[0; 4]).address(NDA_DST, ip);
+    node.execute_tolerant(batch, &[libc::ENOENT])
+}
+
+/// Removes a Pod's link, with a socket of the node's namespace; one that is not there is removed already. The kernel
+/// takes tens of milliseconds.
+pub(crate) fn remove_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
+    remove_link(node, &pod_link(ip), "remove the Pod's link")
+}
+
+fn remove_link(socket: &Socket, name: &str, step: &str) -> io::Result<()> {
+    let mut batch = Batch::default();
+    batch.begin(RTM_DELLINK, flag::ACK, step).raw(&interface(0, 0)).string(IFLA_IFNAME, name);
+    socket.execute_tolerant(batch, &[libc::ENODEV])
 }
 
 /// The link between host and node, from the host's side: `host_ip` here, everything of `ranges` by way of the
@@ -181,10 +196,7 @@ pub(crate) fn make_uplink(host_ip: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()
 
 /// Removes the host's end of the link to the node.
 pub(crate) fn remove_host_link(host: &Socket) -> io::Result<()> {
-    let mut batch = Batch::default();
-    batch.begin(RTM_DELLINK, flag::ACK, "remove the link `sealane`").raw(&interface(0, 0));
-    batch.string(IFLA_IFNAME, HOST_LINK);
-    host.execute_tolerant(batch, &[libc::ENODEV])
+    remove_link(host, HOST_LINK, "remove the link `sealane`")
 }
 
 fn uplink_hardware_address(gateway: Ipv4Addr) -> [u8; 6] {
@@ -233,7 +245,6 @@ fn address(batch: &mut Batch, index: u32, ip: Ipv4Addr, prefix: u8) {
 }
 
 fn neighbour(batch: &mut Batch, index: u32, ip: Ipv4Addr, hardware: [u8; 6]) {
-    const NDA_DST: u16 = 1;
     const NDA_LLADDR: u16 = 2;
     const NUD_PERMANENT: u16 = 0x80;
     batch.begin(RTM_NEWNEIGH, flag::ACK | flag::CREATE | flag::REPLACE, format!("enter the neighbour {ip}"));

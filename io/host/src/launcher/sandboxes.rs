@@ -146,8 +146,8 @@ impl Launcher {
             let Some(sandbox) = self.sandboxes.remove(&id) else { continue };
             self.containers.retain(|_, container| container.spec.sandbox != id);
             let result = match sandbox.spec.address {
-                Some(address) => links::remove_pod(&self.links, address)
-                    .step(|| format!("remove the link of the Pod {}", sandbox.spec.hostname)),
+                Some(address) => links::forget_pod(&self.links, address)
+                    .step(|| format!("detach the Pod {}", sandbox.spec.hostname)),
                 None => Ok(()),
             };
             for number in sandbox.removers {
