@@ -74,8 +74,8 @@ struct Inner {
 /// The node from one start of its launcher to the launcher's end.
 struct Run {
     tree: Tree,
-    /// Network namespaces and addresses by sandbox.
-    sandboxes: Mutex<HashMap<String, (Arc<OwnedFd>, Option<Ipv4Addr>)>>,
+    /// Network namespaces by sandbox.
+    sandboxes: Mutex<HashMap<String, Arc<OwnedFd>>>,
     /// Sandboxes by container.
     containers: Mutex<HashMap<String, String>>,
     /// While it is open, the masquerade is there.
@@ -203,7 +203,7 @@ impl Host {
         run: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, HostError> {
         let found = lock(&self.run()?.sandboxes).get(sandbox).cloned();
-        let (network, _) = found.ok_or_else(|| HostError::Unknown(format!("sandbox {sandbox}")))?;
+        let network = found.ok_or_else(|| HostError::Unknown(format!("sandbox {sandbox}")))?;
         within(network, run).await
     }
 
@@ -268,8 +268,8 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
         mtu: MTU,
         restore: values,
     };
-    let (gateway, prefix) = (config.gateway(), config.node_cidr.prefix);
-    let tree = Tree::start(boot, &restore, Box::new(move || make_node(gateway, prefix)))?;
+    let node = config.clone();
+    let tree = Tree::start(boot, &restore, Box::new(move || make_node(&node)))?;
     let (masquerade, helper) =
         if root { (Some(link_host(config, &host, &tree, forwarding)?), None) } else { user(config, &tree)? };
     shell::write_state(&config.data_dir, tree.pid)?;
@@ -283,8 +283,9 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
 }
 
 /// Inside the node's new network namespace.
-fn make_node(gateway: Ipv4Addr, prefix: u8) -> Result<(), HostError> {
-    links::make_node(gateway, prefix, MTU).map_err(|error| step("make the node's network", error))?;
+fn make_node(config: &HostConfig) -> Result<(), HostError> {
+    let (gateway, prefix) = (config.gateway(), config.node_cidr.prefix);
+    links::make_node(gateway, prefix, config.pod_cidr, config.service_cidr, MTU).map_err(|error| step("make the node's network", error))?;
     for (name, value) in [
         ("ip_forward", "1"),
         // Replies to rewritten Service traffic may come by another link than the route says.
@@ -391,17 +392,17 @@ async fn connect(socket: io::Result<OwnedFd>, to: SocketAddr) -> Result<TcpStrea
 impl Runtime for Host {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<(), HostError> {
         let run = self.run()?;
-        let (id, address) = (spec.id.clone(), spec.address);
+        let id = spec.id.clone();
         let answered = run.tree.ask(Order::CreateSandbox(spec)).await?;
         if let Some(network) = answered.descriptors.into_iter().next() {
-            lock(&run.sandboxes).insert(id, (Arc::new(network), address));
+            lock(&run.sandboxes).insert(id, Arc::new(network));
         }
         Ok(())
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<(), HostError> {
         let run = self.run()?;
-        let address = lock(&run.sandboxes).remove(id).and_then(|(_, address)| address);
+        lock(&run.sandboxes).remove(id);
         run.tree.ask(Order::RemoveSandbox(id.to_owned())).await?;
         let containers: Vec<String> = {
             let mut all = lock(&run.containers);
@@ -409,12 +410,6 @@ impl Runtime for Host {
             all.retain(|_, sandbox| sandbox != id);
             gone
         };
-        if let Some(address) = address {
-            let node = Arc::clone(&run.tree.node);
-            let remove = move || Socket::route().and_then(|node| links::remove_pod(&node, address));
-            let context = || format!("remove the link of the Pod with the address {address}");
-            within(node, remove).await?.map_err(|error| step(context(), error))?;
-        }
         let directory = self.inner.config.containers();
         blocking(move || containers.iter().try_for_each(|name| remove_directory(&directory.join(name)))).await
     }

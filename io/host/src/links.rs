@@ -22,6 +22,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
@@ -40,6 +41,11 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 const NDA_DST: u16 = 1;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
+const TABLE_MAIN: u8 = 254;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 const CREATE: u16 = flag::ACK | flag::CREATE | flag::EXCL;
@@ -62,8 +68,16 @@ pub(crate) fn pod_link(ip: Ipv4Addr) -> String {
     format!("pod{:08x}", u32::from(ip))
 }
 
-/// Makes the node's own links: the loopback, the bridge with the gateway's address.
-pub(crate) fn make_node(gateway: Ipv4Addr, prefix: u8, mtu: u32) -> io::Result<()> {
+/// Makes the node's own links: the loopback, and the bridge with the gateway's address. Addresses of `pods` have no way
+/// until there is such a Pod, or they would go to the host and come back; those of `services` must have one, for
+/// programs of the node itself find their way before the address is rewritten.
+pub(crate) fn make_node(
+    gateway: Ipv4Addr,
+    prefix: u8,
+    pods: Cidr,
+    services: Cidr,
+    mtu: u32,
+) -> io::Result<()> {
     let mut batch = Batch::default();
     up(&mut batch, LOOPBACK_INDEX);
     link(&mut batch, CREATE, BRIDGE_INDEX, "make the bridge sealane0 (is the kernel module `bridge` there?)");
@@ -75,6 +89,8 @@ pub(crate) fn make_node(gateway: Ipv4Addr, prefix: u8, mtu: u32) -> io::Result<(
             info.string(IFLA_INFO_KIND, "bridge");
         });
     address(&mut batch, BRIDGE_INDEX, gateway, prefix);
+    route(&mut batch, pods, &Way::Nowhere, None);
+    route(&mut batch, services, &Way::Link(BRIDGE_INDEX), Some(gateway));
     Socket::route()?.execute(batch)
 }
 
@@ -107,8 +123,14 @@ pub(crate) fn make_pod(
         });
     address(&mut batch, POD_INDEX, ip, 32);
     neighbour(&mut batch, POD_INDEX, gateway, hardware_address(gateway));
-    route(&mut batch, Destination::Everywhere, Some(gateway), POD_INDEX, None);
-    pod.execute(batch)?;
+    route(&mut batch, EVERYWHERE, &Way::Gateway(gateway, POD_INDEX), None);
+    if let Err(error) = pod.execute(batch) {
+        if error.kind() != io::ErrorKind::AlreadyExists || !remove_pod(node, ip)? {
+            return Err(error);
+        }
+        // The link of the address's last Pod, which the kernel would have removed in its own time.
+        return make_pod(node, node_namespace, ip, gateway, mtu);
+    }
 
     let index = index_of(node, &pod_link(ip))?
         .ok_or_else(|| io::Error::other("the node's end of the Pod's link is not there"))?;
@@ -122,22 +144,27 @@ pub(crate) fn make_pod(
         });
     });
     neighbour(&mut batch, BRIDGE_INDEX, ip, hardware_address(ip));
+    route(&mut batch, one(ip), &Way::Link(BRIDGE_INDEX), Some(gateway));
     node.execute(batch)
 }
 
-/// Forgets a Pod's hardware address, so that its address is unreachable from now on and not a hole. Quick, unlike
-/// [`remove_pod`].
-pub(crate) fn forget_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
+/// Takes a Pod's address out of the node's network: who connects to it from now on is told so at once. The link itself
+/// goes with the Pod's namespace, which the kernel takes its time for.
+pub(crate) fn detach_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
+    const SCOPE_NOWHERE: u8 = 255;
     let mut batch = Batch::default();
+    batch.begin(RTM_DELROUTE, flag::ACK, "remove the Pod's route");
+    batch.raw(&[AF_INET, 32, 0, 0, TABLE_MAIN, 0, SCOPE_NOWHERE, 0]).raw(&[0; 4]).address(RTA_DST, ip);
     batch.begin(RTM_DELNEIGH, flag::ACK, "forget the Pod's hardware address");
     batch.raw(&[AF_INET, 0, 0, 0]).raw(&BRIDGE_INDEX.to_ne_bytes()).raw(&[0; 4]).address(NDA_DST, ip);
-    node.execute_tolerant(batch, &[libc::ENOENT])
+    node.execute_tolerant(batch, &[libc::ENOENT, libc::ESRCH])
 }
 
-/// Removes a Pod's link, with a socket of the node's namespace; one that is not there is removed already. The kernel
-/// takes tens of milliseconds.
-pub(crate) fn remove_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
-    remove_link(node, &pod_link(ip), "remove the Pod's link")
+/// Removes a Pod's link; `false` where there is none. The kernel takes tens of milliseconds.
+fn remove_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<bool> {
+    let there = index_of(node, &pod_link(ip))?.is_some();
+    remove_link(node, &pod_link(ip), "remove the Pod's link")?;
+    Ok(there)
 }
 
 fn remove_link(socket: &Socket, name: &str, step: &str) -> io::Result<()> {
@@ -178,7 +205,7 @@ pub(crate) fn make_host_link(
     address(&mut batch, index, host_ip, 32);
     neighbour(&mut batch, index, gateway, uplink_hardware_address(gateway));
     for range in ranges {
-        route(&mut batch, Destination::Range(*range), Some(gateway), index, Some(host_ip));
+        route(&mut batch, *range, &Way::Gateway(gateway, index), Some(host_ip));
     }
     host.execute(batch)
 }
@@ -188,9 +215,8 @@ pub(crate) fn make_uplink(host_ip: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()
     let mut batch = Batch::default();
     link(&mut batch, flag::ACK, UPLINK_INDEX, "bring the link to the host up");
     neighbour(&mut batch, UPLINK_INDEX, host_ip, hardware_address(host_ip));
-    let host = Cidr { network: host_ip, prefix: 32 };
-    route(&mut batch, Destination::Range(host), None, UPLINK_INDEX, Some(gateway));
-    route(&mut batch, Destination::Everywhere, Some(host_ip), UPLINK_INDEX, Some(gateway));
+    route(&mut batch, one(host_ip), &Way::Link(UPLINK_INDEX), Some(gateway));
+    route(&mut batch, EVERYWHERE, &Way::Gateway(host_ip, UPLINK_INDEX), Some(gateway));
     Socket::route()?.execute(batch)
 }
 
@@ -239,9 +265,12 @@ fn up(batch: &mut Batch, index: u32) {
 fn address(batch: &mut Batch, index: u32, ip: Ipv4Addr, prefix: u8) {
     const IFA_ADDRESS: u16 = 1;
     const IFA_LOCAL: u16 = 2;
+    const IFA_FLAGS: u16 = 8;
+    const NO_PREFIX_ROUTE: u32 = 0x200;
     batch.begin(RTM_NEWADDR, CREATE, format!("give a link the address {ip}"));
     batch.raw(&[AF_INET, prefix, 0, 0]).raw(&index.to_ne_bytes());
-    batch.address(IFA_LOCAL, ip).address(IFA_ADDRESS, ip);
+    // Routes are ours to make.
+    batch.address(IFA_LOCAL, ip).address(IFA_ADDRESS, ip).number(IFA_FLAGS, NO_PREFIX_ROUTE);
 }
 
 fn neighbour(batch: &mut Batch, index: u32, ip: Ipv4Addr, hardware: [u8; 6]) {
@@ -253,48 +282,48 @@ fn neighbour(batch: &mut Batch, index: u32, ip: Ipv4Addr, hardware: [u8; 6]) {
     batch.raw(&[low, high, 0, 0]).address(NDA_DST, ip).attribute(NDA_LLADDR, &hardware);
 }
 
-enum Destination {
-    Everywhere,
-    Range(Cidr),
+/// Where packets for a range go. A default route is one for 0.0.0.0/0.
+enum Way {
+    /// To whoever has the address, by this link.
+    Link(u32),
+    /// By a neighbour on this link.
+    Gateway(Ipv4Addr, u32),
+    /// Back, with "host unreachable".
+    Nowhere,
 }
 
-fn route(
-    batch: &mut Batch,
-    to: Destination,
-    gateway: Option<Ipv4Addr>,
-    index: u32,
-    source: Option<Ipv4Addr>,
-) {
-    const RTA_DST: u16 = 1;
-    const RTA_OIF: u16 = 4;
-    const RTA_GATEWAY: u16 = 5;
-    const RTA_PREFSRC: u16 = 7;
-    const TABLE_MAIN: u8 = 254;
+const EVERYWHERE: Cidr = Cidr { network: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+
+fn one(ip: Ipv4Addr) -> Cidr {
+    Cidr { network: ip, prefix: 32 }
+}
+
+fn route(batch: &mut Batch, to: Cidr, way: &Way, source: Option<Ipv4Addr>) {
     const PROTOCOL_STATIC: u8 = 4;
     const SCOPE_UNIVERSE: u8 = 0;
     const SCOPE_LINK: u8 = 253;
     const UNICAST: u8 = 1;
+    const UNREACHABLE: u8 = 7;
     const ONLINK: u32 = 4;
-    let (prefix, name) = match &to {
-        Destination::Everywhere => (0, "default".to_owned()),
-        Destination::Range(range) => (range.prefix, range.to_string()),
+    let (scope, kind, flags) = match way {
+        Way::Link(_) => (SCOPE_LINK, UNICAST, 0),
+        Way::Gateway(..) => (SCOPE_UNIVERSE, UNICAST, ONLINK),
+        Way::Nowhere => (SCOPE_UNIVERSE, UNREACHABLE, 0),
     };
-    let scope = if gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
-    let flags = if gateway.is_some() { ONLINK } else { 0 };
     batch
-        .begin(RTM_NEWROUTE, CREATE, format!("enter the route {name}"))
-        .raw(&[AF_INET, prefix, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, scope, UNICAST])
-        .raw(&flags.to_ne_bytes());
-    if let Destination::Range(range) = to {
-        batch.address(RTA_DST, range.network);
+        .begin(RTM_NEWROUTE, flag::ACK | flag::CREATE | flag::REPLACE, format!("enter the route {to}"))
+        .raw(&[AF_INET, to.prefix, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, scope, kind])
+        .raw(&flags.to_ne_bytes())
+        .address(RTA_DST, to.network);
+    if let Way::Gateway(gateway, _) = way {
+        batch.address(RTA_GATEWAY, *gateway);
     }
-    if let Some(gateway) = gateway {
-        batch.address(RTA_GATEWAY, gateway);
+    if let Way::Gateway(_, index) | Way::Link(index) = way {
+        batch.number(RTA_OIF, *index);
     }
     if let Some(source) = source {
         batch.address(RTA_PREFSRC, source);
     }
-    batch.number(RTA_OIF, index);
 }
 
 /// IPv4 routes of the socket's namespace, but for the default route and those by way of a link named `except`.
@@ -309,8 +338,6 @@ pub(crate) fn routes(socket: &Socket, except: &str) -> io::Result<Vec<Cidr>> {
 }
 
 fn destination(route: &Received, except: Option<u32>) -> Option<Cidr> {
-    const RTA_DST: u16 = 1;
-    const RTA_OIF: u16 = 4;
     const TABLE_LOCAL: u8 = 255;
     const MULTICAST: u8 = 5;
     let [family, prefix, _, _, table, _, _, kind, ..] = route.payload.get(..12)? else { return None };

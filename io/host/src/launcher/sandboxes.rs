@@ -146,7 +146,7 @@ impl Launcher {
             let Some(sandbox) = self.sandboxes.remove(&id) else { continue };
             self.containers.retain(|_, container| container.spec.sandbox != id);
             let result = match sandbox.spec.address {
-                Some(address) => links::forget_pod(&self.links, address)
+                Some(address) => links::detach_pod(&self.links, address)
                     .step(|| format!("detach the Pod {}", sandbox.spec.hostname)),
                 None => Ok(()),
             };
