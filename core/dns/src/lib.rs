@@ -1,3 +1,8 @@
-//! sealane-dns
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+//! x
+pub mod config;
+pub mod corefile;
+pub mod message;
+pub mod name;
+mod wire;
