@@ -26,6 +26,8 @@ fn run(command: &[&str]) {
             println!("{}", status.lines().find(|line| line.starts_with(field)).unwrap());
         }
         ["read", path] => println!("{path}: {}", outcome(fs::read_to_string(path))),
+        // Not there, or nothing in it.
+        ["hidden", path] => println!("{path}: {}", fs::read(path).unwrap_or_default().is_empty()),
         ["write", path, text] => println!("{path}: {}", outcome(fs::write(path, text).map(|()| "written"))),
         ["processes"] => {
             let mut found: Vec<u32> = fs::read_dir("/proc")

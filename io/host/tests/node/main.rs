@@ -211,12 +211,12 @@ impl Node {
         self.sandbox("one", 5).await;
         let commands = "environment GREETING ; environment HOSTNAME ; environment HOME ; directory ; host-name ; \
                         read /proc/sys/net/ipv4/ip_default_ttl ; status CapEff ; status Seccomp: ; processes ; \
-                        read /proc/kcore ; read /proc/keys ; write /proc/sys/net/ipv4/ip_forward 0 ; \
+                        hidden /proc/kcore ; hidden /proc/keys ; hidden /proc/timer_list ; write /proc/sys/net/ipv4/ip_forward 0 ; \
                         write /sys/x x ; write /dev/null x ; write /file x ; namespace ; complain oops ; exit 3";
         let (output, errors, exit) = self.run(self.container("one", "world", commands)).await;
         let expected = "GREETING=hello\nHOSTNAME=host-one\nHOME=/\n/made/where/missing\nhost-one\n\
              /proc/sys/net/ipv4/ip_default_ttl: 77\nCapEff:\t00000000a80425fb\nSeccomp:\t2\n[1]\n\
-             /proc/kcore: \n/proc/keys: \n\
+             /proc/kcore: true\n/proc/keys: true\n/proc/timer_list: true\n\
              /proc/sys/net/ipv4/ip_forward: Read-only file system (os error 30)\n\
              /sys/x: Read-only file system (os error 30)\n/dev/null: written\n/file: written\n\
              namespace: Operation not permitted (os error 1)\n";
@@ -380,7 +380,7 @@ impl Node {
         assert_eq!(error, "connect to 198.18.7.5:80: No route to host (os error 113)");
         // The address is free again, while a connection still holds the old namespace.
         self.sandbox("again", 5).await;
-        let (output, _, _) = self.run(self.container("again", "client", "get 198.18.7.6:80")).await;
+        let (output, _, _) = self.run(self.container("again", "other-client", "get 198.18.7.6:80")).await;
         assert_eq!(output, "Connection refused (os error 111)\n");
         drop(dialled);
     }
