@@ -165,7 +165,11 @@ impl Drive {
         let mut spec = self.container("one", "missing", "true");
         spec.layers = vec!["/does/not/exist".into()];
         println!("missing layer: {}", self.host.start_container(spec).await.unwrap_err());
-        let mut spec = self.container("one", "user", "id; touch /x; ls -l /proc/self/fd/1 | wc -l; echo x > /dev/stdout");
+        let mut spec = self.container(
+            "one",
+            "user",
+            "id; touch /x; ls -l /proc/self/fd/1 | wc -l; echo x > /dev/stdout",
+        );
         spec.identity = Identity { uid: 1000, gid: 1000, groups: vec![2000] };
         match self.host.start_container(spec).await {
             Ok(started) => println!("as user: {:?}", self.finish(started).await),
@@ -228,22 +232,26 @@ impl Drive {
         let mut spec = self.container("one", "hungry", "head -c 200000000 /dev/zero | tail | wc; true");
         spec.args = vec!["tail".into(), "/dev/zero".into()];
         spec.memory_limit = Some(32 << 20);
-        let (_, _, exit) =
-            if std::fs::metadata("/sys/fs/cgroup/memory/tasks").is_ok() && rustix::process::geteuid().is_root() && self.host.config().rootless.is_none() {
-                self.run(spec).await
-            } else {
-                (String::new(), String::new(), Exit { code: 0, signal: 0, oom_killed: false, node_lost: false })
-            };
+        let (_, _, exit) = if std::fs::metadata("/sys/fs/cgroup/memory/tasks").is_ok()
+            && rustix::process::geteuid().is_root()
+            && self.host.config().rootless.is_none()
+        {
+            self.run(spec).await
+        } else {
+            (String::new(), String::new(), Exit { code: 0, signal: 0, oom_killed: false, node_lost: false })
+        };
         println!("memory limit: {exit:?}");
     }
 
     async fn check_terminal(&self) {
-        let mut spec = self.container("one", "terminal", "tty; stty size; sleep 0.2; stty size; tty < /dev/tty");
+        let mut spec =
+            self.container("one", "terminal", "tty; stty size; sleep 0.2; stty size; tty < /dev/tty");
         spec.tty = true;
         let started = self.host.start_container(spec).await.unwrap();
         self.host.resize(started.stdout.as_ref().unwrap(), 123, 45).unwrap();
         println!("terminal: {:?}", self.finish(started).await);
-        let started = self.host.start_container(self.container("one", "base", "exec sleep 1000")).await.unwrap();
+        let started =
+            self.host.start_container(self.container("one", "base", "exec sleep 1000")).await.unwrap();
         let exec = self.exec("base", "tty", true).await.unwrap();
         println!("exec in a terminal: {:?}", self.finish(exec).await);
         self.host.remove_container("base").await.unwrap();
@@ -254,7 +262,11 @@ impl Drive {
         let mut spec = self.sandbox("shared", 7);
         spec.share_processes = true;
         self.host.create_sandbox(spec).await.unwrap();
-        let long = self.host.start_container(self.container("shared", "a", "sleep 1000 & exec sleep 2000")).await.unwrap();
+        let long = self
+            .host
+            .start_container(self.container("shared", "a", "sleep 1000 & exec sleep 2000"))
+            .await
+            .unwrap();
         let (output, _, _) = self.run(self.container("shared", "b", "ps")).await;
         println!("shared processes:\n{output}");
         let exec = self.exec("a", "ps", false).await.unwrap();
@@ -331,7 +343,12 @@ impl Drive {
         }
         for (what, mut times) in [("sandbox", sandboxes), ("container", starts), ("removal", removals)] {
             times.sort();
-            println!("{what}: best {:?}, median {:?}, worst {:?}", times[0], times[times.len() / 2], times.last().unwrap());
+            println!(
+                "{what}: best {:?}, median {:?}, worst {:?}",
+                times[0],
+                times[times.len() / 2],
+                times.last().unwrap()
+            );
         }
     }
 

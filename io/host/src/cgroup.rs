@@ -92,7 +92,8 @@ impl Cgroup {
     /// How many of its processes the out-of-memory killer has ended.
     pub(crate) fn oom_kills(&self) -> u64 {
         let file = if self.unified { "memory.events" } else { "memory.oom_control" };
-        let texts = self.directories.iter().filter_map(|directory| fs::read_to_string(directory.join(file)).ok());
+        let texts =
+            self.directories.iter().filter_map(|directory| fs::read_to_string(directory.join(file)).ok());
         texts.filter_map(|text| oom_kills(&text)).sum()
     }
 
@@ -114,7 +115,7 @@ impl Cgroup {
 
     /// Removes it; `false` while processes are still in it.
     pub(crate) fn remove(&self) -> bool {
-        self.directories.iter().map(|directory| remove_tree(directory)).fold(true, |all, one| all && one)
+        self.directories.iter().filter(|directory| !remove_tree(directory)).count() == 0
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{identity, rootfs, wire};
 
 /// Where programs are looked up when neither image nor Pod says (containerd's default).
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Open files of a process at first (systemd's and containerd's soft limit).
+const FILES: u64 = 1024;
 /// Size of /dev/shm, bytes.
 const SHARED_MEMORY: u64 = 64 << 20;
 
@@ -80,9 +82,8 @@ impl First<'_> {
     pub(crate) fn run(mut self) {
         let streams = self.streams.take();
         let spec = self.spec;
-        let result = self
-            .prepare()
-            .and_then(|()| become_program(spec, &spec.args, spec.tty, streams, &self.report));
+        let result =
+            self.prepare().and_then(|()| become_program(spec, &spec.args, spec.tty, streams, &self.report));
         report_failure(result, &self.report);
     }
 
@@ -98,9 +99,12 @@ impl First<'_> {
             // The container starts all the same; its launcher would be gone if this failed.
             let _ = wire::send(&self.report, &Report::Notice(text), &[]);
         };
-        let root = rootfs::Root::mount(spec, &directory, self.boot.rootless, &mut notice)?;
+        let root = rootfs::Root::mount(spec, &directory, self.boot.in_user_namespace, &mut notice)?;
         root.system(spec, self.cgroup, self.boot.ids, SHARED_MEMORY)?;
-        for mount in &spec.mounts {
+        let mut mounts: Vec<_> = spec.mounts.iter().collect();
+        // One inside another comes after it.
+        mounts.sort_by_key(|mount| mount.target.components().count());
+        for mount in mounts {
             root.volume(mount)?;
         }
         if !spec.privileged {
@@ -186,6 +190,7 @@ fn become_program(
     identity::become_container(who, wanted, spec.no_new_privileges, !spec.privileged)
         .map_err(|(step, error)| Failure::step(step, &error))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    limit_files();
     let program = find(name, environment.get("PATH").map_or(PATH, String::as_str))?;
     let error = std::process::Command::new(&program)
         .arg0(name)
@@ -194,6 +199,15 @@ fn become_program(
         .envs(&environment)
         .exec();
     Err(Failure::CannotRun(format!("exec {}: {}", program.display(), reason(&error))))
+}
+
+/// The launcher's own limit is as high as it gets; programs expect the customary one, and may raise it.
+fn limit_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = Some(maximum.map_or(FILES, |maximum| maximum.min(FILES)));
+    // Lowering is always allowed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
 }
 
 fn working_directory(spec: &ContainerSpec) -> &Path {
@@ -255,9 +269,9 @@ fn home(passwd: &str, uid: u32) -> String {
 /// Looks a program up as a shell does; errors in the words of runc, which people know from `kubectl`.
 fn find(name: &str, path: &str) -> Result<PathBuf, Failure> {
     if name.contains('/') {
-        return rootfs::executable(name.as_ref())
-            .map(|()| PathBuf::from(name))
-            .map_err(|error| Failure::CannotRun(format!("exec: \"{name}\": stat {name}: {}", reason(&error))));
+        return rootfs::executable(name.as_ref()).map(|()| PathBuf::from(name)).map_err(|error| {
+            Failure::CannotRun(format!("exec: \"{name}\": stat {name}: {}", reason(&error)))
+        });
     }
     let mut refused = None;
     for directory in path.split(':') {

@@ -44,10 +44,7 @@ const GUARDED: &[(CapabilitySet, &[libc::c_long])] = &[
     (CapabilitySet::PERFMON, &[libc::SYS_perf_event_open]),
     (CapabilitySet::SYSLOG, &[libc::SYS_syslog]),
     (CapabilitySet::DAC_READ_SEARCH, &[libc::SYS_open_by_handle_at]),
-    (
-        CapabilitySet::SYS_MODULE,
-        &[libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module],
-    ),
+    (CapabilitySet::SYS_MODULE, &[libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module]),
     (CapabilitySet::SYS_PTRACE, &[libc::SYS_kcmp]),
 ];
 

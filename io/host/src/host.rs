@@ -21,7 +21,7 @@ use crate::runtime::{ContainerSpec, ExecSpec, HostError, Runtime, SandboxSpec, S
 use crate::tree::{Answered, Tree, step};
 use crate::userns::Rootless;
 use crate::wire::{Boot, Descriptor, Order};
-use crate::{links, shell};
+use crate::{links, shell, userns};
 
 /// The MTU of Pod links: what the host's links carry at most nearly everywhere, bytes.
 const MTU: u32 = 1500;
@@ -121,7 +121,8 @@ impl Host {
 
     /// Comes when the launcher, and with it every Pod, has ended.
     pub async fn lost(&self) {
-        let lost: Option<watch::Receiver<bool>> = lock(&self.inner.run).as_ref().map(|run| run.tree.lost.clone());
+        let lost: Option<watch::Receiver<bool>> =
+            lock(&self.inner.run).as_ref().map(|run| run.tree.lost.clone());
         if let Some(mut lost) = lost {
             // An error says that the launcher's keeper is gone: lost as well.
             let _ = lost.wait_for(|lost| *lost).await;
@@ -219,7 +220,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn blocking<T: Send + 'static>(
     run: impl FnOnce() -> Result<T, HostError> + Send + 'static,
 ) -> Result<T, HostError> {
-    tokio::task::spawn_blocking(run).await.map_err(|error| step("run a blocking task", io::Error::other(error)))?
+    tokio::task::spawn_blocking(run)
+        .await
+        .map_err(|error| step("run a blocking task", io::Error::other(error)))?
 }
 
 async fn within<T: Send + 'static>(
@@ -243,6 +246,8 @@ async fn within<T: Send + 'static>(
 
 fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, HostError> {
     let root = config.rootless.is_none();
+    shell::refuse_second(&config.data_dir)?;
+    raise_file_limit();
     let host = Socket::route().map_err(|error| step("open a netlink socket", error))?;
     let taken =
         links::routes(&host, links::HOST_LINK).map_err(|error| step("read the host's routes", error))?;
@@ -257,19 +262,23 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
     remove_directory(&containers)?;
     fs::create_dir_all(&containers).map_err(|error| step(format!("make {}", containers.display()), error))?;
     let saved = forwarding.map(Forwarding::for_launcher).transpose();
-    let (restore, values) =
-        saved.map_err(|error| step("keep net.ipv4.ip_forward", error))?.into_iter().unzip::<_, _, Vec<_>, _>();
+    let (restore, values) = saved
+        .map_err(|error| step("keep net.ipv4.ip_forward", error))?
+        .into_iter()
+        .unzip::<_, _, Vec<_>, _>();
+    let mtu = if root { outside::mtu().unwrap_or(MTU).min(MTU) } else { MTU };
     let boot = Boot {
         containers,
         name: config.name.clone(),
         gateway: config.gateway(),
         rootless: !root,
+        in_user_namespace: !userns::is_initial(),
         ids: config.rootless.as_ref().map_or(u32::MAX, |rootless| rootless.ids),
-        mtu: MTU,
+        mtu,
         restore: values,
     };
     let node = config.clone();
-    let tree = Tree::start(boot, &restore, Box::new(move || make_node(&node)))?;
+    let tree = Tree::start(boot, &restore, Box::new(move || make_node(&node, mtu)))?;
     let (masquerade, helper) =
         if root { (Some(link_host(config, &host, &tree, forwarding)?), None) } else { user(config, &tree)? };
     shell::write_state(&config.data_dir, tree.pid)?;
@@ -283,9 +292,10 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
 }
 
 /// Inside the node's new network namespace.
-fn make_node(config: &HostConfig) -> Result<(), HostError> {
+fn make_node(config: &HostConfig, mtu: u32) -> Result<(), HostError> {
     let (gateway, prefix) = (config.gateway(), config.node_cidr.prefix);
-    links::make_node(gateway, prefix, config.pod_cidr, config.service_cidr, MTU).map_err(|error| step("make the node's network", error))?;
+    links::make_node(gateway, prefix, config.pod_cidr, config.service_cidr, mtu)
+        .map_err(|error| step("make the node's network", error))?;
     for (name, value) in [
         ("ip_forward", "1"),
         // Replies to rewritten Service traffic may come by another link than the route says.
@@ -298,12 +308,38 @@ fn make_node(config: &HostConfig) -> Result<(), HostError> {
     ] {
         fs::write(Path::new("/proc/sys/net/ipv4").join(name), value).map_err(|error| {
             step(
-                format!("set net/ipv4/{name} in the node's network (inside a container: is /proc/sys read-only?)"),
+                format!(
+                    "set net/ipv4/{name} in the node's network (inside a container: is /proc/sys read-only?)"
+                ),
                 error,
             )
         })?;
     }
     Ok(())
+}
+
+/// Tries for up to two seconds: the kernel takes what a killed run had down in the background.
+fn patiently<T>(mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..100 {
+        match run() {
+            // A link of this name; a table of this name with another owner.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied) =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+    run()
+}
+
+/// Every Pod takes some files of this process and of the launcher, which inherits the limit.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // With the limit as it is, fewer Pods run.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// The link, routes and masquerade on the host.
@@ -316,20 +352,11 @@ fn link_host(
     let (host_address, gateway) = (config.host_address(), config.gateway());
     let ranges = [config.pod_cidr, config.service_cidr];
     let failed = |error| step("link the host to the node", error);
-    let mut tries = 0;
-    loop {
-        let node = std::os::fd::AsFd::as_fd(&*tree.node);
-        match links::make_host_link(host, node, host_address, gateway, &ranges) {
-            // The kernel takes a killed run's namespace down in the background: up to two seconds.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < 100 => {
-                tries += 1;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => break result.map_err(failed)?,
-        }
-    }
+    let node = std::os::fd::AsFd::as_fd(&*tree.node);
+    patiently(|| links::make_host_link(host, node, host_address, gateway, &ranges)).map_err(failed)?;
     outside::within(&tree.node, move || links::make_uplink(host_address, gateway)).map_err(failed)?;
-    let masquerade = nft::masquerade("sealane-host", config.pod_cidr, Outward::NotBy(links::HOST_LINK))
+    let outward = Outward::NotBy(links::HOST_LINK);
+    let masquerade = patiently(|| nft::masquerade("sealane-host", config.pod_cidr, outward))
         .map_err(|error| step("let Pods reach the outside", error))?;
     if let Some(forwarding) = forwarding {
         forwarding.turn_on().map_err(|error| step("turn net.ipv4.ip_forward on", error))?;
@@ -340,7 +367,9 @@ fn link_host(
 /// The way outside of an ordinary user's node, where a program for it is installed.
 fn user(config: &HostConfig, tree: &Tree) -> Result<(Option<Socket>, Option<Helper>), HostError> {
     let Some(helper) = outside::start_helper(tree.pid, &tree.node)? else {
-        tracing::warn!("Pods do not reach the outside: install pasta (package passt) or slirp4netns, or run as root");
+        tracing::warn!(
+            "Pods do not reach the outside: install pasta (package passt) or slirp4netns, or run as root"
+        );
         return Ok((None, None));
     };
     let range = config.pod_cidr;
@@ -406,7 +435,8 @@ impl Runtime for Host {
         run.tree.ask(Order::RemoveSandbox(id.to_owned())).await?;
         let containers: Vec<String> = {
             let mut all = lock(&run.containers);
-            let gone = all.iter().filter(|(_, sandbox)| *sandbox == id).map(|(name, _)| name.clone()).collect();
+            let gone =
+                all.iter().filter(|(_, sandbox)| *sandbox == id).map(|(name, _)| name.clone()).collect();
             all.retain(|_, sandbox| sandbox != id);
             gone
         };

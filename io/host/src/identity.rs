@@ -144,8 +144,7 @@ pub(crate) fn become_container(
     }
     become_user(identity)?;
     if identity.uid == 0 {
-        let sets =
-            CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+        let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
         rustix::thread::set_capabilities(None, sets).map_err(refused("set the capabilities"))?;
     }
     Ok(())

@@ -184,10 +184,9 @@ pub(crate) fn make_host_link(
 ) -> io::Result<()> {
     let mut batch = Batch::default();
     link(&mut batch, CREATE, 0, "make the link `sealane` to the node (does one of another run exist?)");
-    batch
-        .string(IFLA_IFNAME, HOST_LINK)
-        .attribute(IFLA_ADDRESS, &hardware_address(host_ip))
-        .nest(IFLA_LINKINFO, |info| {
+    batch.string(IFLA_IFNAME, HOST_LINK).attribute(IFLA_ADDRESS, &hardware_address(host_ip)).nest(
+        IFLA_LINKINFO,
+        |info| {
             info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |peer| {
                     // Up comes later: the kernel refuses it before both ends are there.
@@ -197,7 +196,8 @@ pub(crate) fn make_host_link(
                         .number(IFLA_NET_NS_FD, node_namespace.as_raw_fd() as u32);
                 });
             });
-        });
+        },
+    );
     host.execute(batch)?;
     let index = index_of(host, HOST_LINK)?
         .ok_or_else(|| io::Error::other("the host's end of the link to the node is not there"))?;

@@ -165,12 +165,7 @@ impl Socket {
 
     fn run(&self, mut batch: Batch, tolerated: &[i32]) -> io::Result<()> {
         batch.finish();
-        rustix::net::sendto(
-            &self.0,
-            &batch.bytes,
-            SendFlags::empty(),
-            &SocketAddrNetlink::new(0, 0),
-        )?;
+        rustix::net::sendto(&self.0, &batch.bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         let expected = acknowledged(&batch.bytes);
         let mut failed = None;
         let mut seen = 0;

@@ -33,7 +33,11 @@ pub(crate) fn masquerade(table: &str, range: Cidr, outward: Outward<'_>) -> io::
     let socket = Socket::netfilter()?;
     let mut batch = Batch::default();
     batch.begin(BATCH_BEGIN, 0, "begin").raw(&[0, 0, 0, SUBSYSTEM as u8]);
-    generic(&mut batch, NEW_TABLE, "make the nftables table for masquerade (is another `sealane up` running?)");
+    generic(
+        &mut batch,
+        NEW_TABLE,
+        "make the nftables table for masquerade (is another `sealane up` running?)",
+    );
     batch.string(1, table).network_number(2, TABLE_OWNER);
     generic(&mut batch, NEW_CHAIN, "make the nftables chain for masquerade");
     batch

@@ -52,6 +52,21 @@ impl Forwarding {
     }
 }
 
+/// The MTU of the link that the host's default route uses.
+pub(crate) fn mtu() -> Option<u32> {
+    let routes = fs::read_to_string("/proc/net/route").ok()?;
+    let link = default_link(&routes)?;
+    fs::read_to_string(Path::new("/sys/class/net").join(link).join("mtu")).ok()?.trim().parse().ok()
+}
+
+/// The link of the default route in /proc/net/route: the one whose destination and mask are zero.
+fn default_link(routes: &str) -> Option<&str> {
+    routes.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000")).then(|| fields[0])
+    })
+}
+
 /// A program that carries an ordinary user's node's traffic outside; it ends when this is dropped, and with the main
 /// process.
 #[derive(Debug)]
@@ -130,4 +145,18 @@ pub(crate) fn within<T: Send + 'static>(
         run()
     })?;
     thread.join().map_err(|_| io::Error::other("the thread in the namespace panicked"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_route_is_found() {
+        let head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n";
+        let local = "eth1\t0002000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let default = "eth0\t00000000\t0102000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert_eq!(default_link(&format!("{head}{local}{default}")), Some("eth0"));
+        assert_eq!(default_link(&format!("{head}{local}")), None);
+    }
 }

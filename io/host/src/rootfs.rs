@@ -34,14 +34,8 @@ const MASKED: [&str; 10] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Device nodes: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// The options of mount(2) fill a page at most.
 const OPTIONS_LENGTH: usize = 4095;
@@ -56,7 +50,7 @@ impl Root {
     pub(crate) fn mount(
         spec: &ContainerSpec,
         directory: &Path,
-        rootless: bool,
+        in_user_namespace: bool,
         notice: &mut dyn FnMut(String),
     ) -> Result<Root, Failure> {
         let target = directory.join("root");
@@ -73,7 +67,7 @@ impl Root {
         for layer in &layers {
             std::fs::metadata(layer).step(|| format!("read the image layer {}", layer.display()))?;
         }
-        if let Err(first) = overlay(&layers, &upper, &work, &target, rootless) {
+        if let Err(first) = overlay(&layers, &upper, &work, &target, in_user_namespace) {
             // The data directory's file system cannot hold an overlay's writable layer (it is an overlay itself).
             let memory = directory.join("memory");
             let in_memory = std::fs::create_dir_all(&memory)
@@ -81,7 +75,7 @@ impl Root {
                 .and_then(|()| std::fs::create_dir_all(memory.join("upper")))
                 .and_then(|()| std::fs::create_dir_all(memory.join("work")))
                 .and_then(|()| {
-                    overlay(&layers, &memory.join("upper"), &memory.join("work"), &target, rootless)
+                    overlay(&layers, &memory.join("upper"), &memory.join("work"), &target, in_user_namespace)
                 });
             let place = directory.parent().unwrap_or(directory).display();
             if let Err(second) = in_memory {
@@ -97,8 +91,8 @@ impl Root {
             ));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&target, flags, Mode::empty())
-            .step(|| format!("open {}", target.display()))?;
+        let directory =
+            rustix::fs::open(&target, flags, Mode::empty()).step(|| format!("open {}", target.display()))?;
         Ok(Root { directory })
     }
 
@@ -126,12 +120,9 @@ impl Root {
         }
         let group = if ids > 5 { ["gid", "5"] } else { ["gid", "0"] };
         let terminals = [["newinstance", ""], ["ptmxmode", "0666"], ["mode", "0620"], group];
-        let terminals = new(
-            "devpts",
-            &terminals,
-            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-        )
-        .step(|| "mount /dev/pts".to_owned())?;
+        let terminals =
+            new("devpts", &terminals, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+                .step(|| "mount /dev/pts".to_owned())?;
         self.attach(&terminals, "/dev/pts")?;
         let size = shared_memory.to_string();
         let shared = new("tmpfs", &[["mode", "1777"], ["size", &size]], strict)
@@ -154,8 +145,9 @@ impl Root {
     }
 
     fn devices(&self) -> Result<(), Failure> {
-        let devices = new("tmpfs", &[["mode", "0755"], ["size", "65536k"]], MountAttrFlags::MOUNT_ATTR_NOSUID)
-            .step(|| "mount /dev".to_owned())?;
+        let devices =
+            new("tmpfs", &[["mode", "0755"], ["size", "65536k"]], MountAttrFlags::MOUNT_ATTR_NOSUID)
+                .step(|| "mount /dev".to_owned())?;
         self.attach(&devices, "/dev")?;
         for (name, major, minor) in DEVICES {
             let device = rustix::fs::makedev(major, minor);
@@ -255,8 +247,7 @@ impl Root {
         rustix::mount::unmount(".", UnmountFlags::DETACH).step(step)?;
         rustix::process::chdir("/").step(step)?;
         if read_only {
-            let root =
-                rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(step)?;
+            let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(step)?;
             sys::make_mount_read_only(&root, false).step(|| "make the root read-only".to_owned())?;
         }
         Ok(())
@@ -320,7 +311,13 @@ fn resolve(root: &OwnedFd, path: &Path, make: Option<Kind>) -> io::Result<OwnedF
     }
 }
 
-fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path, rootless: bool) -> io::Result<()> {
+fn overlay(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+    in_user_namespace: bool,
+) -> io::Result<()> {
     // Layers lie side by side: named from there, many more of them fit the options.
     let parent = layers.first().and_then(|layer| layer.parent()).unwrap_or(Path::new("/"));
     rustix::process::chdir(parent)?;
@@ -335,7 +332,7 @@ fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path, rootles
     options.extend(escaped(upper));
     options.extend(b",workdir=");
     options.extend(escaped(work));
-    if rootless {
+    if in_user_namespace {
         options.extend(b",userxattr");
     }
     if options.len() > OPTIONS_LENGTH {

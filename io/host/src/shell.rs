@@ -45,6 +45,26 @@ fn running(data: &Path) -> Option<u32> {
     (start_time(pid).ok()? == started).then_some(pid)
 }
 
+/// Refuses a second node on the same data directory. One whose main process has been killed has two seconds to go.
+pub(crate) fn refuse_second(data: &Path) -> Result<(), HostError> {
+    let Some(number) = running(data) else { return Ok(()) };
+    let gone = || -> io::Result<bool> {
+        let pid = i32::try_from(number).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+        let launcher = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        let mut polled = [rustix::event::PollFd::new(&launcher, rustix::event::PollFlags::IN)];
+        let patience = rustix::time::Timespec { tv_sec: 2, tv_nsec: 0 };
+        Ok(rustix::event::poll(&mut polled, Some(&patience))? == 1)
+    };
+    // An error of the look is that it has gone.
+    if gone().unwrap_or(true) {
+        return Ok(());
+    }
+    let source = io::Error::other(format!(
+        "a node runs there already (process {number}); stop it, or give another --data-dir"
+    ));
+    Err(step(format!("use the data directory {}", data.display()), source))
+}
+
 /// Moves the calling process into the network (and, of an ordinary user, the user namespace) of the node that runs
 /// with this data directory. What is run afterwards reaches Pods and Services, and keeps the host's files; where
 /// `DATA/run/resolv.conf` exists, it resolves names by that. To be called before any thread exists.
@@ -98,6 +118,7 @@ mod tests {
         assert_eq!(running(data.path()), Some(own));
         fs::write(state_file(data.path()), format!("{own} 1\n")).unwrap();
         assert_eq!(running(data.path()), None);
+        refuse_second(data.path()).unwrap();
         assert!(enter_node(data.path()).unwrap_err().to_string().contains("no node runs"));
     }
 }

@@ -73,8 +73,7 @@ impl Tree {
             })
             .map_err(|error| step("start the launcher's thread", error))?;
         let (pid, node) = starting.recv().map_err(|_| HostError::Lost)??;
-        let tree =
-            Tree { control, next: AtomicU64::new(1), owed, node: Arc::new(node), pid, lost };
+        let tree = Tree { control, next: AtomicU64::new(1), owed, node: Arc::new(node), pid, lost };
         let restore: Vec<BorrowedFd<'_>> = restore.iter().map(AsFd::as_fd).collect();
         let ready = tree.post(Order::Boot(boot), &restore)?;
         ready.blocking_recv().map_err(|_| HostError::Lost)??;

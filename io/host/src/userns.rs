@@ -52,6 +52,12 @@ pub fn is_root() -> Result<bool, HostError> {
     Ok(true)
 }
 
+/// Whether this is the machine's first user namespace, where every id is itself.
+pub(crate) fn is_initial() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Makes the calling process root of a new user namespace. To be called first in `main`, before any thread exists;
 /// the process stays in the host's network namespace.
 ///
@@ -95,7 +101,8 @@ pub fn enter_user_namespace() -> Result<Rootless, HostError> {
     write("uid_map", format!("0 {uid} 1\n"))?;
     write("gid_map", format!("0 {gid} 1\n"))?;
     check_powers()?;
-    let without = without.unwrap_or_else(|| "this user has no range in /etc/subuid and /etc/subgid".to_owned());
+    let without =
+        without.unwrap_or_else(|| "this user has no range in /etc/subuid and /etc/subgid".to_owned());
     Ok(Rootless { uid, gid, ids: 1, without_subordinates: Some(without) })
 }
 
@@ -110,7 +117,8 @@ fn refused(error: &io::Error) -> HostError {
         fs::read_to_string(format!("/proc/sys/{name}")).ok().and_then(|text| text.trim().parse::<i64>().ok())
     };
     let why = if setting("user/max_user_namespaces") == Some(0) {
-        "the kernel setting user.max_user_namespaces is 0: sysctl -w user.max_user_namespaces=15000".to_owned()
+        "the kernel setting user.max_user_namespaces is 0: sysctl -w user.max_user_namespaces=15000"
+            .to_owned()
     } else if setting("kernel/unprivileged_userns_clone") == Some(0) {
         "the kernel setting kernel.unprivileged_userns_clone is 0: sysctl -w kernel.unprivileged_userns_clone=1"
             .to_owned()

@@ -53,8 +53,10 @@ pub(crate) struct Boot {
     pub(crate) name: String,
     /// The node's address on the bridge: every Pod's gateway.
     pub(crate) gateway: std::net::Ipv4Addr,
-    /// Inside a user namespace.
+    /// The node of an ordinary user.
     pub(crate) rootless: bool,
+    /// This user namespace is not the machine's first one.
+    pub(crate) in_user_namespace: bool,
     /// Any user id up to this one (exclusive) may be used inside.
     pub(crate) ids: u32,
     /// MTU of Pod links.

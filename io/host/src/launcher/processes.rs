@@ -162,8 +162,8 @@ impl Launcher {
             first.pidfd.as_fd(),
             rustix::thread::ThreadNameSpaceType::PROCESS_ID,
         )
-        .map_err(|error| if error == rustix::io::Errno::SRCH { unknown() } else {
-            Failure::step(step(), &error.into())
+        .map_err(|error| {
+            if error == rustix::io::Errno::SRCH { unknown() } else { Failure::step(step(), &error.into()) }
         })?;
         // SAFETY: the launcher has one thread.
         let fork = unsafe { sys::fork(0) };

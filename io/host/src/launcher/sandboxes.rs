@@ -9,10 +9,10 @@ use rustix::thread::UnshareFlags;
 
 use super::{Launcher, Reply};
 use crate::container::Namespaces;
+use crate::links;
 use crate::runtime::SandboxSpec;
 use crate::sys::{self, Fork};
 use crate::wire::{Answer, Descriptor, Failure, Step};
-use crate::links;
 
 /// A Pod's namespaces.
 pub(crate) struct Sandbox {
@@ -132,8 +132,7 @@ impl Launcher {
             .filter(|sandbox| !sandbox.removers.is_empty())
             .filter(|sandbox| {
                 let shared = sandbox.shared.as_ref().map(|shared| shared.process);
-                let process_lives =
-                    |id: u64| self.processes.iter().any(|process| process.id == id);
+                let process_lives = |id: u64| self.processes.iter().any(|process| process.id == id);
                 !shared.is_some_and(process_lives)
                     && !self
                         .containers

@@ -38,7 +38,8 @@ fn run(command: &[&str]) {
             println!("{found:?}");
         }
         ["namespace"] => {
-            let unshared = std::process::Command::new("/proc/self/exe").args(["inside", "unshare"]).output().unwrap();
+            let unshared =
+                std::process::Command::new("/proc/self/exe").args(["inside", "unshare"]).output().unwrap();
             println!("namespace: {}", String::from_utf8_lossy(&unshared.stdout).trim());
         }
         ["unshare"] => {

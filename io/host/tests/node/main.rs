@@ -47,9 +47,14 @@ fn test() {
         node.pods_reach_each_other().await;
         node.the_launcher_may_die().await;
     });
-    assert_eq!(fs::read_dir(data.path()).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name() == "containers"
-    }).count(), 0, "containers' directories are left");
+    assert_eq!(
+        fs::read_dir(data.path())
+            .unwrap()
+            .filter(|entry| { entry.as_ref().unwrap().file_name() == "containers" })
+            .count(),
+        0,
+        "containers' directories are left"
+    );
     println!("test node ... ok");
 }
 
@@ -224,7 +229,8 @@ impl Node {
         assert_eq!(errors, "oops\n");
         assert_eq!(exit, ended(3));
 
-        let mut spec = self.container("one", "powerless", "status CapEff ; status CapBnd ; status NoNewPrivs");
+        let mut spec =
+            self.container("one", "powerless", "status CapEff ; status CapBnd ; status NoNewPrivs");
         spec.drop_capabilities = vec!["ALL".to_owned()];
         spec.add_capabilities = vec!["NET_BIND_SERVICE".to_owned()];
         spec.no_new_privileges = true;
@@ -255,7 +261,10 @@ impl Node {
         let mut spec = self.container("one", "somebody", "status Uid");
         spec.identity.uid = self.ids;
         assert!(failure(spec).await.to_string().contains("/etc/subuid"));
-        assert_eq!(self.host.signal("none", 15).await.unwrap_err().to_string(), "no such running container none");
+        assert_eq!(
+            self.host.signal("none", 15).await.unwrap_err().to_string(),
+            "no such running container none"
+        );
     }
 
     async fn volumes_are_where_they_should_be(&self) {
@@ -293,7 +302,8 @@ impl Node {
         let mut started = self.host.start_container(self.container("one", "long", "wait")).await.unwrap();
         let (line, _stdout) = first_line(started.stdout.take()).await;
         assert_eq!(line, "waiting");
-        let exec = self.exec("long", "host-name ; environment GREETING ; status Seccomp: ; exit 9", false).await;
+        let exec =
+            self.exec("long", "host-name ; environment GREETING ; status Seccomp: ; exit 9", false).await;
         let expected = "host-one\nGREETING=hello\nSeccomp:\t2\n".to_owned();
         assert_eq!(finish(exec.unwrap()).await, (expected, String::new(), ended(9)));
         let args = vec!["foo".to_owned()];
@@ -356,12 +366,14 @@ impl Node {
     }
 
     async fn pods_reach_each_other(&self) {
-        let mut server = self.host.start_container(self.container("one", "server", "serve 80")).await.unwrap();
+        let mut server =
+            self.host.start_container(self.container("one", "server", "serve 80")).await.unwrap();
         let (line, _stdout) = first_line(server.stdout.take()).await;
         assert_eq!(line, "listening");
         self.sandbox("two", 6).await;
-        let (output, _, _) =
-            self.run(self.container("two", "client", "get 198.18.7.5:80 ; get 198.18.7.99:80 ; get 127.0.0.1:80")).await;
+        let (output, _, _) = self
+            .run(self.container("two", "client", "get 198.18.7.5:80 ; get 198.18.7.99:80 ; get 127.0.0.1:80"))
+            .await;
         assert_eq!(
             output,
             "hello 198.18.7.6\nNo route to host (os error 113)\nConnection refused (os error 111)\n"
@@ -372,7 +384,8 @@ impl Node {
         let to = "198.18.7.5:80".parse().unwrap();
         self.host.connect_from_node(to).await.unwrap().read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello 127.0.0.1\nhello 198.18.7.1\n");
-        let listener = self.host.node_network(|| std::net::TcpListener::bind("198.18.7.1:443")).await.unwrap();
+        let listener =
+            self.host.node_network(|| std::net::TcpListener::bind("198.18.7.1:443")).await.unwrap();
         assert_eq!(listener.unwrap().local_addr().unwrap().to_string(), "198.18.7.1:443");
         self.host.remove_sandbox("one").await.unwrap();
         assert_eq!(server.exit.await.unwrap(), KILLED);
