@@ -131,24 +131,38 @@ fn unified(name: &str, rootless: bool, own: &str) -> io::Result<Cgroups> {
     let base = parent.join(name);
     remove_tree(&base);
     fs::create_dir(&base)?;
-    let enable = |directory: &Path| fs::write(directory.join("cgroup.subtree_control"), "+memory +cpu");
     if let Err(error) = enable(&parent) {
-        if error.raw_os_error() != Some(libc::EBUSY) {
-            remove_tree(&base);
-            return Err(error);
-        }
-        // "No internal processes": inside another container, or in a delegated cgroup, the processes have to move
-        // into a leaf first.
-        let leaf = parent.join("sealane-main");
-        fs::create_dir_all(&leaf)?;
-        for pid in fs::read_to_string(parent.join("cgroup.procs"))?.lines() {
-            // A process that has ended meanwhile cannot be moved.
-            let _ = fs::write(leaf.join("cgroup.procs"), pid);
-        }
-        enable(&parent)?;
+        remove_tree(&base);
+        return Err(error);
     }
     enable(&base)?;
     Ok(Cgroups { bases: vec![base], unified: true })
+}
+
+fn enable(directory: &Path) -> io::Result<()> {
+    fs::write(directory.join("cgroup.subtree_control"), "+memory +cpu")
+}
+
+/// Inside another container the processes are where the root of the hierarchy seems to be, and no controller can be
+/// enabled below ("no internal processes"): moves them into a leaf. On a machine itself there is nothing to do. For the
+/// main process, which sees them all.
+pub(crate) fn make_room() -> io::Result<()> {
+    let root = Path::new(ROOT);
+    if !root.join("cgroup.controllers").exists() {
+        return Ok(());
+    }
+    match enable(root) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            let leaf = root.join("sealane-main");
+            fs::create_dir_all(&leaf)?;
+            for pid in fs::read_to_string(root.join("cgroup.procs"))?.lines() {
+                // A process that has ended meanwhile cannot be moved.
+                let _ = fs::write(leaf.join("cgroup.procs"), pid);
+            }
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 fn legacy(name: &str) -> io::Result<Cgroups> {

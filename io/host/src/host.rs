@@ -21,7 +21,7 @@ use crate::runtime::{ContainerSpec, ExecSpec, HostError, Runtime, SandboxSpec, S
 use crate::tree::{Answered, Tree, step};
 use crate::userns::Rootless;
 use crate::wire::{Boot, Descriptor, Order};
-use crate::{links, shell, userns};
+use crate::{cgroup, links, shell, userns};
 
 /// The MTU of Pod links: what the host's links carry at most nearly everywhere, bytes.
 const MTU: u32 = 1500;
@@ -248,6 +248,9 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
     let root = config.rootless.is_none();
     shell::refuse_second(&config.data_dir)?;
     raise_file_limit();
+    if root && let Err(error) = cgroup::make_room() {
+        tracing::warn!("containers run without memory and CPU limits: cgroups: {error}");
+    }
     let host = Socket::route().map_err(|error| step("open a netlink socket", error))?;
     let taken =
         links::routes(&host, links::HOST_LINK).map_err(|error| step("read the host's routes", error))?;

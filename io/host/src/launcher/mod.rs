@@ -4,7 +4,7 @@
 mod processes;
 mod sandboxes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,6 +53,8 @@ pub(crate) struct Launcher {
     /// Cgroups that some process is still leaving.
     leaving: Vec<Cgroup>,
     next_process: u64,
+    /// What people were told already.
+    said: HashSet<String>,
 }
 
 fn run() -> io::Result<()> {
@@ -108,6 +110,7 @@ impl Launcher {
             processes: Vec::new(),
             leaving: Vec::new(),
             next_process: 1,
+            said: HashSet::new(),
         };
         Ok((launcher, notice))
     }
@@ -172,6 +175,14 @@ impl Launcher {
             }
             Order::RemoveContainer(id) => Ok(self.remove_container(&id, number)),
         }
+    }
+
+    /// Tells people something, once.
+    fn notice(&mut self, text: String) -> io::Result<()> {
+        if self.said.insert(text.clone()) {
+            wire::send(&self.control, &Message::Notice(text), &[])?;
+        }
+        Ok(())
     }
 
     fn answer(

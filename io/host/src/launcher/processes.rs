@@ -246,7 +246,7 @@ impl Launcher {
         let Some(process) = self.processes.iter_mut().find(|process| process.id == id) else { return Ok(()) };
         let Some(start) = process.start.as_mut() else { return Ok(()) };
         match wire::receive::<Report>(&start.report)? {
-            Some((Report::Notice(text), _)) => wire::send(&self.control, &Message::Notice(text), &[]),
+            Some((Report::Notice(text), _)) => self.notice(text),
             Some((Report::Terminal, terminal)) => {
                 start.descriptors.extend(terminal.into_iter().map(|fd| (Descriptor::Terminal, fd)));
                 Ok(())
