@@ -89,6 +89,7 @@ impl First<'_> {
 
     fn prepare(&self) -> Result<(), Failure> {
         let spec = self.spec;
+        stay_private()?;
         self.namespaces.enter().step(|| "join the Pod's namespaces".to_owned())?;
         self.cgroup.join().step(|| "join the container's cgroup".to_owned())?;
         // A cgroup namespace hides the host's hierarchy; older kernels show it.
@@ -113,6 +114,12 @@ impl First<'_> {
         root.directory(working_directory(spec))?;
         root.enter(spec.read_only_root)
     }
+}
+
+/// Until its exec a process is still the launcher's program: containers may not look into it.
+fn stay_private() -> Result<(), Failure> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .step(|| "become undumpable".to_owned())
 }
 
 fn report_failure(result: Result<Infallible, Failure>, report: &OwnedFd) {
@@ -145,8 +152,7 @@ impl Further<'_> {
     fn join(&self) -> Result<(), Failure> {
         use rustix::thread::ThreadNameSpaceType as Type;
         let step = || "join the container's namespaces".to_owned();
-        // Until its exec this is still the launcher's program: the container may not look into it.
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).step(step)?;
+        stay_private()?;
         self.cgroup.join().step(|| "join the container's cgroup".to_owned())?;
         let all = Type::MOUNT
             | Type::NETWORK

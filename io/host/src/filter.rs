@@ -16,8 +16,6 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_lookup_dcookie,
-    libc::SYS_move_pages,
-    libc::SYS_vmsplice,
 ];
 
 /// Refused to a container without the capability.
@@ -46,6 +44,7 @@ const GUARDED: &[(CapabilitySet, &[libc::c_long])] = &[
     (CapabilitySet::DAC_READ_SEARCH, &[libc::SYS_open_by_handle_at]),
     (CapabilitySet::SYS_MODULE, &[libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module]),
     (CapabilitySet::SYS_PTRACE, &[libc::SYS_kcmp]),
+    (CapabilitySet::SYS_NICE, &[libc::SYS_move_pages]),
 ];
 
 /// `linux/audit.h`.

@@ -208,12 +208,16 @@ impl Keeper {
             Message::Done { number, result } => {
                 let mut owed = lock(&self.owed);
                 let Some(waiting) = owed.answers.remove(&number) else { return };
-                let result = result.map_err(HostError::from).map(|answer| {
+                let result = result.map_err(HostError::from).and_then(|answer| {
+                    if answer.descriptors.len() != descriptors.len() {
+                        let source = io::Error::from_raw_os_error(libc::EMFILE);
+                        return Err(step("take over what the launcher opened", source));
+                    }
                     let (end, exit) = oneshot::channel();
                     if answer.process != 0 {
                         owed.exits.insert(answer.process, end);
                     }
-                    Answered { answer, descriptors, exit }
+                    Ok(Answered { answer, descriptors, exit })
                 });
                 // The one who asked may have given up; what came with the answer is closed then.
                 let _ = waiting.send(result);

@@ -89,7 +89,10 @@ pub fn enter_user_namespace() -> Result<Rootless, HostError> {
     let mut without = None;
     if let Some(mapper) = mapper {
         match mapper.map() {
-            Ok(ids) => return Ok(Rootless { uid, gid, ids, without_subordinates: None }),
+            Ok(ids) => {
+                check_powers()?;
+                return Ok(Rootless { uid, gid, ids, without_subordinates: None });
+            }
             Err(error) => without = Some(error.to_string()),
         }
     }

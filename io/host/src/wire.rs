@@ -173,7 +173,7 @@ pub(crate) fn send(
     }
 }
 
-/// Receives one message; `None`: the other side has closed.
+/// Receives one message; `None`: the other side has closed. There may be fewer descriptors than were sent.
 pub(crate) fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut buffer = vec![0u8; INLINE + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
@@ -190,7 +190,8 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Opti
     if received.bytes == 0 {
         return Ok(None);
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    // A process at its limit of open files gets fewer descriptors (CTRUNC): the receiver's matter.
+    if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::other("a message between the main process and its launcher was cut"));
     }
     let mut descriptors: Vec<OwnedFd> = control

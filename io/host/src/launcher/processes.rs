@@ -248,6 +248,10 @@ impl Launcher {
         match wire::receive::<Report>(&start.report)? {
             Some((Report::Notice(text), _)) => self.notice(text),
             Some((Report::Terminal, terminal)) => {
+                if terminal.is_empty() {
+                    let source = io::Error::from_raw_os_error(libc::EMFILE);
+                    start.failure = Some(Failure::step("open a terminal", &source));
+                }
                 start.descriptors.extend(terminal.into_iter().map(|fd| (Descriptor::Terminal, fd)));
                 Ok(())
             }

@@ -38,6 +38,14 @@ impl Launcher {
                 &io::ErrorKind::AlreadyExists.into(),
             ));
         }
+        let holder = self
+            .sandboxes
+            .values()
+            .find(|other| spec.address.is_some() && other.spec.address == spec.address);
+        if let Some(holder) = holder {
+            let text = format!("the Pod {} has its address", holder.spec.hostname);
+            return Err(Failure::step(format!("make the sandbox {}", spec.id), &io::Error::other(text)));
+        }
         let made = self.make_namespaces(&spec);
         // The launcher's own place is the node's, whatever happened. Without the way back nothing later is right.
         if let Err(error) = self.node.enter() {

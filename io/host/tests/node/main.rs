@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures::future::join_all as futures_of;
 use rustix::process::{Pid, PidfdFlags};
 use sealane_host::runtime::{
     ContainerSpec, ExecSpec, Exit, HostError, Identity, Mount, Runtime, SandboxSpec, Started,
@@ -45,6 +46,7 @@ fn test() {
         node.terminals_have_sizes().await;
         node.processes_can_be_shared().await;
         node.pods_reach_each_other().await;
+        node.many_at_once().await;
         node.the_launcher_may_die().await;
     });
     assert_eq!(
@@ -214,6 +216,15 @@ impl Node {
     async fn a_container_sees_its_own_world(&self) {
         assert!(!self.data.join("containers/held").exists(), "a killed run's directory is still there");
         self.sandbox("one", 5).await;
+        let twin = SandboxSpec {
+            id: "twin".to_owned(),
+            hostname: "twin".to_owned(),
+            address: Some([198, 18, 7, 5].into()),
+            sysctls: Vec::new(),
+            share_processes: false,
+        };
+        let error = self.host.create_sandbox(twin).await.unwrap_err();
+        assert_eq!(error.to_string(), "make the sandbox twin: the Pod host-one has its address");
         let commands = "environment GREETING ; environment HOSTNAME ; environment HOME ; directory ; host-name ; \
                         read /proc/sys/net/ipv4/ip_default_ttl ; status CapEff ; status Seccomp: ; processes ; \
                         hidden /proc/kcore ; hidden /proc/keys ; hidden /proc/timer_list ; write /proc/sys/net/ipv4/ip_forward 0 ; \
@@ -396,6 +407,21 @@ impl Node {
         let (output, _, _) = self.run(self.container("again", "other-client", "get 198.18.7.6:80")).await;
         assert_eq!(output, "Connection refused (os error 111)\n");
         drop(dialled);
+    }
+
+    async fn many_at_once(&self) {
+        let pods = futures_of((0..20).map(|n| async move {
+            let id = format!("many-{n}");
+            self.sandbox(&id, 100 + n).await;
+            let run = futures_of(
+                (0..3).map(|c| self.run(self.container(&id, &format!("{id}-{c}"), "host-name ; exit 5"))),
+            );
+            for (output, _, exit) in run.await {
+                assert_eq!((output, exit), (format!("host-{id}\n"), ended(5)));
+            }
+            self.host.remove_sandbox(&id).await.unwrap();
+        }));
+        pods.await;
     }
 
     async fn the_launcher_may_die(&self) {
