@@ -139,8 +139,19 @@ fn unified(name: &str, rootless: bool, own: &str) -> io::Result<Cgroups> {
     Ok(Cgroups { bases: vec![base], unified: true })
 }
 
+/// Hands down what there is of memory and cpu: a user's delegated part often has memory alone.
 fn enable(directory: &Path) -> io::Result<()> {
-    fs::write(directory.join("cgroup.subtree_control"), "+memory +cpu")
+    let there = fs::read_to_string(directory.join("cgroup.controllers"))?;
+    let wanted = controllers(&there);
+    if !wanted.contains("+memory") {
+        return Err(io::Error::other(format!("{} has no memory controller", directory.display())));
+    }
+    fs::write(directory.join("cgroup.subtree_control"), wanted)
+}
+
+fn controllers(there: &str) -> String {
+    let used = there.split_whitespace().filter(|name| ["memory", "cpu"].contains(name));
+    used.map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ")
 }
 
 /// Inside another container the processes are where the root of the hierarchy seems to be, and no controller can be
@@ -161,7 +172,8 @@ pub(crate) fn make_room() -> io::Result<()> {
             }
             Ok(())
         }
-        result => result,
+        // What else stands in the way stands in the launcher's, which says so.
+        _ => Ok(()),
     }
 }
 
@@ -259,6 +271,15 @@ mod tests {
                 "cpu.shares=102"
             ]
         );
+    }
+
+    #[test]
+    fn controllers_that_are_not_there_are_not_asked_for() {
+        for (there, wanted) in
+            [("cpuset cpu io memory pids\n", "+cpu +memory"), ("memory pids\n", "+memory"), ("", "")]
+        {
+            assert_eq!(controllers(there), wanted);
+        }
     }
 
     #[test]

@@ -291,7 +291,8 @@ impl Launcher {
         let code = exit.unwrap_or(128 + signal);
         let mut oom_killed = false;
         if let Kind::First(name) = &process.kind {
-            oom_killed = self.container_ended(name, process.announced)? && signal == libc::SIGKILL;
+            // One that got over the kill of a child of its was not ended by it.
+            oom_killed = self.container_ended(name, process.announced)? && code != 0;
         }
         if let Some(Start { number, failure: Some(failure), .. }) = process.start {
             return self.answer(number, Err(failure), &[]);

@@ -247,6 +247,13 @@ impl Node {
         spec.no_new_privileges = true;
         let (output, _, _) = self.run(spec).await;
         assert_eq!(output, "CapEff:\t0000000000000400\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\n");
+
+        let commands = "write /proc/sys/net/ipv4/ip_default_ttl 33 ; write /dev/null x ; namespace";
+        let mut spec = self.container("one", "powerful", commands);
+        spec.privileged = true;
+        let (output, errors, _) = self.run(spec).await;
+        let expected = "/proc/sys/net/ipv4/ip_default_ttl: written\n/dev/null: written\nnamespace: made\n";
+        assert_eq!((output.as_str(), errors.as_str()), (expected, ""));
     }
 
     async fn what_cannot_run_says_why(&self) {
