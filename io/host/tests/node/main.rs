@@ -405,6 +405,7 @@ impl Node {
         let listener =
             self.host.node_network(|| std::net::TcpListener::bind("198.18.7.1:443")).await.unwrap();
         assert_eq!(listener.unwrap().local_addr().unwrap().to_string(), "198.18.7.1:443");
+        self.the_nodes_own_network_can_be_used().await;
         self.host.remove_sandbox("one").await.unwrap();
         assert_eq!(server.exit.await.unwrap(), KILLED);
         let error = self.host.connect_from_node(to).await.unwrap_err().to_string();
@@ -414,6 +415,29 @@ impl Node {
         let (output, _, _) = self.run(self.container("again", "other-client", "get 198.18.7.6:80")).await;
         assert_eq!(output, "Connection refused (os error 111)\n");
         drop(dialled);
+    }
+
+    async fn the_nodes_own_network_can_be_used(&self) {
+        let spec = SandboxSpec {
+            id: "own".to_owned(),
+            hostname: "node-name".to_owned(),
+            address: None,
+            sysctls: Vec::new(),
+            share_processes: false,
+        };
+        self.host.create_sandbox(spec).await.unwrap();
+        let client = self.container("own", "own-client", "host-name ; get 198.18.7.5:80");
+        assert_eq!(self.run(client).await.0, "node-name\nhello 198.18.7.1\n");
+        let mut server =
+            self.host.start_container(self.container("own", "own-server", "serve 8080")).await.unwrap();
+        let (_, _stdout) = first_line(server.stdout.take()).await;
+        let mut text = String::new();
+        self.host.dial("own", 8080).await.unwrap().read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello 127.0.0.1\n");
+        let client = self.container("two", "client-of-node", "get 198.18.7.1:8080");
+        assert_eq!(self.run(client).await.0, "hello 198.18.7.6\n");
+        self.host.remove_sandbox("own").await.unwrap();
+        assert_eq!(server.exit.await.unwrap(), KILLED);
     }
 
     async fn many_at_once(&self) {
