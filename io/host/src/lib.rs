@@ -22,6 +22,7 @@
 
 mod cgroup;
 mod container;
+mod copy;
 mod filter;
 mod host;
 mod identity;

@@ -77,17 +77,19 @@ impl Root {
                 .and_then(|()| {
                     overlay(&layers, &memory.join("upper"), &memory.join("work"), &target, in_user_namespace)
                 });
+            let how = if in_memory.is_ok() {
+                "files that containers write are kept in memory"
+            } else {
+                let copy = || "copy the image".to_owned();
+                crate::copy::layers(&layers, &target).step(copy)?;
+                // A root has to be a mount.
+                rustix::mount::mount_bind(&target, &target).step(copy)?;
+                "images are copied for each container, which is slow"
+            };
             let place = directory.parent().unwrap_or(directory).display();
-            if let Err(second) = in_memory {
-                let text = format!(
-                    "overlay is not possible in {place} ({first}), nor with its writable layer in memory ({second}): \
-                     use a --data-dir on ext4, xfs, btrfs or tmpfs"
-                );
-                return Err(Failure::step("mount the image", &io::Error::other(text)));
-            }
             notice(format!(
-                "files that containers write are kept in memory: overlay is not possible in {place} ({first}); \
-                 a --data-dir on ext4, xfs, btrfs or a volume avoids that"
+                "{how}: overlay is not possible in {place} ({first}); a --data-dir on ext4, xfs, btrfs or a volume, or \
+                 a newer kernel, avoids that"
             ));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
