@@ -1,5 +1,5 @@
-//! The system calls that no safe wrapper covers. Everything `unsafe` in this crate is here; each function states what
-//! its caller promises.
+//! The system calls that no safe wrapper covers; nothing else in this crate makes one by hand. [`fork`] and [`idle`] are
+//! unsafe to call: their callers (the launcher, and the mapper before any thread) promise that there is one thread.
 #![allow(unsafe_code)]
 
 use std::io;
