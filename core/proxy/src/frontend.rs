@@ -118,15 +118,19 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// The same meaning for packets, whoever owns it and whatever the order of its backends.
+    /// The same meaning for packets, whoever owns it and whatever the order of its backends. Where nobody is
+    /// served, masquerade and affinity mean nothing.
     pub fn means(&self, other: &Frontend) -> bool {
         let outside = match (&self.outside, &other.outside) {
             (Some(a), Some(b)) => a.means(b),
             (None, None) => true,
             _ => false,
         };
-        (self.key, self.class, self.affinity, self.masquerade)
-            == (other.key, other.class, other.affinity, other.masquerade)
+        let serves = !self.target.backends().is_empty();
+        let anybody = serves || self.outside.as_ref().is_some_and(|t| !t.backends().is_empty());
+        (self.key, self.class) == (other.key, other.class)
+            && (!serves || self.masquerade == other.masquerade)
+            && (!anybody || self.affinity == other.affinity)
             && self.target.means(&other.target)
             && outside
     }

@@ -43,6 +43,7 @@
 
 mod compile;
 mod context;
+pub mod contract;
 mod endpoints;
 mod frontend;
 mod sink;
