@@ -164,10 +164,10 @@ impl ElementList {
 }
 
 /// Writes the element that leads from an action's number to its chain.
-pub(crate) fn add_action(family: Family, number: u32, chain: &str, out: &mut Messages) {
+pub(crate) fn add_action(family: Family, map: Set, number: u32, chain: &str, out: &mut Messages) {
     out.push(kind::NEW_ELEMENTS, flags::CREATE | flags::EXCLUSIVE, family.number(), |a| {
         a.text(1, TABLE);
-        a.text(2, Set::Actions.name());
+        a.text(2, map.name());
         a.nest(3, |list| {
             list.nest(1, |e| {
                 e.nest(1, |k| k.bytes(1, &number.to_ne_bytes()));

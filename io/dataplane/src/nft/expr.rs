@@ -44,6 +44,8 @@ pub(crate) enum Expr<'a> {
     SourceType { to: Register },
     Random { modulus: u32, offset: u32, to: Register },
     Bitwise { register: Register, mask: Vec<u8>, xor: Vec<u8> },
+    /// Reverses the bytes of a word.
+    Swap { register: Register },
     Equal { register: Register, value: Vec<u8> },
     Differs { register: Register, value: Vec<u8> },
     /// In a set, or a map whose value goes to a register.
@@ -69,6 +71,7 @@ impl Expr<'_> {
             Expr::SourceType { .. } => "fib",
             Expr::Random { .. } => "numgen",
             Expr::Bitwise { .. } => "bitwise",
+            Expr::Swap { .. } => "byteorder",
             Expr::Equal { .. } | Expr::Differs { .. } => "cmp",
             Expr::Lookup { .. } | Expr::Dispatch { .. } => "lookup",
             Expr::Verdict(_) => "immediate",
@@ -107,6 +110,10 @@ impl Expr<'_> {
                 numbers(a, &[(1, register.number()), (2, register.number()), (3, mask.len() as u32)]);
                 a.nest(4, |v| v.bytes(1, mask));
                 a.nest(5, |v| v.bytes(1, xor));
+            }
+            // NFT_BYTEORDER_NTOH
+            Expr::Swap { register } => {
+                numbers(a, &[(1, register.number()), (2, register.number()), (3, 0), (4, 4), (5, 4)]);
             }
             Expr::Equal { register, value } => compare(a, *register, 0, value),
             Expr::Differs { register, value } => compare(a, *register, 1, value),

@@ -103,6 +103,7 @@ pub(crate) enum Set {
     Services,
     Outside,
     Actions,
+    Leaves,
     Endpoints,
     Members,
     Cluster,
@@ -148,10 +149,11 @@ const ACTIONS_SIZE: u32 = 1 << 16;
 
 impl Set {
     /// All, in the order of their making.
-    pub(crate) const ALL: [Set; 8] = [
+    pub(crate) const ALL: [Set; 9] = [
         Set::Services,
         Set::Outside,
         Set::Actions,
+        Set::Leaves,
         Set::Endpoints,
         Set::Members,
         Set::Cluster,
@@ -164,6 +166,7 @@ impl Set {
             Set::Services => "services",
             Set::Outside => "outside",
             Set::Actions => "actions",
+            Set::Leaves => "leaves",
             Set::Endpoints => "endpoints",
             Set::Members => "members",
             Set::Cluster => "cluster",
@@ -176,7 +179,7 @@ impl Set {
         use Type::{Address, Mark, Port, Protocol};
         match self {
             Set::Services | Set::Outside => &[Address, Protocol, Port],
-            Set::Actions => &[Mark],
+            Set::Actions | Set::Leaves => &[Mark],
             Set::Endpoints => &[Address, Protocol, Port, Mark],
             Set::Members => &[Address, Protocol, Port, Address, Port],
             Set::Cluster => &[Address],
@@ -190,7 +193,7 @@ impl Set {
         match self {
             Set::Services | Set::Outside => &[Type::Mark],
             Set::Endpoints | Set::Affinity => &[Type::Address, Type::Port],
-            Set::Actions | Set::Members | Set::Cluster | Set::Hairpin => &[],
+            Set::Actions | Set::Leaves | Set::Members | Set::Cluster | Set::Hairpin => &[],
         }
     }
 
@@ -204,7 +207,7 @@ impl Set {
         let (value_type, value_length) = concatenated(self.value(), family);
         let (set_flags, size) = match self {
             Set::Services | Set::Outside | Set::Endpoints => (MAP, size),
-            Set::Actions => (MAP, ACTIONS_SIZE),
+            Set::Actions | Set::Leaves => (MAP, ACTIONS_SIZE),
             Set::Members | Set::Cluster | Set::Hairpin => (0, size),
             Set::Affinity => (MAP | TIMEOUT | EVALUATED, AFFINITY_SIZE),
         };
@@ -216,7 +219,7 @@ impl Set {
             a.u32(5, key_length);
             match self {
                 // NFT_DATA_VERDICT; the kernel knows its length.
-                Set::Actions => a.u32(6, VERDICT_TYPE),
+                Set::Actions | Set::Leaves => a.u32(6, VERDICT_TYPE),
                 _ if value_length > 0 => {
                     a.u32(6, value_type);
                     a.u32(7, value_length);
@@ -285,6 +288,7 @@ pub(crate) fn static_chains(family: Family, node: &NodeContext, out: &mut Messag
     let destination = family.destination();
     let mut lookup = load_key(family);
     lookup.push(Expr::Lookup { set: Set::Services.name(), key: destination, to: Some(family.chosen()) });
+    lookup.extend(retype(family.chosen()));
     lookup.push(Expr::Dispatch { map: Set::Actions.name(), key: family.chosen() });
     rule(family, "services", &lookup, out);
     // A port of a cluster address that no Service has. Rejecting from a chain of type nat means that only the
@@ -436,7 +440,9 @@ fn split_rules(family: Family, name: &str, action: Action, node: &NodeContext, o
         key: family.destination(),
         to: Some(family.chosen()),
     });
-    others.push(Expr::Dispatch { map: Set::Actions.name(), key: family.chosen() });
+    others.extend(retype(family.chosen()));
+    // A map of its own, whose chains go nowhere else: the kernel refuses rulesets that might loop.
+    others.push(Expr::Dispatch { map: Set::Leaves.name(), key: family.chosen() });
     rule(family, name, &others, out);
 }
 
@@ -447,8 +453,9 @@ fn affinity_rules(family: Family, name: &str, (count, offset): (u32, u32), secon
     let (key, value) = (family.source(), family.chosen());
     let mut sticky = vec![load_address(family, family.source())];
     sticky.extend(load_key(family));
+    sticky.push(Expr::Lookup { set: map, key, to: Some(value) });
+    sticky.extend((value.0..=family.chosen_port().0).flat_map(|word| retype(Register(word))));
     sticky.extend([
-        Expr::Lookup { set: map, key, to: Some(value) },
         Expr::Lookup { set: Set::Members.name(), key: family.destination(), to: None },
         Expr::Learn { map, key, value, seconds },
         dnat(family),
@@ -459,6 +466,12 @@ fn affinity_rules(family: Family, name: &str, (count, offset): (u32, u32), secon
     // An update would keep what the client was led to before.
     learn.extend([Expr::Forget { map, key, value }, Expr::Learn { map, key, value, seconds }, dnat(family)]);
     rule(family, name, &learn, out);
+}
+
+/// Swaps a word's bytes there and back. `nft list` gives a looked-up value no length and aborts where it is part of the next
+/// key (netlink_parse_concat_expr, as of 1.0.6); what another expression wrote has one.
+fn retype(register: Register) -> [Expr<'static>; 2] {
+    [Expr::Swap { register }, Expr::Swap { register }]
 }
 
 /// Chooses one of the endpoints: address and port.

@@ -5,6 +5,7 @@
 //! services   (address, protocol, port)                    -> action     data map
 //! outside    (address, protocol, port)                    -> action     data map: what those outside of the cluster get
 //! actions    action                                       -> goto chain verdict map, small: a big one makes each change cost its size
+//! leaves     action                                       -> goto chain the same for `outside`, without the chains that look there
 //! endpoints  (address, protocol, port, index)             -> (address, port)
 //! affinity   (source, address, protocol, port)            -> (address, port)   learnt by the kernel, with a timeout
 //! members    (address, protocol, port, address, port)     set: backends that affinity may still lead to

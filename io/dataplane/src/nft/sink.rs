@@ -192,7 +192,11 @@ impl TableState {
         let number = self.actions.len() as u32 + 1;
         self.actions.insert(action, number);
         layout::action_chain(family, action, node, out);
-        add_action(family, number, &action.to_string(), out);
+        let chain = action.to_string();
+        add_action(family, Set::Actions, number, &chain, out);
+        if !action.split {
+            add_action(family, Set::Leaves, number, &chain, out);
+        }
         number
     }
 
