@@ -3,8 +3,8 @@
 
 use crate::{FrontendKey, NodeContext, Packet, RuleSink, Table, trace_frontend};
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Protocol, Service, ServicePort, ServiceType, Slice,
-    TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Protocol, Service, ServicePort, ServiceType,
+    Slice, TrafficPolicy,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -69,7 +69,8 @@ pub fn history(seed: u64, rounds: usize) -> Vec<Round> {
 
 fn entry(key: &NamespacedName, number: u8, dice: &mut Dice) -> Entry {
     let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
-    let kind = [ServiceType::ClusterIp, ServiceType::NodePort, ServiceType::LoadBalancer][dice.roll(3) as usize];
+    let kind =
+        [ServiceType::ClusterIp, ServiceType::NodePort, ServiceType::LoadBalancer][dice.roll(3) as usize];
     let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp][dice.roll(3) as usize];
     let port = |name: &str, number: u16, node_port| ServicePort {
         name: name.into(),
@@ -172,11 +173,7 @@ pub fn check<S: RuleSink>(sink: &mut S, node: &NodeContext, history: &[Round]) -
             };
         }
         let changes = table.update(round.iter().map(|(key, entry)| (key, entry.as_ref())));
-        let done = if number == 0 {
-            sink.replace(node, table.frontends())
-        } else {
-            sink.apply(&changes)
-        };
+        let done = if number == 0 { sink.replace(node, table.frontends()) } else { sink.apply(&changes) };
         done.map_err(|e| format!("round {number}: {e}"))?;
         compare(sink, &scratch(node, &state)).map_err(|e| format!("round {number}, applied: {e}"))?;
         sink.settle().map_err(|e| format!("round {number}: {e}"))?;
@@ -235,4 +232,3 @@ fn packets(key: &FrontendKey) -> Vec<Packet> {
         })
         .collect()
 }
-

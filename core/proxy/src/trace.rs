@@ -41,8 +41,7 @@ pub enum Fate {
 impl Table {
     /// What becomes of a packet.
     pub fn trace(&self, packet: &Packet) -> Fate {
-        let key =
-            FrontendKey { address: packet.destination, protocol: packet.protocol, port: packet.port };
+        let key = FrontendKey { address: packet.destination, protocol: packet.protocol, port: packet.port };
         if let Some(frontend) = self.frontends().get(&key) {
             return trace_frontend(frontend, self.node(), packet);
         }

@@ -2,11 +2,12 @@
 
 use proptest::prelude::*;
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Protocol, Service, ServicePort, ServiceType, Slice,
-    TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Protocol, Service, ServicePort, ServiceType,
+    Slice, TrafficPolicy,
 };
 use sealane_proxy::{
-    Backend, Change, Class, Fate, Frontend, InMemorySink, NodeContext, Packet, RuleSink, Table, Target, contract,
+    Backend, Change, Class, Fate, Frontend, InMemorySink, NodeContext, Packet, RuleSink, Table, Target,
+    contract,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -188,7 +189,8 @@ fn addresses_from_outside() {
         balanced.ports[0].node_port = 30_080;
         balanced.external_policy = *policy;
         balanced.external_ips = vec![ip("203.0.113.1")];
-        let ingress = |address: &str, proxy_mode| Ingress { ip: Some(ip(address)), hostname: "".into(), proxy_mode };
+        let ingress =
+            |address: &str, proxy_mode| Ingress { ip: Some(ip(address)), hostname: "".into(), proxy_mode };
         balanced.ingress = vec![ingress("198.51.100.1", false), ingress("198.51.100.2", true)];
         let table = table(&[entry(balanced, endpoints)]);
         for (destination, port) in [("192.0.2.10", 30_080), ("203.0.113.1", 80), ("198.51.100.1", 80)] {
@@ -239,10 +241,8 @@ fn hints_narrow_where_all_have_them() {
 fn families_and_ports_are_kept_apart() {
     let mut dual = service("web", "10.96.0.20");
     dual.cluster_ips.push(ip("fd00:96::20"));
-    let slices = vec![
-        slice("web", vec![endpoint("10.244.0.1@n1")]),
-        slice("web", vec![endpoint("fd00:244::1@n1")]),
-    ];
+    let slices =
+        vec![slice("web", vec![endpoint("10.244.0.1@n1")]), slice("web", vec![endpoint("fd00:244::1@n1")])];
     let table = table(&[Entry { service: Some(Arc::new(dual)), slices }]);
     let backends: Vec<(IpAddr, Vec<IpAddr>)> = table
         .frontends()
@@ -252,7 +252,10 @@ fn families_and_ports_are_kept_apart() {
     let expected =
         vec![(ip("10.96.0.20"), vec![ip("10.244.0.1")]), (ip("fd00:96::20"), vec![ip("fd00:244::1")])];
     assert_eq!(backends, expected);
-    assert_eq!(table.trace(&Packet { protocol: Protocol::Udp, ..packet(POD, "10.96.0.20", 80) }), Fate::Reject);
+    assert_eq!(
+        table.trace(&Packet { protocol: Protocol::Udp, ..packet(POD, "10.96.0.20", 80) }),
+        Fate::Reject
+    );
 }
 
 #[test]

@@ -97,7 +97,9 @@ pub(crate) fn forget_stale(netlink: &mut Netlink, served: &Served) -> Result<(),
             if is_stale(&attributes, served) == Some(true) {
                 let mut deletion = Messages::default();
                 deletion.push(DELETE, 0, family, |a| {
-                    for (kind, value) in attributes.clone().filter(|(k, _)| [TUPLE_ORIGINAL, ZONE].contains(k)) {
+                    for (kind, value) in
+                        attributes.clone().filter(|(k, _)| [TUPLE_ORIGINAL, ZONE].contains(k))
+                    {
                         if kind == ZONE {
                             a.bytes(kind, value);
                         } else {
@@ -170,7 +172,8 @@ mod tests {
     fn a_flow_is_stale_when_somebody_else_answers() {
         let flow = |protocol: u8, destination: [u8; 4], answers: [u8; 4]| {
             let mut out = Messages::default();
-            let ends = [(TUPLE_ORIGINAL, [10, 244, 0, 9], destination), (TUPLE_REPLY, answers, [10, 244, 0, 9])];
+            let ends =
+                [(TUPLE_ORIGINAL, [10, 244, 0, 9], destination), (TUPLE_REPLY, answers, [10, 244, 0, 9])];
             out.push(0, 0, 2, |a| {
                 for (kind, source, destination) in ends {
                     a.nest(kind, |t| {

@@ -75,7 +75,11 @@ impl Metrics {
     pub(crate) fn synced(&self, took: Duration, full: bool, frontends: usize, revision: u64) {
         self.with(|f| {
             f.all.observe(took);
-            if full { f.full.observe(took) } else { f.partial.observe(took) }
+            if full {
+                f.full.observe(took)
+            } else {
+                f.partial.observe(took)
+            }
             f.frontends = frontends;
             f.revision = revision;
             f.synced = unix_seconds();
@@ -96,9 +100,21 @@ impl Metrics {
         let figures = self.with(|f| *f);
         let mut out = String::new();
         let histograms = [
-            ("kubeproxy_sync_proxy_rules_duration_seconds", "Time that a round of writing rules took", figures.all),
-            ("kubeproxy_sync_full_proxy_rules_duration_seconds", "Time that writing all rules took", figures.full),
-            ("kubeproxy_sync_partial_proxy_rules_duration_seconds", "Time that writing changes took", figures.partial),
+            (
+                "kubeproxy_sync_proxy_rules_duration_seconds",
+                "Time that a round of writing rules took",
+                figures.all,
+            ),
+            (
+                "kubeproxy_sync_full_proxy_rules_duration_seconds",
+                "Time that writing all rules took",
+                figures.full,
+            ),
+            (
+                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+                "Time that writing changes took",
+                figures.partial,
+            ),
         ];
         for (name, help, histogram) in histograms {
             histogram.render(name, help, &mut out);

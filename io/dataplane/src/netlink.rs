@@ -8,7 +8,9 @@ use rustix::net::sockopt::{
     set_socket_recv_buffer_size_force, set_socket_send_buffer_size, set_socket_send_buffer_size_force,
     socket_send_buffer_size,
 };
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -36,7 +38,9 @@ pub enum NetlinkError {
         errno: Errno,
     },
     /// No right to change rules.
-    #[error("the kernel forbids changing nftables rules: run as root, or in a user namespace that owns the network namespace")]
+    #[error(
+        "the kernel forbids changing nftables rules: run as root, or in a user namespace that owns the network namespace"
+    )]
     Forbidden,
     /// The kernel refused a message; of a batch, nothing was done.
     #[error("the kernel refused message {index} of type {kind:#06x}: {errno}")]

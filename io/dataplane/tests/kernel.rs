@@ -136,7 +136,8 @@ fn affinity_sticks_until_the_endpoint_goes() {
     rules.set(entry(sticky.clone(), &endpoints(&[0, 1, 2, 3])));
     assert_eq!(led(4), moved, "who comes back does not take its clients back");
     // Without affinity it spreads again.
-    rules.set(entry(sealane_catalog::Service { affinity_seconds: None, ..sticky }, &endpoints(&[0, 1, 2, 3])));
+    rules
+        .set(entry(sealane_catalog::Service { affinity_seconds: None, ..sticky }, &endpoints(&[0, 1, 2, 3])));
     let pods: BTreeSet<usize> =
         answers(&lab.pods[4], "10.96.0.20:80", 60).into_iter().map(|(n, _)| n).collect();
     assert_eq!(pods.len(), 4);
@@ -212,7 +213,11 @@ fn node_ports_and_external_policies() {
     exposed.external_policy = TrafficPolicy::Local;
     rules.set(entry(exposed.clone(), &spread));
     for to in ["192.0.2.10:30080", "203.0.113.1:80"] {
-        assert_eq!(seen(&lab.outside, to), expected(&[(0, lab::OUTSIDE_ADDRESS)]), "its own source, here alone");
+        assert_eq!(
+            seen(&lab.outside, to),
+            expected(&[(0, lab::OUTSIDE_ADDRESS)]),
+            "its own source, here alone"
+        );
         assert_eq!(seen(&lab.pods[2], to), expected(&[(0, "10.244.2.2"), (1, "10.244.2.2")]));
         assert_eq!(seen(&lab.node, to), expected(&[(0, "10.244.0.1"), (1, "10.244.1.1")]));
     }

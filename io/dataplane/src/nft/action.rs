@@ -141,7 +141,9 @@ mod tests {
                 }
             }
         }
-        for name in ["services", "balance", "balance-x", "balance-2-odd", "reject-affinity", "drop-affinity-1-2"] {
+        for name in
+            ["services", "balance", "balance-x", "balance-2-odd", "reject-affinity", "drop-affinity-1-2"]
+        {
             assert_eq!(name.parse::<Action>(), Err(()), "{name}");
         }
     }

@@ -35,31 +35,80 @@ pub(crate) enum Verdict<'a> {
 /// One step of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expr<'a> {
-    Payload { base: Base, offset: u32, length: u32, to: Register },
-    MetaProtocol { to: Register },
-    MetaMark { to: Register },
-    SetMetaMark { from: Register },
-    CtStatus { to: Register },
+    Payload {
+        base: Base,
+        offset: u32,
+        length: u32,
+        to: Register,
+    },
+    MetaProtocol {
+        to: Register,
+    },
+    MetaMark {
+        to: Register,
+    },
+    SetMetaMark {
+        from: Register,
+    },
+    CtStatus {
+        to: Register,
+    },
     /// `fib saddr type`.
-    SourceType { to: Register },
-    Random { modulus: u32, offset: u32, to: Register },
-    Bitwise { register: Register, mask: Vec<u8>, xor: Vec<u8> },
-    /// Reverses the bytes of a word.
-    Swap { register: Register },
-    Equal { register: Register, value: Vec<u8> },
-    Differs { register: Register, value: Vec<u8> },
+    SourceType {
+        to: Register,
+    },
+    Random {
+        modulus: u32,
+        offset: u32,
+        to: Register,
+    },
+    Bitwise {
+        register: Register,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
+    Equal {
+        register: Register,
+        value: Vec<u8>,
+    },
+    Differs {
+        register: Register,
+        value: Vec<u8>,
+    },
     /// In a set, or a map whose value goes to a register.
-    Lookup { set: &'a str, key: Register, to: Option<Register> },
+    Lookup {
+        set: &'a str,
+        key: Register,
+        to: Option<Register>,
+    },
     /// In a verdict map.
-    Dispatch { map: &'a str, key: Register },
+    Dispatch {
+        map: &'a str,
+        key: Register,
+    },
     Verdict(Verdict<'a>),
     /// Reject with ICMP port unreachable of the family.
-    Refuse { code: u8 },
-    Dnat { family: u8, address: Register, port: Register },
+    Refuse {
+        code: u8,
+    },
+    Dnat {
+        family: u8,
+        address: Register,
+        port: Register,
+    },
     /// `masquerade fully-random`.
     Masquerade,
-    Learn { map: &'a str, key: Register, value: Register, seconds: u32 },
-    Forget { map: &'a str, key: Register, value: Register },
+    Learn {
+        map: &'a str,
+        key: Register,
+        value: Register,
+        seconds: u32,
+    },
+    Forget {
+        map: &'a str,
+        key: Register,
+        value: Register,
+    },
 }
 
 impl Expr<'_> {
@@ -71,7 +120,6 @@ impl Expr<'_> {
             Expr::SourceType { .. } => "fib",
             Expr::Random { .. } => "numgen",
             Expr::Bitwise { .. } => "bitwise",
-            Expr::Swap { .. } => "byteorder",
             Expr::Equal { .. } | Expr::Differs { .. } => "cmp",
             Expr::Lookup { .. } | Expr::Dispatch { .. } => "lookup",
             Expr::Verdict(_) => "immediate",
@@ -110,10 +158,6 @@ impl Expr<'_> {
                 numbers(a, &[(1, register.number()), (2, register.number()), (3, mask.len() as u32)]);
                 a.nest(4, |v| v.bytes(1, mask));
                 a.nest(5, |v| v.bytes(1, xor));
-            }
-            // NFT_BYTEORDER_NTOH
-            Expr::Swap { register } => {
-                numbers(a, &[(1, register.number()), (2, register.number()), (3, 0), (4, 4), (5, 4)]);
             }
             Expr::Equal { register, value } => compare(a, *register, 0, value),
             Expr::Differs { register, value } => compare(a, *register, 1, value),

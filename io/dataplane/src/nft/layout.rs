@@ -139,7 +139,9 @@ impl Type {
 /// A concatenation: six bits for each type, each value padded to a register.
 fn concatenated(types: &[Type], family: Family) -> (u32, u32) {
     // A lone type's length is its own; those that stand alone here have four octets or are addresses.
-    types.iter().fold((0, 0), |(number, length), t| (number << 6 | t.number(family), length + t.length(family)))
+    types
+        .iter()
+        .fold((0, 0), |(number, length), t| (number << 6 | t.number(family), length + t.length(family)))
 }
 
 /// The most clients that affinity remembers; those beyond are balanced afresh.
@@ -454,7 +456,6 @@ fn affinity_rules(family: Family, name: &str, (count, offset): (u32, u32), secon
     let mut sticky = vec![load_address(family, family.source())];
     sticky.extend(load_key(family));
     sticky.push(Expr::Lookup { set: map, key, to: Some(value) });
-    sticky.extend((value.0..=family.chosen_port().0).flat_map(|word| retype(Register(word))));
     sticky.extend([
         Expr::Lookup { set: Set::Members.name(), key: family.destination(), to: None },
         Expr::Learn { map, key, value, seconds },
@@ -468,10 +469,16 @@ fn affinity_rules(family: Family, name: &str, (count, offset): (u32, u32), secon
     rule(family, name, &learn, out);
 }
 
-/// Swaps a word's bytes there and back. `nft list` gives a looked-up value no length and aborts where it is part of the next
-/// key (netlink_parse_concat_expr, as of 1.0.6); what another expression wrote has one.
-fn retype(register: Register) -> [Expr<'static>; 2] {
-    [Expr::Swap { register }, Expr::Swap { register }]
+/// Passes a word through the packet mark, which it leaves as it was. `nft list` gives a looked-up value no length and
+/// aborts where that is the next look-up's key (netlink_parse_concat_expr, as of 1.0.6); a mark has one.
+fn retype(register: Register) -> [Expr<'static>; 4] {
+    let spare = Register(15);
+    [
+        Expr::MetaMark { to: spare },
+        Expr::SetMetaMark { from: register },
+        Expr::MetaMark { to: register },
+        Expr::SetMetaMark { from: spare },
+    ]
 }
 
 /// Chooses one of the endpoints: address and port.

@@ -399,3 +399,24 @@ impl NftSink {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealane_proxy::contract;
+
+    /// What a user namespace does to a batch: it is cut in many.
+    #[test]
+    fn small_batches_come_to_the_same() {
+        let socket = std::thread::spawn(|| {
+            let kind = rustix::thread::UnshareFlags::NEWNET;
+            // A child thread's own namespace; the socket keeps it.
+            #[allow(deprecated, reason = "the crate forbids unsafe; a network namespace shares no memory")]
+            rustix::thread::unshare(kind).expect("this test makes a network namespace: run it as root");
+            crate::netlink_socket().unwrap()
+        });
+        let mut sink = NftSink::open(socket.join().unwrap()).unwrap();
+        sink.set_limit(2000);
+        contract::check(&mut sink, &contract::node(), &contract::history(3, 10)).unwrap();
+    }
+}

@@ -36,6 +36,9 @@ impl Namespace {
         });
         let thread = ready.recv().unwrap().expect("this test makes network namespaces: run it as root");
         let namespace = Self { jobs, thread };
+        // An address that waits for duplicates to be found would cost the first connection its SYN.
+        namespace.sysctl("ipv6/conf/default/accept_dad", "0");
+        namespace.sysctl("ipv6/conf/default/dad_transmits", "0");
         namespace.ip("link set lo up");
         namespace
     }
@@ -227,18 +230,19 @@ pub fn service(text: &str, cluster_ips: &[&str]) -> Service {
 /// Its entry, with endpoints on port 8080; those of node `n2` are elsewhere.
 pub fn entry(service: Service, endpoints: &[(IpAddr, &str)]) -> Entry {
     let slice = |ipv6: bool| {
-        let endpoints = endpoints.iter().filter(|(a, _)| a.is_ipv6() == ipv6).map(|(address, node)| Endpoint {
-            address: *address,
-            ready: true,
-            serving: true,
-            terminating: false,
-            hostname: "".into(),
-            node: (*node).into(),
-            zone: "".into(),
-            hint_zones: vec![],
-            hint_nodes: vec![],
-            pod: None,
-        });
+        let endpoints =
+            endpoints.iter().filter(|(a, _)| a.is_ipv6() == ipv6).map(|(address, node)| Endpoint {
+                address: *address,
+                ready: true,
+                serving: true,
+                terminating: false,
+                hostname: "".into(),
+                node: (*node).into(),
+                zone: "".into(),
+                hint_zones: vec![],
+                hint_nodes: vec![],
+                pod: None,
+            });
         let port = |protocol, name: &str| EndpointPort {
             name: name.into(),
             protocol,
