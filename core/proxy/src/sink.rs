@@ -69,7 +69,7 @@ impl RuleSink for InMemorySink {
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), Infallible> {
         for change in changes {
-            match change.new() {
+            match change.after() {
                 Some(new) => self.installed.insert(new.key, Frontend::clone(new)),
                 None => self.installed.remove(&change.key()),
             };

@@ -23,7 +23,7 @@ pub enum Change {
 
 impl Change {
     /// What was there before.
-    pub fn old(&self) -> Option<&Arc<Frontend>> {
+    pub fn before(&self) -> Option<&Arc<Frontend>> {
         match self {
             Change::AddFrontend(_) => None,
             Change::SetFrontend { old, .. } | Change::RemoveFrontend(old) => Some(old),
@@ -31,7 +31,7 @@ impl Change {
     }
 
     /// What is there now.
-    pub fn new(&self) -> Option<&Arc<Frontend>> {
+    pub fn after(&self) -> Option<&Arc<Frontend>> {
         match self {
             Change::AddFrontend(new) | Change::SetFrontend { new, .. } => Some(new),
             Change::RemoveFrontend(_) => None,

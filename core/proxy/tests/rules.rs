@@ -1,4 +1,5 @@
 //! kube-proxy's rules, as tables: a Service and its endpoints, a packet, and its fate.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 use proptest::prelude::*;
 use sealane_catalog::{

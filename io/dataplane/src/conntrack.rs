@@ -33,8 +33,8 @@ pub(crate) fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> 
 pub(crate) fn changed(changes: &[Change]) -> Served {
     let udp = changes.iter().filter(|c| c.key().protocol == Protocol::Udp);
     udp.filter_map(|change| {
-        let before = change.old().map(|f| backends(f)).unwrap_or_default();
-        let after = change.new().map(|f| backends(f)).unwrap_or_default();
+        let before = change.before().map(|f| backends(f)).unwrap_or_default();
+        let after = change.after().map(|f| backends(f)).unwrap_or_default();
         let stale = if before.is_empty() { !after.is_empty() } else { !before.is_subset(&after) };
         stale.then_some((change.key(), after))
     })

@@ -1,4 +1,5 @@
 //! The kernel's own state and real connections, in namespaces of the test's own. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod lab;
 
@@ -50,6 +51,10 @@ fn nft_lists_what_stands_there() {
     }
     let many = namespace.command("nft list ruleset");
     assert_eq!(rule_lines(&one), rule_lines(&many), "rules do not grow with Services");
+    // Session affinity's rules look up by what they looked up: nft must not abort over them either.
+    let sticky = sealane_catalog::Service { affinity_seconds: Some(60), ..service("b", &["10.96.0.30"]) };
+    rules.set(entry(sticky, &endpoints(&[0, 1])));
+    assert!(namespace.command("nft list ruleset").contains("update @affinity"));
     rules.sink.clear().unwrap();
     assert_eq!(namespace.command("nft list ruleset"), "");
 }

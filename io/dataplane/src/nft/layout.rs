@@ -456,6 +456,7 @@ fn affinity_rules(family: Family, name: &str, (count, offset): (u32, u32), secon
     let mut sticky = vec![load_address(family, family.source())];
     sticky.extend(load_key(family));
     sticky.push(Expr::Lookup { set: map, key, to: Some(value) });
+    sticky.extend((value.0..=family.chosen_port().0).flat_map(|word| retype(Register(word))));
     sticky.extend([
         Expr::Lookup { set: Set::Members.name(), key: family.destination(), to: None },
         Expr::Learn { map, key, value, seconds },
@@ -464,6 +465,7 @@ fn affinity_rules(family: Family, name: &str, (count, offset): (u32, u32), secon
     rule(family, name, &sticky, out);
     let mut learn = vec![load_address(family, family.source())];
     learn.extend(pick(family, count, offset));
+    learn.extend((value.0..=family.chosen_port().0).flat_map(|word| retype(Register(word))));
     // An update would keep what the client was led to before.
     learn.extend([Expr::Forget { map, key, value }, Expr::Learn { map, key, value, seconds }, dnat(family)]);
     rule(family, name, &learn, out);

@@ -306,7 +306,7 @@ impl RuleSink for NftSink {
         let mut plans: BTreeMap<Family, Plan> = BTreeMap::new();
         let mut fresh = false;
         for change in changes {
-            match change.new() {
+            match change.after() {
                 Some(new) => self.installed.insert(new.key, new.clone()),
                 None => self.installed.remove(&change.key()),
             };
@@ -315,7 +315,7 @@ impl RuleSink for NftSink {
                 fresh = true;
                 continue;
             };
-            table.plan(plans.entry(family).or_default(), &self.node, change.old(), change.new());
+            table.plan(plans.entry(family).or_default(), &self.node, change.before(), change.after());
         }
         for (family, plan) in &mut plans {
             self.tables.entry(*family).or_default().plan_shared(plan);
