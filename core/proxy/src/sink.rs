@@ -30,7 +30,8 @@ pub trait RuleSink {
     /// Puts changes into force; when it returns, new connections follow them.
     fn apply(&mut self, changes: &[Change]) -> Result<(), Self::Error>;
 
-    /// Clears away what `apply` left for packets that were on their way; may wait for well under a millisecond.
+    /// Clears away what `replace` and `apply` left: elements for packets that were on their way, and flows of UDP to
+    /// backends that are gone. Takes up to some milliseconds.
     fn settle(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn endpoints(numbers: &[usize]) -> Vec<(IpAddr, &'static str)> {
@@ -269,18 +270,24 @@ fn changes_lose_no_connection() {
     let mut rules = Rules::new(&lab.node);
     let web = service("web", &["10.96.0.20"]);
     rules.set(entry(web.clone(), &endpoints(&[0, 1, 2])));
-    std::thread::scope(|scope| {
-        let client = scope.spawn(|| connect(&lab.pods[3], "10.96.0.20:80", 2000));
+    let changed = AtomicBool::new(false);
+    let outcomes = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut outcomes = Vec::new();
+            while !changed.load(Ordering::Relaxed) {
+                outcomes.extend(connect(&lab.pods[3], "10.96.0.20:80", 20));
+            }
+            outcomes
+        });
         let sets: [&[usize]; 4] = [&[0], &[1, 2], &[0, 1, 2], &[2]];
-        let mut rounds = 0;
-        while !client.is_finished() {
-            rules.set(entry(web.clone(), &endpoints(sets[rounds % 4])));
-            rounds += 1;
+        for round in 0..60 {
+            rules.set(entry(web.clone(), &endpoints(sets[round % 4])));
         }
-        assert!(rounds >= 5, "{rounds} changes");
-        let failed: Vec<_> = client.join().unwrap().into_iter().filter_map(Result::err).collect();
-        assert!(failed.is_empty(), "{} of 2000 failed, {rounds} changes: {:?}", failed.len(), failed[0]);
+        changed.store(true, Ordering::Relaxed);
+        client.join().unwrap()
     });
+    let failed: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err()).collect();
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), outcomes.len(), failed[0]);
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub struct NftSink {
     /// What `later` takes from each set's count.
     leaving: Vec<(Family, Set, usize)>,
     applied_at: Instant,
+    /// Frontends whose stale flows are yet to be forgotten.
+    flows: conntrack::Served,
 }
 
 impl NftSink {
@@ -78,6 +80,7 @@ impl NftSink {
             later: Messages::default(),
             leaving: Vec::new(),
             applied_at: Instant::now(),
+            flows: conntrack::Served::new(),
         })
     }
 
@@ -297,8 +300,8 @@ impl RuleSink for NftSink {
         self.node = node.clone();
         self.installed = frontends.clone();
         self.rebuild()?;
-        let served = conntrack::served(self.installed.values());
-        conntrack::forget_stale(&mut self.netlink, &served)
+        self.flows = conntrack::served(self.installed.values());
+        Ok(())
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
@@ -325,23 +328,24 @@ impl RuleSink for NftSink {
         } else {
             self.commit(plans)?;
         }
-        let served = conntrack::changed(changes);
-        conntrack::forget_stale(&mut self.netlink, &served)
+        self.flows = conntrack::changed(changes);
+        Ok(())
     }
 
     fn settle(&mut self) -> Result<(), NetlinkError> {
-        if self.later.is_empty() {
-            return Ok(());
+        if !self.later.is_empty() {
+            sleep(IN_FLIGHT.saturating_sub(self.applied_at.elapsed()));
+            let later = std::mem::take(&mut self.later);
+            self.netlink.transact(&later)?;
         }
-        sleep(IN_FLIGHT.saturating_sub(self.applied_at.elapsed()));
-        let later = std::mem::take(&mut self.later);
-        self.netlink.transact(&later)?;
         for (family, set, count) in self.leaving.drain(..) {
             if let Some((length, _)) = self.tables.get_mut(&family).and_then(|t| t.room.get_mut(&set)) {
                 *length = length.saturating_sub(count);
             }
         }
-        Ok(())
+        // A walk over all flows takes milliseconds, so that new connections do not wait for it.
+        let flows = std::mem::take(&mut self.flows);
+        conntrack::forget_stale(&mut self.netlink, &flows)
     }
 
     fn intact(&mut self) -> Result<bool, NetlinkError> {
