@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn fields() {
-        let facts = NodeFacts { pod_ip: "10.244.0.5".into(), host_ip: "10.0.0.1".into(), ..NodeFacts::default() };
+        let facts =
+            NodeFacts { pod_ip: "10.244.0.5".into(), host_ip: "10.0.0.1".into(), ..NodeFacts::default() };
         for (path, want) in [
             ("metadata.name", Ok("web-0")),
             ("metadata.labels", Ok("app=\"web\"\nb=\"x\\\"y\"")),

@@ -121,7 +121,10 @@ pub fn container(
                 None => continue,
             },
             None => expand(variable.value.as_deref().unwrap_or_default(), |name| {
-                out.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()).or_else(|| services.get(name).cloned())
+                out.iter()
+                    .find(|(k, _)| k == name)
+                    .map(|(_, v)| v.clone())
+                    .or_else(|| services.get(name).cloned())
             }),
         };
         set(&mut out, variable.name.clone(), value);

@@ -25,7 +25,8 @@ pub fn parse_resolver(text: &str) -> Resolver {
         match words.next() {
             Some("nameserver") => out.servers.extend(words.next().map(str::to_owned)),
             Some("search" | "domain") => {
-                out.searches = words.filter(|w| *w != ".").map(|w| w.trim_end_matches('.').to_owned()).collect();
+                out.searches =
+                    words.filter(|w| *w != ".").map(|w| w.trim_end_matches('.').to_owned()).collect();
             }
             Some("options") => out.options = words.map(str::to_owned).collect(),
             _ => {}
@@ -65,7 +66,8 @@ pub fn resolver(pod: &Pod, cluster: &[String], domain: &str, host: &Resolver) ->
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
             None => (o.clone(), None),
         });
-        let more = config.options.iter().flatten().map(|o| (o.name.clone().unwrap_or_default(), o.value.clone()));
+        let more =
+            config.options.iter().flatten().map(|o| (o.name.clone().unwrap_or_default(), o.value.clone()));
         for (name, value) in given.chain(more) {
             if !order.contains(&name) {
                 order.push(name.clone());
@@ -194,13 +196,15 @@ mod tests {
         ] {
             assert_eq!(resolver(&pod(spec.clone()), &dns, "cluster.local", &host).text(), want, "{spec}");
         }
-        let merged = pod(json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}));
+        let merged =
+            pod(json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}));
         assert_eq!(resolver(&merged, &dns, "cluster.local", &host).options, ["ndots:1"]);
     }
 
     #[test]
     fn hosts_files() {
-        let aliases: Vec<HostAlias> = from_value(json!([{"ip": "1.2.3.4", "hostnames": ["a", "b"]}])).unwrap();
+        let aliases: Vec<HostAlias> =
+            from_value(json!([{"ip": "1.2.3.4", "hostnames": ["a", "b"]}])).unwrap();
         let text = hosts("10.244.0.2", "web-0", "nginx.ns.svc.cluster.local", &aliases);
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.contains("\n10.244.0.2\tweb-0.nginx.ns.svc.cluster.local\tweb-0\n"));

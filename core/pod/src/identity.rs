@@ -26,7 +26,12 @@ struct User<'a> {
 fn users(passwd: &str) -> impl Iterator<Item = User<'_>> {
     passwd.lines().filter_map(|line| {
         let f: Vec<&str> = line.split(':').collect();
-        Some(User { name: f.first()?, uid: f.get(2)?.parse().ok()?, gid: f.get(3)?.parse().ok()?, home: f.get(5)? })
+        Some(User {
+            name: f.first()?,
+            uid: f.get(2)?.parse().ok()?,
+            gid: f.get(3)?.parse().ok()?,
+            home: f.get(5)?,
+        })
     })
 }
 
@@ -54,7 +59,8 @@ pub fn resolve(
     let own = container.security_context.as_ref();
     let run_as_user = own.and_then(|c| c.run_as_user).or(of_pod.and_then(|c| c.run_as_user));
     let run_as_group = own.and_then(|c| c.run_as_group).or(of_pod.and_then(|c| c.run_as_group));
-    let non_root = own.and_then(|c| c.run_as_non_root).or(of_pod.and_then(|c| c.run_as_non_root)) == Some(true);
+    let non_root =
+        own.and_then(|c| c.run_as_non_root).or(of_pod.and_then(|c| c.run_as_non_root)) == Some(true);
     let id = |n: i64| u32::try_from(n).map_err(|_| format!("user or group id {n} is out of range"));
 
     let (user_part, group_part) = image_user.split_once(':').unwrap_or((image_user, ""));
@@ -84,7 +90,9 @@ pub fn resolve(
                     ));
                 }
                 let known = users(passwd).find(|u| u.name == user);
-                out.uid = known.ok_or_else(|| format!("unable to find user {user}: no matching entries in passwd file"))?.uid;
+                out.uid = known
+                    .ok_or_else(|| format!("unable to find user {user}: no matching entries in passwd file"))?
+                    .uid;
             }
         },
     }
@@ -106,7 +114,9 @@ pub fn resolve(
             Err(_) => {
                 groups(group)
                     .find(|(n, _, _)| *n == group_part)
-                    .ok_or_else(|| format!("unable to find group {group_part}: no matching entries in group file"))?
+                    .ok_or_else(|| {
+                        format!("unable to find group {group_part}: no matching entries in group file")
+                    })?
                     .1
             }
         };
@@ -155,7 +165,12 @@ mod tests {
 
     #[test]
     fn users_and_groups() {
-        let id = |uid, gid, groups: &[u32], home: &str| Identity { uid, gid, groups: groups.into(), home: home.into() };
+        let id = |uid, gid, groups: &[u32], home: &str| Identity {
+            uid,
+            gid,
+            groups: groups.into(),
+            home: home.into(),
+        };
         for (pod, own, user, want) in [
             (json!({}), json!({}), "", id(0, 0, &[], "/root")),
             (json!({}), json!({}), "web", id(33, 34, &[50], "/var/www")),

@@ -58,9 +58,11 @@ pub fn valid_reference(reference: &str) -> bool {
             && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
     });
     let digest_ok = digest.is_none_or(|d| {
-        d.split_once(':').is_some_and(|(_, hex)| hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+        d.split_once(':')
+            .is_some_and(|(_, hex)| hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
     });
-    let host = repository.split_once('/').map(|(h, _)| h).filter(|h| h.contains(['.', ':']) || *h == "localhost");
+    let host =
+        repository.split_once('/').map(|(h, _)| h).filter(|h| h.contains(['.', ':']) || *h == "localhost");
     let path = host.map_or(repository, |h| &repository[h.len() + 1..]);
     let part_ok = |p: &str| {
         !p.is_empty()

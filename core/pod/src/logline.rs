@@ -130,7 +130,10 @@ pub fn tail(log: &[u8], lines: u64) -> usize {
     while at > 0 {
         let begin = log[..at - 1].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
         let full = parse(&log[begin..at]).is_some_and(|l| l.full);
-        if (full || start == log.len()) && { seen += 1; seen > lines } {
+        if (full || start == log.len()) && {
+            seen += 1;
+            seen > lines
+        } {
             return start;
         }
         start = begin;

@@ -38,7 +38,9 @@ fn crash_loop_on_simulated_time() {
                     end(&mut rs[0], 1, t(now));
                 }
                 Action::Wake(at) => {
-                    let State::Waiting { reason, message } = &rs[0].state else { panic!("{:?}", rs[0].state) };
+                    let State::Waiting { reason, message } = &rs[0].state else {
+                        panic!("{:?}", rs[0].state)
+                    };
                     assert_eq!(reason, "CrashLoopBackOff");
                     assert!(message.ends_with("restarting failed container=c pod=p_n(u)"), "{message}");
                     now = at.duration_since(t(0)).as_secs();
@@ -87,7 +89,7 @@ fn init_containers_and_sidecars_in_order() {
         "initContainers": [{"name": "a"}, {"name": "side", "restartPolicy": "Always"}, {"name": "b"}],
         "containers": [{"name": "c"}, {"name": "d"}]}));
     let mut rs = records(&pod);
-    let mut now = || t(0);
+    let now = || t(0);
     assert_eq!(plan(&pod, &mut rs, now()), [Action::Start(0)]);
     run(&mut rs[0], now());
     assert_eq!(plan(&pod, &mut rs, now()), []);
@@ -115,8 +117,12 @@ fn init_containers_and_sidecars_in_order() {
 
 #[test]
 fn failed_init_container() {
-    for (policy, want) in [("Never", Action::Finish), ("Always", Action::Start(0)), ("OnFailure", Action::Start(0))] {
-        let pod = pod(json!({"restartPolicy": policy, "initContainers": [{"name": "a"}], "containers": [{"name": "c"}]}));
+    for (policy, want) in
+        [("Never", Action::Finish), ("Always", Action::Start(0)), ("OnFailure", Action::Start(0))]
+    {
+        let pod = pod(
+            json!({"restartPolicy": policy, "initContainers": [{"name": "a"}], "containers": [{"name": "c"}]}),
+        );
         let mut rs = records(&pod);
         run(&mut rs[0], t(0));
         end(&mut rs[0], 1, t(0));
@@ -131,8 +137,11 @@ fn adopts_after_a_restart() {
     let done = json!({"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
         "containerID": "sealane://a", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}});
     for (policy, want) in [("Always", vec![Action::Start(0)]), ("Never", vec![Action::Finish])] {
-        let mut pod = pod(json!({"restartPolicy": policy, "initContainers": [{"name": "a"}], "containers": [{"name": "c"}]}));
-        pod.status = from_value(json!({"initContainerStatuses": [done], "containerStatuses": [running]})).unwrap();
+        let mut pod = pod(
+            json!({"restartPolicy": policy, "initContainers": [{"name": "a"}], "containers": [{"name": "c"}]}),
+        );
+        pod.status =
+            from_value(json!({"initContainerStatuses": [done], "containerStatuses": [running]})).unwrap();
         let mut rs = adopt(&pod, t(0));
         assert_eq!(rs[1].restarts, 2);
         assert_eq!(rs[1].ended().map(|e| (e.code, e.reason.as_str())), Some((137, "ContainerStatusUnknown")));

@@ -69,7 +69,9 @@ impl Timing {
         let secs = |v: Option<i32>, default: i64| {
             SignedDuration::from_secs(v.map(i64::from).filter(|n| *n > 0).unwrap_or(default))
         };
-        let count = |v: Option<i32>, default: u32| v.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(default);
+        let count = |v: Option<i32>, default: u32| {
+            v.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(default)
+        };
         Timing {
             initial_delay: secs(spec.initial_delay_seconds, 0),
             period: secs(spec.period_seconds, 10),

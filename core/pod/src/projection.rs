@@ -124,8 +124,9 @@ mod tests {
             from_value(json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "AAE="}})).unwrap();
         let paths = |items: serde_json::Value, optional| {
             let items: Option<Vec<KeyToPath>> = from_value(items).unwrap();
-            config_map(&map, items.as_ref(), DEFAULT_MODE, optional)
-                .map(|f| f.into_iter().map(|(p, f)| format!("{p}:{:o}", f.mode)).collect::<Vec<_>>().join(" "))
+            config_map(&map, items.as_ref(), DEFAULT_MODE, optional).map(|f| {
+                f.into_iter().map(|(p, f)| format!("{p}:{:o}", f.mode)).collect::<Vec<_>>().join(" ")
+            })
         };
         assert_eq!(paths(json!(null), false).as_deref(), Ok("a:644 b:644 c:644"));
         assert_eq!(paths(json!([{"key": "a", "path": "x/y", "mode": 256}]), false).as_deref(), Ok("x/y:400"));
@@ -136,7 +137,9 @@ mod tests {
 
     #[test]
     fn paths() {
-        for (path, want) in [("a", true), ("a/b", true), ("", false), ("/a", false), ("a/../b", false), ("..data", false)] {
+        for (path, want) in
+            [("a", true), ("a/b", true), ("", false), ("/a", false), ("a/../b", false), ("..data", false)]
+        {
             assert_eq!(safe_path(path), want, "{path}");
         }
     }

@@ -7,9 +7,7 @@ pub fn milli(text: &str) -> Option<i128> {
     let text = text.trim();
     let split = text
         .char_indices()
-        .find(|(i, c)| {
-            !(c.is_ascii_digit() || *c == '.' || (*i == 0 && (*c == '-' || *c == '+')))
-        })
+        .find(|(i, c)| !(c.is_ascii_digit() || *c == '.' || (*i == 0 && (*c == '-' || *c == '+'))))
         .map_or(text.len(), |(i, _)| i);
     let (number, suffix) = text.split_at(split);
     let (negative, digits) = match number.strip_prefix('-') {

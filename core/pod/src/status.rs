@@ -27,6 +27,8 @@ pub struct Sandbox {
     pub started: Option<Timestamp>,
     /// The node ended the Pod: reason and message (`DeadlineExceeded`).
     pub failed: Option<(String, String)>,
+    /// Nothing is started again: the Pod was deleted and all of it has ended.
+    pub terminal: bool,
 }
 
 /// Guaranteed, Burstable or BestEffort (`pkg/apis/core/v1/helper/qos`).
@@ -58,7 +60,10 @@ pub fn qos(pod: &Pod) -> &'static str {
 pub fn phase(pod: &Pod, records: &[Record]) -> &'static str {
     let main = || records.iter().filter(|r| r.role == Role::Main);
     if finished(pod, records) {
-        let bad = records.iter().filter(|r| r.role != Role::Sidecar).any(|r| r.ended().is_some_and(|e| e.code != 0));
+        let bad = records
+            .iter()
+            .filter(|r| r.role != Role::Sidecar)
+            .any(|r| r.ended().is_some_and(|e| e.code != 0));
         // A sidecar that still runs keeps the Pod running (KEP-753).
         return match (records.iter().any(|r| r.is_running()), bad) {
             (true, _) => "Running",
@@ -86,6 +91,10 @@ pub fn pod_status(pod: &Pod, records: &[Record], sandbox: &Sandbox, now: Timesta
     let init = statuses(false);
     let phase = match &sandbox.failed {
         Some(_) => "Failed",
+        None if sandbox.terminal => {
+            let good = |r: &Record| r.role != Role::Main || r.ended().is_some_and(|e| e.code == 0);
+            if records.iter().all(good) { "Succeeded" } else { "Failed" }
+        }
         None => phase(pod, records),
     };
     let address = Some(sandbox.address.clone()).filter(|a| !a.is_empty());
@@ -181,15 +190,17 @@ fn conditions(
         (false, _, true) => YES,
         _ => no("ContainersNotReady", format!("containers with unready status: {}", list(unready))),
     };
-    let gate_ok = |gate: &str| {
-        old.conditions.iter().flatten().any(|c| c.type_ == gate && c.status == "True")
-    };
+    let gate_ok = |gate: &str| old.conditions.iter().flatten().any(|c| c.type_ == gate && c.status == "True");
     let gates = pod.spec.as_ref().and_then(|s| s.readiness_gates.as_ref()).into_iter().flatten();
     let missing: Vec<String> = gates
         .filter(|g| !gate_ok(&g.condition_type))
         .map(|g| {
             let known = old.conditions.iter().flatten().any(|c| c.type_ == g.condition_type);
-            let what = if known { "the status of pod readiness gate" } else { "corresponding condition of pod readiness gate" };
+            let what = if known {
+                "the status of pod readiness gate"
+            } else {
+                "corresponding condition of pod readiness gate"
+            };
             let tail = if known { "is not \"True\", but False" } else { "does not exist." };
             format!("{what} \"{}\" {tail}", g.condition_type)
         })
@@ -209,13 +220,20 @@ fn conditions(
     let mut out: Vec<PodCondition> =
         table.into_iter().map(|(kind, verdict)| condition(pod, kind, verdict, old, now)).collect();
     // What others wrote stays as it is.
-    let foreign = old.conditions.iter().flatten().filter(|c| !out.iter().any(|o| o.type_ == c.type_)).cloned();
+    let foreign =
+        old.conditions.iter().flatten().filter(|c| !out.iter().any(|o| o.type_ == c.type_)).cloned();
     let foreign: Vec<PodCondition> = foreign.collect();
     out.extend(foreign);
     out
 }
 
-fn condition(pod: &Pod, kind: &str, (ok, reason, message): Verdict, old: &PodStatus, now: Timestamp) -> PodCondition {
+fn condition(
+    pod: &Pod,
+    kind: &str,
+    (ok, reason, message): Verdict,
+    old: &PodStatus,
+    now: Timestamp,
+) -> PodCondition {
     let status = if ok { "True" } else { "False" };
     let before = old.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == status);
     PodCondition {

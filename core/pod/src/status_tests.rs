@@ -3,7 +3,10 @@ use crate::record::{Ended, records};
 use serde_json::{Value, from_value, json};
 
 fn pod(spec: Value) -> Pod {
-    from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3}, "spec": spec})).unwrap()
+    from_value(
+        json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3}, "spec": spec}),
+    )
+    .unwrap()
 }
 
 fn t(s: i64) -> Timestamp {
@@ -17,6 +20,7 @@ fn sandbox() -> Sandbox {
         ready: true,
         started: Some(t(0)),
         failed: None,
+        terminal: false,
     }
 }
 
@@ -33,7 +37,8 @@ fn of<'a>(s: &'a PodStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
 
 #[test]
 fn from_pending_to_ready() {
-    let mut pod = pod(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b"}]}));
+    let mut pod =
+        pod(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b"}]}));
     let mut rs = records(&pod);
     let s = pod_status(&pod, &rs, &sandbox(), t(0));
     assert_eq!(s.phase.as_deref(), Some("Pending"));
@@ -62,16 +67,21 @@ fn from_pending_to_ready() {
     let ready = s.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap();
     assert_eq!(ready.last_transition_time, Some(Time(t(9))));
     let c = &s.container_statuses.unwrap()[0];
-    assert_eq!((c.image_id.as_str(), c.container_id.as_deref(), c.started), ("sha256:1", Some("sealane://1"), Some(true)));
+    assert_eq!(
+        (c.image_id.as_str(), c.container_id.as_deref(), c.started),
+        ("sha256:1", Some("sealane://1"), Some(true))
+    );
     assert_eq!(s.pod_ips, Some(vec![PodIP { ip: "10.244.0.2".into() }]));
     assert_eq!(s.start_time, Some(Time(t(0))));
 }
 
 #[test]
 fn ends() {
-    for (policy, code, want, reason) in
-        [("Never", 0, "Succeeded", "PodCompleted"), ("Never", 1, "Failed", "PodFailed"), ("Always", 1, "Running", "ContainersNotReady")]
-    {
+    for (policy, code, want, reason) in [
+        ("Never", 0, "Succeeded", "PodCompleted"),
+        ("Never", 1, "Failed", "PodFailed"),
+        ("Always", 1, "Running", "ContainersNotReady"),
+    ] {
         let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}]}));
         let mut rs = records(&pod);
         run(&mut rs[0], true);
@@ -99,7 +109,10 @@ fn readiness_gates_and_foreign_conditions() {
 #[test]
 fn deadline() {
     let pod = pod(json!({"containers": [{"name": "a"}]}));
-    let failed = Some(("DeadlineExceeded".to_owned(), "Pod was active on the node longer than the specified deadline".to_owned()));
+    let failed = Some((
+        "DeadlineExceeded".to_owned(),
+        "Pod was active on the node longer than the specified deadline".to_owned(),
+    ));
     let s = pod_status(&pod, &records(&pod), &Sandbox { failed, ..sandbox() }, t(0));
     assert_eq!((s.phase.as_deref(), s.reason.as_deref()), (Some("Failed"), Some("DeadlineExceeded")));
 }
@@ -110,10 +123,17 @@ fn qos_classes() {
         (json!({}), "BestEffort"),
         (json!({"requests": {"cpu": "1"}}), "Burstable"),
         (json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed"),
-        (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}), "Guaranteed"),
+        (
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}),
+            "Guaranteed",
+        ),
         (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}), "Burstable"),
         (json!({"limits": {"cpu": "1"}}), "Burstable"),
     ] {
-        assert_eq!(qos(&pod(json!({"containers": [{"name": "a", "resources": resources}]}))), want, "{resources}");
+        assert_eq!(
+            qos(&pod(json!({"containers": [{"name": "a", "resources": resources}]}))),
+            want,
+            "{resources}"
+        );
     }
 }

@@ -43,7 +43,14 @@ impl Recorder {
     }
 
     /// Reports something about a Pod; `container` is the path of the container's field, where it is about one.
-    pub(crate) fn pod(&self, pod: &Pod, container: Option<String>, level: Level, reason: &'static str, message: String) {
+    pub(crate) fn pod(
+        &self,
+        pod: &Pod,
+        container: Option<String>,
+        level: Level,
+        reason: &'static str,
+        message: String,
+    ) {
         let meta = &pod.metadata;
         let object = ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -93,7 +100,12 @@ async fn write(client: kube::Client, node: String, mut rx: mpsc::UnboundedReceiv
     }
 }
 
-async fn write_one(client: &kube::Client, node: &str, report: Report, known: &mut HashMap<Key, (String, i32)>) {
+async fn write_one(
+    client: &kube::Client,
+    node: &str,
+    report: Report,
+    known: &mut HashMap<Key, (String, i32)>,
+) {
     let namespace = report.object.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
     let key = (
@@ -114,7 +126,11 @@ async fn write_one(client: &kube::Client, node: &str, report: Report, known: &mu
     let object = report.object.name.clone().unwrap_or_default();
     let name = format!("{object}.{:x}", report.at.as_nanosecond());
     let event = Event {
-        metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(namespace),
+            ..ObjectMeta::default()
+        },
         involved_object: report.object,
         reason: Some(report.reason.to_owned()),
         message: Some(report.message),

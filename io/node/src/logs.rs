@@ -168,7 +168,12 @@ pub(crate) fn last_lines(path: &Path, lines: u64, bytes: usize) -> String {
 
 /// Reads the log at `path` into `to`; follows `live` until it closes, where it is given. Ends early when nobody
 /// listens any more.
-pub(crate) async fn read(path: PathBuf, live: Option<std::sync::Arc<Log>>, want: Want, to: mpsc::Sender<io::Result<Bytes>>) {
+pub(crate) async fn read(
+    path: PathBuf,
+    live: Option<std::sync::Arc<Log>>,
+    want: Want,
+    to: mpsc::Sender<io::Result<Bytes>>,
+) {
     if let Err(error) = read_all(path, live, want, &to).await {
         let _ = to.send(Err(error)).await;
     }
@@ -286,7 +291,9 @@ mod tests {
         let log = Log::create(&path).unwrap();
         log.write(Stream::Stdout, b"a\nb\nc\n");
         log.close();
-        for (tail, limit, want) in [(None, None, "a\nb\nc\n"), (Some(2), None, "b\nc\n"), (Some(2), Some(1), "b")] {
+        for (tail, limit, want) in
+            [(None, None, "a\nb\nc\n"), (Some(2), None, "b\nc\n"), (Some(2), Some(1), "b")]
+        {
             let (tx, rx) = mpsc::channel(16);
             read(path.clone(), None, Want { filter: Filter::new(false, None, limit), tail }, tx).await;
             assert_eq!(collect(rx).await, want);

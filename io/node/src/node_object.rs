@@ -60,7 +60,12 @@ fn seconds(t: Timestamp) -> String {
 }
 
 /// The node's status.
-pub(crate) fn status(config: &AgentConfig, machine: &Machine, now: Timestamp, before: Option<&Node>) -> Value {
+pub(crate) fn status(
+    config: &AgentConfig,
+    machine: &Machine,
+    now: Timestamp,
+    before: Option<&Node>,
+) -> Value {
     let capacity = json!({
         "cpu": machine.cpus.to_string(),
         "memory": format!("{}Ki", machine.memory / 1024),
@@ -102,7 +107,11 @@ pub(crate) async fn register(client: &kube::Client, config: &AgentConfig, machin
     }
 }
 
-async fn try_register(client: &kube::Client, config: &AgentConfig, machine: &Machine) -> Result<(), kube::Error> {
+async fn try_register(
+    client: &kube::Client,
+    config: &AgentConfig,
+    machine: &Machine,
+) -> Result<(), kube::Error> {
     let api: Api<Node> = Api::all(client.clone());
     let before = api.get_opt(&config.node_name).await?;
     let status = status(config, machine, Timestamp::now(), before.as_ref());

@@ -48,7 +48,11 @@ impl Objects {
         Objects { client, watched: Arc::default() }
     }
 
-    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, kube::Error> {
+    pub(crate) async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ConfigMap>, kube::Error> {
         Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get_opt(name).await
     }
 
@@ -88,7 +92,7 @@ impl Objects {
         let namespace = meta.namespace.as_deref().unwrap_or("default");
         let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
         let request = TokenRequest {
-            spec: TokenRequestSpec {
+            spec: Some(TokenRequestSpec {
                 audiences: audience.map(|a| vec![a.to_owned()]),
                 expiration_seconds: Some(seconds),
                 bound_object_ref: Some(BoundObjectReference {
@@ -97,12 +101,12 @@ impl Objects {
                     name: meta.name.clone(),
                     uid: meta.uid.clone(),
                 }),
-            },
+            }),
             ..TokenRequest::default()
         };
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
         let answer = api.create_token_request(account, &PostParams::default(), &request).await?;
-        Ok(answer.status.map(|s| s.token).unwrap_or_default())
+        Ok(answer.status.and_then(|s| s.token).unwrap_or_default())
     }
 
     /// Counts the changes of an object for as long as the receiver lives. One watch serves all Pods.

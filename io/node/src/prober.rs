@@ -35,7 +35,12 @@ fn failure(message: impl Into<String>) -> Answer {
 }
 
 /// Tries once, at most so long.
-pub(crate) async fn attempt<R: Runtime>(runtime: &R, target: &Target, probe: &Probe, timeout: Duration) -> Answer {
+pub(crate) async fn attempt<R: Runtime>(
+    runtime: &R,
+    target: &Target,
+    probe: &Probe,
+    timeout: Duration,
+) -> Answer {
     let work = async {
         if let Some(exec) = &probe.exec {
             return self::exec(runtime, target, exec).await;
@@ -68,7 +73,11 @@ pub(crate) async fn attempt<R: Runtime>(runtime: &R, target: &Target, probe: &Pr
 ///
 /// # Errors
 /// With what the event says.
-pub(crate) async fn hook<R: Runtime>(runtime: &R, target: &Target, hook: &LifecycleHandler) -> Result<(), String> {
+pub(crate) async fn hook<R: Runtime>(
+    runtime: &R,
+    target: &Target,
+    hook: &LifecycleHandler,
+) -> Result<(), String> {
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
         return Ok(());
@@ -125,7 +134,10 @@ pub(crate) fn port_of(container: &Container, port: &IntOrString) -> Result<u16, 
         IntOrString::Int(n) => n.to_string(),
         IntOrString::String(s) => s.clone(),
     };
-    number.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {shown}"))
+    number
+        .and_then(|n| u16::try_from(n).ok())
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("invalid port number: {shown}"))
 }
 
 async fn connect<R: Runtime>(
@@ -165,14 +177,17 @@ async fn http_get<R: Runtime>(runtime: &R, target: &Target, get: &HTTPGetAction)
         let url = format!("{scheme}://{host}:{port}{path}");
         let wrap = |e: String| format!("Get {url:?}: {e}");
         let tcp = connect(runtime, target, get.host.as_deref(), &get.port).await.map_err(wrap)?;
-        let stream: Box<dyn Connection> = if scheme == "https" { Box::new(tls(tcp).await.map_err(wrap)?) } else { Box::new(tcp) };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| wrap(e.to_string()))?;
+        let stream: Box<dyn Connection> =
+            if scheme == "https" { Box::new(tls(tcp).await.map_err(wrap)?) } else { Box::new(tcp) };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| wrap(e.to_string()))?;
         let driver = tokio::spawn(connection);
         let request = request(get, &path, &host, port).map_err(wrap)?;
         let answer = sender.send_request(request).await.map_err(|e| wrap(cause(&e)))?;
         let status = answer.status();
-        let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok()).map(str::to_owned);
+        let location =
+            answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok()).map(str::to_owned);
         let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
         driver.abort();
         let text = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
@@ -213,7 +228,9 @@ fn request(get: &HTTPGetAction, path: &str, host: &str, port: u16) -> Result<Req
     builder.header(header::CONNECTION, "close").body(Full::default()).map_err(|e| e.to_string())
 }
 
-async fn tls(tcp: tokio::net::TcpStream) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String> {
+async fn tls(
+    tcp: tokio::net::TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -262,9 +279,15 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
 }
 
 /// `grpc.health.v1.Health/Check` over plain HTTP/2: two message types of one field each, written by hand.
-async fn grpc_check<R: Runtime>(runtime: &R, target: &Target, port: i32, service: &str) -> Result<String, String> {
+async fn grpc_check<R: Runtime>(
+    runtime: &R,
+    target: &Target,
+    port: i32,
+    service: &str,
+) -> Result<String, String> {
     let tcp = connect(runtime, target, None, &IntOrString::Int(port)).await;
-    let tcp = tcp.map_err(|e| format!("timeout: failed to connect service \"{}:{port}\": {e}", target.address))?;
+    let tcp =
+        tcp.map_err(|e| format!("timeout: failed to connect service \"{}:{port}\": {e}", target.address))?;
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await;
     let (mut sender, connection) = handshake.map_err(|e| format!("error: health rpc failed: {e}"))?;
     let driver = tokio::spawn(connection);
@@ -274,7 +297,8 @@ async fn grpc_check<R: Runtime>(runtime: &R, target: &Target, port: i32, service
         .header(header::USER_AGENT, "kube-probe/1.36")
         .body(Full::new(health_request(service)))
         .map_err(|e| e.to_string())?;
-    let answer = sender.send_request(request).await.map_err(|e| format!("error: health rpc failed: {}", cause(&e)))?;
+    let answer =
+        sender.send_request(request).await.map_err(|e| format!("error: health rpc failed: {}", cause(&e)))?;
     let in_headers = status_of(answer.headers());
     let http = answer.status();
     let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
@@ -284,7 +308,10 @@ async fn grpc_check<R: Runtime>(runtime: &R, target: &Target, port: i32, service
     match status.as_deref() {
         Some("0") => {}
         Some("12") => {
-            return Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into());
+            return Err(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)"
+                    .into(),
+            );
         }
         Some(code) => return Err(format!("error: health rpc failed with code {code}")),
         None => return Err(format!("error: health rpc failed: HTTP status {http} without grpc-status")),
@@ -339,7 +366,8 @@ mod tests {
 
     #[test]
     fn ports() {
-        let c: Container = from_value(json!({"name": "c", "ports": [{"name": "http", "containerPort": 8080}]})).unwrap();
+        let c: Container =
+            from_value(json!({"name": "c", "ports": [{"name": "http", "containerPort": 8080}]})).unwrap();
         let named = |s: &str| port_of(&c, &IntOrString::String(s.into()));
         assert_eq!(named("http"), Ok(8080));
         assert_eq!(named("81"), Ok(81));

@@ -72,13 +72,22 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    fn event<R: Runtime, I: Images>(&self, ctx: &Context<R, I>, level: Level, reason: &'static str, message: String) {
+    fn event<R: Runtime, I: Images>(
+        &self,
+        ctx: &Context<R, I>,
+        level: Level,
+        reason: &'static str,
+        message: String,
+    ) {
         ctx.events.pod(&self.pod, Some(self.field.clone()), level, reason, message);
     }
 }
 
 /// Does all of it.
-pub(crate) async fn start<R: Runtime, I: Images>(ctx: &Context<R, I>, req: &Request) -> Result<Running, Failure> {
+pub(crate) async fn start<R: Runtime, I: Images>(
+    ctx: &Context<R, I>,
+    req: &Request,
+) -> Result<Running, Failure> {
     let image = image(ctx, req).await?;
     let config = |m: String| {
         req.event(ctx, Level::Warning, "Failed", format!("Error: {m}"));
@@ -102,7 +111,8 @@ pub(crate) async fn start<R: Runtime, I: Images>(ctx: &Context<R, I>, req: &Requ
     }
     complete(&mut env, &image, &who, req, &ctx.config.cluster_domain);
     let id = container_id().map_err(|e| create(format!("no random number: {e}")))?;
-    let output = Log::create(&log).map_err(|e| create(format!("cannot write the log {}: {e}", log.display())))?;
+    let output =
+        Log::create(&log).map_err(|e| create(format!("cannot write the log {}: {e}", log.display())))?;
     let spec = spec(req, &image, id.clone(), args, env, who, mounts);
     let tty = spec.tty;
     match ctx.runtime.start_container(spec).await {
@@ -155,7 +165,9 @@ fn container_id() -> io::Result<String> {
 async fn image<R: Runtime, I: Images>(ctx: &Context<R, I>, req: &Request) -> Result<Image, Failure> {
     let reference = req.container.image.clone().unwrap_or_default();
     if !image::valid_reference(&reference) {
-        let m = format!("Failed to apply default image tag {reference:?}: couldn't parse image name {reference:?}: invalid reference format");
+        let m = format!(
+            "Failed to apply default image tag {reference:?}: couldn't parse image name {reference:?}: invalid reference format"
+        );
         req.event(ctx, Level::Warning, "InspectFailed", m.clone());
         return Err(Failure::Image("InvalidImageName", m));
     }
@@ -184,7 +196,11 @@ async fn image<R: Runtime, I: Images>(ctx: &Context<R, I>, req: &Request) -> Res
     }
 }
 
-async fn pull<R: Runtime, I: Images>(ctx: &Context<R, I>, req: &Request, reference: &str) -> Result<Image, Failure> {
+async fn pull<R: Runtime, I: Images>(
+    ctx: &Context<R, I>,
+    req: &Request,
+    reference: &str,
+) -> Result<Image, Failure> {
     req.event(ctx, Level::Normal, "Pulling", format!("Pulling image {reference:?}"));
     let begun = std::time::Instant::now();
     let mut auth = None;
@@ -304,9 +320,12 @@ fn spec(
 fn of_image(image: &Image, path: &str) -> String {
     use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
     for layer in image.layers.iter().rev() {
-        let Ok(root) = open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else { continue };
+        let Ok(root) = open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+            continue;
+        };
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let found = openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS);
+        let found =
+            openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS);
         let Ok(fd) = found else { continue };
         let mut text = String::new();
         if io::Read::read_to_string(&mut io::Read::take(fs::File::from(fd), 1 << 20), &mut text).is_ok() {
@@ -328,7 +347,8 @@ fn mounts(req: &Request, image: &Image, env: &Env, termination: &Path) -> Result
     };
     for m in req.container.volume_mounts.iter().flatten() {
         let source = req.volumes.sources.get(&m.name);
-        let source = source.ok_or_else(|| format!("volume {:?} of pod {} does not exist", m.name, pod_name(&req.pod)))?;
+        let source = source
+            .ok_or_else(|| format!("volume {:?} of pod {} does not exist", m.name, pod_name(&req.pod)))?;
         let below = match (&m.sub_path, &m.sub_path_expr) {
             (Some(p), _) if !p.is_empty() => p.clone(),
             (_, Some(e)) if !e.is_empty() => {
@@ -341,17 +361,22 @@ fn mounts(req: &Request, image: &Image, env: &Env, termination: &Path) -> Result
         out.push(match source {
             Source::Path(path) if below.is_empty() => bind(path.clone(), &target, read_only),
             Source::Path(path) => bind(sub_path(path, &below)?, &target, read_only),
-            Source::Memory(path, bytes) => Mount { tmpfs: Some(*bytes), ..bind(path.clone(), &target, read_only) },
+            Source::Memory(path, bytes) => {
+                Mount { tmpfs: Some(*bytes), ..bind(path.clone(), &target, read_only) }
+            }
         });
     }
     let has = |out: &[Mount], path: &str| out.iter().any(|m| m.target == Path::new(path));
-    for (file, target) in [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")] {
+    for (file, target) in
+        [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")]
+    {
         if !has(&out, target) {
             out.push(bind(req.folder.join(".etc").join(file), target, false));
         }
     }
     let message = req.container.termination_message_path.as_deref().filter(|p| !p.is_empty());
-    let make = fs::write(termination, "").and_then(|()| fs::set_permissions(termination, fs::Permissions::from_mode(0o666)));
+    let make = fs::write(termination, "")
+        .and_then(|()| fs::set_permissions(termination, fs::Permissions::from_mode(0o666)));
     make.map_err(|e| format!("cannot make {}: {e}", termination.display()))?;
     out.push(bind(termination.to_owned(), message.unwrap_or("/dev/termination-log"), false));
     out.extend(image.extra_mounts.iter().cloned());

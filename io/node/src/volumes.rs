@@ -91,7 +91,10 @@ impl Maker<'_> {
         } else if let Some(v) = &volume.projected {
             self.projected(v, &folder, out).await?
         } else {
-            return Err("this node has emptyDir, configMap, secret, projected, downwardAPI and hostPath volumes only".into());
+            return Err(
+                "this node has emptyDir, configMap, secret, projected, downwardAPI and hostPath volumes only"
+                    .into(),
+            );
         };
         write(&folder, &files).map_err(|e| io_error("write", &folder, &e))?;
         self.give_group(&folder)?;
@@ -144,10 +147,15 @@ impl Maker<'_> {
         let mut files = Files::new();
         for source in volume.sources.iter().flatten() {
             if let Some(s) = &source.config_map {
-                files.extend(self.config_map(&s.name, s.items.as_ref(), default, s.optional == Some(true), out).await?);
+                files.extend(
+                    self.config_map(&s.name, s.items.as_ref(), default, s.optional == Some(true), out)
+                        .await?,
+                );
             }
             if let Some(s) = &source.secret {
-                files.extend(self.secret(&s.name, s.items.as_ref(), default, s.optional == Some(true), out).await?);
+                files.extend(
+                    self.secret(&s.name, s.items.as_ref(), default, s.optional == Some(true), out).await?,
+                );
             }
             if let Some(s) = &source.downward_api {
                 files.extend(projection::downward_api(self.pod, self.facts, s.items.as_ref(), default)?);
@@ -174,7 +182,8 @@ impl Maker<'_> {
     ) -> Result<Vec<u8>, String> {
         let file = folder.join(path);
         let life = SignedDuration::from_secs((seconds * 4 / 5).min(24 * 3600));
-        let made = fs::metadata(&file).and_then(|m| m.modified()).ok().and_then(|t| Timestamp::try_from(t).ok());
+        let made =
+            fs::metadata(&file).and_then(|m| m.modified()).ok().and_then(|t| Timestamp::try_from(t).ok());
         let current = made.and_then(|t| t.checked_add(life).ok()).filter(|renew| *renew > self.now);
         let renew_at;
         let data = match (current, fs::read(&file)) {
@@ -229,7 +238,8 @@ fn io_error(what: &str, path: &Path, error: &io::Error) -> String {
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), String> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| io_error("set the mode of", path, &e))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|e| io_error("set the mode of", path, &e))
 }
 
 /// Checks, or makes, what a hostPath volume names (`pkg/volume/hostpath`).
@@ -253,7 +263,11 @@ fn host_path(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
         "BlockDevice" => t.is_block_device(),
         _ => true,
     };
-    if fits { Ok(path) } else { Err(format!("hostPath type check failed: {} is not a {kind}", path.display())) }
+    if fits {
+        Ok(path)
+    } else {
+        Err(format!("hostPath type check failed: {} is not a {kind}", path.display()))
+    }
 }
 
 /// Writes `files` below `folder` behind the link `..data`, which changes at once. Does nothing where all of it is
@@ -330,7 +344,8 @@ fn same(data: &Path, files: &Files) -> io::Result<bool> {
         let at = data.join(path);
         let same = fs::read(&at).is_ok_and(|d| d == file.data);
         // fsGroup adds bits; they don't make it another file.
-        let mode = fs::metadata(&at).map(|m| m.permissions().mode() & file.mode == file.mode).unwrap_or(false);
+        let mode =
+            fs::metadata(&at).map(|m| m.permissions().mode() & file.mode == file.mode).unwrap_or(false);
         if !same || !mode {
             return Ok(false);
         }
