@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::logs::{Log, Stream};
@@ -14,41 +15,28 @@ use crate::logs::{Log, Stream};
 /// Chunks that somebody attached may be behind.
 const BEHIND: usize = 256;
 
-/// An end of a stream that does not block: pipe, socket or terminal.
-#[derive(Debug)]
-pub(crate) struct End(AsyncFd<OwnedFd>);
+fn unblock(fd: &OwnedFd) -> io::Result<()> {
+    let flags = fcntl_getfl(fd)?;
+    Ok(fcntl_setfl(fd, flags | OFlags::NONBLOCK)?)
+}
 
-impl End {
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<End> {
-        let flags = fcntl_getfl(&fd)?;
-        fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-        AsyncFd::new(fd).map(End)
+/// An end to read from: pipe, socket or terminal, none of which blocks.
+#[derive(Debug)]
+struct Source(pipe::Receiver);
+
+impl Source {
+    fn new(fd: OwnedFd) -> io::Result<Source> {
+        unblock(&fd)?;
+        // Unchecked: a terminal will do as well.
+        pipe::Receiver::from_owned_fd_unchecked(fd).map(Source)
     }
 
     /// Reads; 0 at the end. A terminal whose last process has gone gives EIO: that is its end.
-    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let mut guard = self.0.readable().await?;
-            match guard.try_io(|fd| rustix::io::read(fd.get_ref(), &mut *buffer).map_err(io::Error::from)) {
-                Ok(Err(e)) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Ok(0),
-                Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(result) => return result,
-                Err(_would_block) => {}
-            }
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer).await {
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => Ok(0),
+            other => other,
         }
-    }
-
-    pub(crate) async fn write_all(&self, mut data: &[u8]) -> io::Result<()> {
-        while !data.is_empty() {
-            let mut guard = self.0.writable().await?;
-            match guard.try_io(|fd| rustix::io::write(fd.get_ref(), data).map_err(io::Error::from)) {
-                Ok(Ok(n)) => data = &data[n..],
-                Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(e)) => return Err(e),
-                Err(_would_block) => {}
-            }
-        }
-        Ok(())
     }
 }
 
@@ -71,7 +59,7 @@ impl Output {
 
     async fn pump(&self, fd: OwnedFd, stream: Stream) {
         let number = fd.as_raw_fd();
-        let end = match End::new(fd) {
+        let mut end = match Source::new(fd) {
             Ok(end) => end,
             Err(error) => return tracing::warn!(fd = number, %error, "a container's output cannot be read"),
         };
@@ -103,7 +91,9 @@ impl Output {
 pub(crate) fn feed(fd: OwnedFd) -> mpsc::Sender<Bytes> {
     let (tx, mut rx) = mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
-        let Ok(end) = End::new(fd) else { return };
+        let Ok(mut end) = unblock(&fd).and_then(|()| pipe::Sender::from_owned_fd_unchecked(fd)) else {
+            return;
+        };
         while let Some(data) = rx.recv().await {
             if end.write_all(&data).await.is_err() {
                 return;
@@ -117,7 +107,7 @@ pub(crate) fn feed(fd: OwnedFd) -> mpsc::Sender<Bytes> {
 pub(crate) fn drain(fd: OwnedFd) -> mpsc::Receiver<Bytes> {
     let (tx, rx) = mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
-        let Ok(end) = End::new(fd) else { return };
+        let Ok(mut end) = Source::new(fd) else { return };
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(n) = end.read(&mut buffer).await {
             if n == 0 || tx.send(Bytes::copy_from_slice(&buffer[..n])).await.is_err() {
