@@ -119,6 +119,14 @@ impl FieldError {
     pub fn duplicate(path: &Path, value: &Value) -> Self {
         Self::of(Reason::Duplicate, path, format!("Duplicate value: {}", show(value)))
     }
+    /// `Not found: VALUE`
+    pub fn not_found(path: &Path, value: &Value) -> Self {
+        Self::of(Reason::NotFound, path, format!("Not found: {}", show(value)))
+    }
+    /// `Too many: ACTUAL: must have at most MAX items`
+    pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
+        Self::of(Reason::TooMany, path, format!("Too many: {actual}: must have at most {max} items"))
+    }
     /// `Too long: may not be more than MAX bytes`
     pub fn too_long(path: &Path, max: usize) -> Self {
         Self::of(Reason::TooLong, path, format!("Too long: may not be more than {max} bytes"))

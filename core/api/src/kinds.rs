@@ -1,8 +1,19 @@
 //! The table of kinds: everything generic about a kind is a row of [`KINDS`].
 
+mod discovery;
+mod rows;
+mod select;
+mod storage;
+
 use serde_json::Value;
 
+use crate::document::{inherit, map, text};
 use crate::field::FieldErrors;
+
+pub use discovery::{ResponseKind, Subresource, VIRTUAL, Virtual};
+pub use rows::KINDS;
+pub use select::{FieldRefusal, SelectableField};
+pub use storage::Stored;
 
 /// Where objects of a kind live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,56 +24,24 @@ pub enum Scope {
     Cluster,
 }
 
-/// A subresource that the generic REST verbs know: a view of the object, or of a part of it.
+/// What makes `metadata.generation` count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subresource {
-    /// `status`: only `status` changes.
-    Status,
-    /// `scale`: `autoscaling/v1 Scale` over `spec.replicas`.
-    Scale,
-    /// `binding` of a Pod.
-    Binding,
-    /// `eviction` of a Pod.
-    Eviction,
-    /// `token` of a ServiceAccount (TokenRequest).
-    Token,
-    /// `finalize` of a Namespace.
-    Finalize,
-    /// `log` of a Pod: streamed by the node.
-    Log,
-    /// `exec` of a Pod.
-    Exec,
-    /// `attach` of a Pod.
-    Attach,
-    /// `portforward` of a Pod.
-    PortForward,
-    /// `proxy` of a Pod, Service or Node.
-    Proxy,
-    /// `ephemeralcontainers` of a Pod.
-    EphemeralContainers,
-}
-
-impl Subresource {
-    /// The path segment.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Subresource::Status => "status",
-            Subresource::Scale => "scale",
-            Subresource::Binding => "binding",
-            Subresource::Eviction => "eviction",
-            Subresource::Token => "token",
-            Subresource::Finalize => "finalize",
-            Subresource::Log => "log",
-            Subresource::Exec => "exec",
-            Subresource::Attach => "attach",
-            Subresource::PortForward => "portforward",
-            Subresource::Proxy => "proxy",
-            Subresource::EphemeralContainers => "ephemeralcontainers",
-        }
-    }
+pub enum Generation {
+    /// Nothing: the kind has none.
+    None,
+    /// A change of `spec`.
+    Spec,
+    /// A change of `spec` or of the annotations (Deployment).
+    SpecAndAnnotations,
+    /// A change of anything but `metadata` (EndpointSlice).
+    Content,
 }
 
 /// A row: what the API, the registry and kubectl need to know of a kind.
+///
+/// A write goes through the hooks in this order (as upstream's decode, then `rest.BeforeCreate` or
+/// `rest.BeforeUpdate`): [`Kind::default`], [`Kind::prepare_create`] or [`Kind::prepare_update`],
+/// what the registry fills in (names, addresses, admission), [`Kind::validate`], [`Kind::warnings`].
 pub struct Kind {
     /// API group, "" for core.
     pub group: &'static str,
@@ -80,18 +59,42 @@ pub struct Kind {
     pub categories: &'static [&'static str],
     /// Where it lives.
     pub scope: Scope,
+    /// What discovery says can be done with it.
+    pub verbs: &'static [&'static str],
     /// What stands behind its name in a path.
     pub subresources: &'static [Subresource],
     /// Its key in `schemas.json`.
     pub schema: &'static str,
+    /// The form that its objects are kept in, where it is another kind's.
+    pub stored_as: Option<&'static Stored>,
+    /// Whether a PUT of what is not there creates it.
+    pub create_on_update: bool,
+    /// Whether an update may leave out `metadata.resourceVersion`.
+    pub unconditional_update: bool,
+    /// The `Warning` header that every request for it gets.
+    pub deprecated: Option<&'static str>,
     /// Fills in what a client left out (upstream `zz_generated.defaults.go`).
     pub default: fn(&mut Value),
+    /// Settles what a client may not say on create, such as `status` (upstream's strategies).
+    pub prepare_create: fn(new: &mut Value),
+    /// Carries over what a client may leave out or not change on update, such as `status`.
+    pub prepare_update: fn(new: &mut Value, old: &Value),
     /// Refuses what must not be stored; `old` is set on updates (upstream `pkg/apis/*/validation`).
     pub validate: fn(new: &Value, old: Option<&Value>) -> FieldErrors,
+    /// The same for updates of the `status` subresource.
+    pub validate_status: fn(new: &Value, old: &Value) -> FieldErrors,
+    /// `Warning` headers for what is stored all the same (upstream's `WarningsOnCreate`, `WarningsOnUpdate`).
+    pub warnings: fn(new: &Value, old: Option<&Value>) -> Vec<String>,
+    /// What its field selectors know beside `metadata.name` and `metadata.namespace`.
+    pub fields: &'static [SelectableField],
+    /// How an unknown field selector is refused.
+    pub field_refusal: FieldRefusal,
     /// kubectl's columns (upstream `pkg/printers/internalversion`); empty: name and age.
     pub columns: &'static [Column],
-    /// `metadata.generation` counts changes of `spec`.
-    pub counts_generation: bool,
+    /// Whether rows are ready to be marked done in a table: the row's `conditions`.
+    pub row_conditions: Option<fn(&Value) -> Value>,
+    /// What `metadata.generation` counts.
+    pub generation: Generation,
 }
 
 /// A column of a kind's table.
@@ -125,9 +128,71 @@ impl Kind {
         }
     }
 
+    /// `PodList`.
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+
     /// Whether its objects live in namespaces.
     pub fn namespaced(&self) -> bool {
         self.scope == Scope::Namespaced
+    }
+
+    /// Whether it has this subresource.
+    pub fn has(&self, subresource: Subresource) -> bool {
+        self.subresources.contains(&subresource)
+    }
+
+    /// Whether discovery lists this verb.
+    pub fn allows(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    /// Whether its objects have a `metadata.generation`, which a create starts at 1.
+    pub fn counts_generation(&self) -> bool {
+        self.generation != Generation::None
+    }
+
+    /// Whether `metadata.generation` goes up by this update.
+    pub fn generation_changes(&self, new: &Value, old: &Value) -> bool {
+        match self.generation {
+            Generation::None => false,
+            Generation::Spec => new["spec"] != old["spec"],
+            Generation::SpecAndAnnotations => {
+                new["spec"] != old["spec"] || new["metadata"]["annotations"] != old["metadata"]["annotations"]
+            }
+            Generation::Content => {
+                let bare = |v: &Value| {
+                    let mut v = v.clone();
+                    crate::document::remove(&mut v, "metadata");
+                    v
+                };
+                bare(new) != bare(old)
+            }
+        }
+    }
+
+    /// The row of the form that its objects are kept in: mostly itself.
+    pub fn storage(&'static self) -> &'static Kind {
+        self.stored_as.and_then(|stored| by_kind(stored.api_version, stored.kind)).unwrap_or(self)
+    }
+
+    /// Settles an update of the `status` subresource: all but `status` and the metadata is the old object's,
+    /// and so are the owners.
+    pub fn prepare_status(&self, new: &mut Value, old: &Value) {
+        let keys: Vec<String> = [&*new, old]
+            .into_iter()
+            .filter_map(Value::as_object)
+            .flat_map(|fields| fields.keys().cloned())
+            .filter(|key| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
+            .collect();
+        for key in keys {
+            inherit(new, old, &key);
+        }
+        inherit(map(new, "metadata"), &old["metadata"], "ownerReferences");
+        if self.kind == "Pod" && text(&new["status"]["qosClass"]).is_empty() {
+            inherit(map(new, "status"), &old["status"], "qosClass");
+        }
     }
 
     /// The store's key of one object: `/GROUP/PLURAL/[NAMESPACE/]NAME`, the group of core being `core`.
@@ -139,7 +204,12 @@ impl Kind {
 
     /// The store's prefix of all objects, or of those of one namespace where `namespace` is not empty.
     pub fn prefix(&self, namespace: &str) -> String {
-        let group = if self.group.is_empty() { "core" } else { self.group };
+        // Both kinds of Events are kept under the core's key.
+        let group = match self.stored_as {
+            Some(_) => "core",
+            None if self.group.is_empty() => "core",
+            None => self.group,
+        };
         if namespace.is_empty() || !self.namespaced() {
             format!("/{group}/{}/", self.plural)
         } else {
@@ -158,203 +228,3 @@ pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     KINDS.iter().find(|k| k.kind == kind && k.group == group && k.version == version)
 }
-
-fn no_default(_: &mut Value) {}
-fn no_validation(_: &Value, _: Option<&Value>) -> FieldErrors {
-    Vec::new()
-}
-
-use Scope::{Cluster, Namespaced};
-use Subresource::{
-    Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Scale, Status,
-    Token,
-};
-
-/// Shorthand for rows.
-const fn row(
-    gvk: (&'static str, &'static str, &'static str),
-    names: (&'static str, &'static str),
-    short_names: &'static [&'static str],
-    scope: Scope,
-    subresources: &'static [Subresource],
-    schema: &'static str,
-) -> Kind {
-    Kind {
-        group: gvk.0,
-        version: gvk.1,
-        kind: gvk.2,
-        plural: names.0,
-        singular: names.1,
-        short_names,
-        categories: &[],
-        scope,
-        subresources,
-        schema,
-        default: no_default,
-        validate: no_validation,
-        columns: &[],
-        counts_generation: false,
-    }
-}
-
-/// Every kind that Sealane serves.
-pub static KINDS: &[Kind] = &[
-    row(
-        ("", "v1", "Namespace"),
-        ("namespaces", "namespace"),
-        &["ns"],
-        Cluster,
-        &[Status, Finalize],
-        "io.k8s.api.core.v1.Namespace",
-    ),
-    row(("", "v1", "Node"), ("nodes", "node"), &["no"], Cluster, &[Status, Proxy], "io.k8s.api.core.v1.Node"),
-    Kind {
-        categories: &["all"],
-        counts_generation: true,
-        ..row(
-            ("", "v1", "Pod"),
-            ("pods", "pod"),
-            &["po"],
-            Namespaced,
-            &[Attach, Binding, EphemeralContainers, Eviction, Exec, Log, PortForward, Proxy, Status],
-            "io.k8s.api.core.v1.Pod",
-        )
-    },
-    Kind {
-        categories: &["all"],
-        ..row(
-            ("", "v1", "Service"),
-            ("services", "service"),
-            &["svc"],
-            Namespaced,
-            &[Proxy, Status],
-            "io.k8s.api.core.v1.Service",
-        )
-    },
-    row(
-        ("", "v1", "Endpoints"),
-        ("endpoints", "endpoints"),
-        &["ep"],
-        Namespaced,
-        &[],
-        "io.k8s.api.core.v1.Endpoints",
-    ),
-    row(
-        ("discovery.k8s.io", "v1", "EndpointSlice"),
-        ("endpointslices", "endpointslice"),
-        &[],
-        Namespaced,
-        &[],
-        "io.k8s.api.discovery.v1.EndpointSlice",
-    ),
-    row(
-        ("", "v1", "ConfigMap"),
-        ("configmaps", "configmap"),
-        &["cm"],
-        Namespaced,
-        &[],
-        "io.k8s.api.core.v1.ConfigMap",
-    ),
-    row(("", "v1", "Secret"), ("secrets", "secret"), &[], Namespaced, &[], "io.k8s.api.core.v1.Secret"),
-    row(
-        ("", "v1", "ServiceAccount"),
-        ("serviceaccounts", "serviceaccount"),
-        &["sa"],
-        Namespaced,
-        &[Token],
-        "io.k8s.api.core.v1.ServiceAccount",
-    ),
-    row(("", "v1", "Event"), ("events", "event"), &["ev"], Namespaced, &[], "io.k8s.api.core.v1.Event"),
-    row(
-        ("events.k8s.io", "v1", "Event"),
-        ("events", "event"),
-        &["ev"],
-        Namespaced,
-        &[],
-        "io.k8s.api.events.v1.Event",
-    ),
-    row(
-        ("coordination.k8s.io", "v1", "Lease"),
-        ("leases", "lease"),
-        &[],
-        Namespaced,
-        &[],
-        "io.k8s.api.coordination.v1.Lease",
-    ),
-    Kind {
-        categories: &["all"],
-        counts_generation: true,
-        ..row(
-            ("apps", "v1", "Deployment"),
-            ("deployments", "deployment"),
-            &["deploy"],
-            Namespaced,
-            &[Scale, Status],
-            "io.k8s.api.apps.v1.Deployment",
-        )
-    },
-    Kind {
-        categories: &["all"],
-        counts_generation: true,
-        ..row(
-            ("apps", "v1", "ReplicaSet"),
-            ("replicasets", "replicaset"),
-            &["rs"],
-            Namespaced,
-            &[Scale, Status],
-            "io.k8s.api.apps.v1.ReplicaSet",
-        )
-    },
-    Kind {
-        categories: &["all"],
-        counts_generation: true,
-        ..row(
-            ("apps", "v1", "StatefulSet"),
-            ("statefulsets", "statefulset"),
-            &["sts"],
-            Namespaced,
-            &[Scale, Status],
-            "io.k8s.api.apps.v1.StatefulSet",
-        )
-    },
-    row(
-        ("apps", "v1", "ControllerRevision"),
-        ("controllerrevisions", "controllerrevision"),
-        &[],
-        Namespaced,
-        &[],
-        "io.k8s.api.apps.v1.ControllerRevision",
-    ),
-    row(
-        ("rbac.authorization.k8s.io", "v1", "Role"),
-        ("roles", "role"),
-        &[],
-        Namespaced,
-        &[],
-        "io.k8s.api.rbac.v1.Role",
-    ),
-    row(
-        ("rbac.authorization.k8s.io", "v1", "RoleBinding"),
-        ("rolebindings", "rolebinding"),
-        &[],
-        Namespaced,
-        &[],
-        "io.k8s.api.rbac.v1.RoleBinding",
-    ),
-    row(
-        ("rbac.authorization.k8s.io", "v1", "ClusterRole"),
-        ("clusterroles", "clusterrole"),
-        &[],
-        Cluster,
-        &[],
-        "io.k8s.api.rbac.v1.ClusterRole",
-    ),
-    row(
-        ("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding"),
-        ("clusterrolebindings", "clusterrolebinding"),
-        &[],
-        Cluster,
-        &[],
-        "io.k8s.api.rbac.v1.ClusterRoleBinding",
-    ),
-];

@@ -14,10 +14,25 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod columns;
+pub mod decode;
+pub mod defaults;
+pub mod discovery;
+pub mod document;
 pub mod field;
 pub mod kinds;
+pub mod names;
 pub mod object;
+pub mod patch;
+pub mod protobuf;
+pub mod quantity;
+pub mod scale;
+pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod time;
+pub mod validation;
+pub mod yaml;
 
 pub use kinds::{Kind, Scope};
 pub use object::Object;

@@ -70,8 +70,20 @@ impl Status {
 
     /// 422 with one cause a field error.
     pub fn invalid(kind: &Kind, name: &str, errors: &FieldErrors) -> Self {
-        let said: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.field, e.message)).collect();
-        let list = if said.len() == 1 { said[0].clone() } else { format!("[{}]", said.join(", ")) };
+        Self::invalid_of(kind.group, kind.kind, name, errors)
+    }
+
+    /// 422 of what has no row, such as the options of a request (`CreateOptions` of `meta.k8s.io`).
+    pub fn invalid_of(group: &str, kind: &str, name: &str, errors: &FieldErrors) -> Self {
+        // The sentence says each error once (`ErrorList.ToAggregate`); the causes keep all.
+        let mut said: Vec<String> = Vec::new();
+        for error in errors {
+            let line = format!("{}: {}", error.field, error.message);
+            if !said.contains(&line) {
+                said.push(line);
+            }
+        }
+        let list = if said.len() == 1 { said.remove(0) } else { format!("[{}]", said.join(", ")) };
         let causes: Vec<Value> = errors
             .iter()
             .map(|e| json!({"reason": e.reason.as_str(), "message": e.message, "field": e.field}))
@@ -80,18 +92,14 @@ impl Status {
         if !name.is_empty() {
             details.insert("name".into(), json!(name));
         }
-        if !kind.group.is_empty() {
-            details.insert("group".into(), json!(kind.group));
+        if !group.is_empty() {
+            details.insert("group".into(), json!(group));
         }
-        details.insert("kind".into(), json!(kind.kind));
+        details.insert("kind".into(), json!(kind));
         if !causes.is_empty() {
             details.insert("causes".into(), Value::Array(causes));
         }
-        let qualified = if kind.group.is_empty() {
-            kind.kind.to_owned()
-        } else {
-            format!("{}.{}", kind.kind, kind.group)
-        };
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         Status {
             code: 422,
             reason: "Invalid",

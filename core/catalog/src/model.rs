@@ -77,7 +77,7 @@ pub struct Ingress {
 pub struct Service {
     /// Its name.
     pub key: NamespacedName,
-    /// The object's resourceVersion.
+    /// The resourceVersion of the first version with this content.
     pub revision: u64,
     /// `metadata.creationTimestamp`, seconds since 1970.
     pub created: i64,
@@ -160,7 +160,7 @@ pub struct Slice {
     pub key: NamespacedName,
     /// The Service that it belongs to (label `kubernetes.io/service-name`).
     pub service: NamespacedName,
-    /// The object's resourceVersion.
+    /// The resourceVersion of the first version with this content.
     pub revision: u64,
     /// IPv6 slice (else IPv4; FQDN slices are left out).
     pub ipv6: bool,
@@ -192,4 +192,48 @@ pub struct Node {
     pub pod_cidrs: Vec<Arc<str>>,
     /// Labels.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// A Namespace, as far as discovery cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Name.
+    pub name: Arc<str>,
+    /// Labels.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// A Pod, as far as discovery cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub key: NamespacedName,
+    /// `status.podIPs`, primary first; empty once it has ended.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.nodeName`, "" before it is scheduled.
+    pub node: Arc<str>,
+}
+
+impl NamespacedName {
+    /// `namespace/name`.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        NamespacedName { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for NamespacedName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Protocol {
+    /// `TCP`, `UDP`, `SCTP`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        }
+    }
 }

@@ -1,2 +1,3 @@
 //! The HTTPS front door.
 pub mod nodes;
+pub mod streaming;

@@ -1,0 +1,170 @@
+//! What `sealane up` runs with: flags, over the configuration file, over the defaults; typed once, here.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use sealane_host::Cidr;
+use serde::Deserialize;
+
+use crate::cli::{LogFormat, UpArgs};
+
+/// `up`'s settings.
+#[derive(Clone, Debug)]
+pub(crate) struct UpConfig {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
+    /// `None`: the default, or the next free port.
+    pub(crate) api_address: Option<SocketAddr>,
+    pub(crate) service_cidr: Cidr,
+    pub(crate) pod_cidr: Cidr,
+    pub(crate) cluster_domain: String,
+    pub(crate) node_ports: (u16, u16),
+    pub(crate) node_name: String,
+    pub(crate) no_node: bool,
+    pub(crate) log_format: LogFormat,
+    pub(crate) verbose: u8,
+}
+
+/// The file's head and flags.
+#[derive(Deserialize)]
+struct File {
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(flatten)]
+    rest: serde_yaml_ng::Value,
+}
+
+/// The folder where everything is kept unless it is named: root's, or the user's state folder (XDG).
+pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf, String> {
+    if let Some(dir) = given {
+        return std::path::absolute(dir).map_err(|e| format!("--data-dir {}: {e}", dir.display()));
+    }
+    if rustix::process::getuid().is_root() {
+        return Ok("/var/lib/sealane".into());
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/state"));
+    let state = state.or_else(home).ok_or("no home folder is known; give --data-dir")?;
+    Ok(state.join("sealane"))
+}
+
+fn from_file(path: &Path) -> Result<UpArgs, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let bad = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let file: File = serde_yaml_ng::from_str(&text).map_err(|e| bad(&e))?;
+    if file.api_version != "sealane.dev/v1" {
+        return Err(bad(&format!("apiVersion is {:?}, expected sealane.dev/v1", file.api_version)));
+    }
+    if !file.kind.is_empty() && file.kind != "Up" {
+        return Err(bad(&format!("kind is {:?}, expected Up", file.kind)));
+    }
+    // Unknown fields are found here, in the type that knows the flags.
+    serde_yaml_ng::from_value(file.rest).map_err(|e| bad(&e))
+}
+
+fn node_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let legal: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let legal = legal.trim_matches(['-', '.']).to_owned();
+    if legal.is_empty() { "sealane".to_owned() } else { legal }
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || format!("--node-port-range {text}: expected two ports like 30000-32767");
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let (first, last) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+    if first == 0 || first > last { Err(wrong()) } else { Ok((first, last)) }
+}
+
+impl UpConfig {
+    /// From flags and the file that they name.
+    pub(crate) fn new(flags: &UpArgs) -> Result<Self, String> {
+        let file = match &flags.config {
+            Some(path) => from_file(path)?,
+            None => UpArgs::default(),
+        };
+        let data_dir = data_dir(flags.data_dir.as_deref().or(file.data_dir.as_deref()))?;
+        let text = |flag: &Option<String>, file: &Option<String>, default: &str| {
+            flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
+        };
+        let range = |name: &str, value: String| value.parse::<Cidr>().map_err(|e| format!("{name}: {e}"));
+        let service_cidr = range("--service-cidr", text(&flags.service_cidr, &file.service_cidr, "10.96.0.0/12"))?;
+        let pod_cidr = range("--pod-cidr", text(&flags.pod_cidr, &file.pod_cidr, "10.244.0.0/16"))?;
+        if service_cidr.prefix > 28 {
+            return Err(format!("--service-cidr {service_cidr}: too small, /28 is the least (kube-dns has the tenth address)"));
+        }
+        if pod_cidr.prefix > 28 {
+            return Err(format!("--pod-cidr {pod_cidr}: too small, /28 is the least"));
+        }
+        if pod_cidr.overlaps(service_cidr) {
+            return Err(format!("--pod-cidr {pod_cidr} and --service-cidr {service_cidr} overlap; give two that don't"));
+        }
+        let ports = text(&flags.node_port_range, &file.node_port_range, "30000-32767");
+        Ok(UpConfig {
+            kubeconfig: flags
+                .kubeconfig
+                .clone()
+                .or(file.kubeconfig)
+                .unwrap_or_else(|| data_dir.join("kubeconfig")),
+            data_dir,
+            api_address: flags.api_address.or(file.api_address),
+            service_cidr,
+            pod_cidr,
+            cluster_domain: text(&flags.cluster_domain, &file.cluster_domain, "cluster.local"),
+            node_ports: port_range(&ports)?,
+            node_name: flags.node_name.clone().or(file.node_name).unwrap_or_else(node_name),
+            no_node: flags.no_node || file.no_node,
+            log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+            verbose: flags.verbose.max(file.verbose),
+        })
+    }
+
+    /// This node's part of the Pod range: its first /24, or all of a smaller one.
+    pub(crate) fn node_cidr(&self) -> Cidr {
+        Cidr { network: self.pod_cidr.network, prefix: self.pod_cidr.prefix.max(24) }
+    }
+
+    /// The Service address of kube-dns: the tenth of the range.
+    pub(crate) fn dns_address(&self) -> std::net::Ipv4Addr {
+        self.service_cidr.nth(10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(text: &str) -> Result<UpConfig, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, text).unwrap();
+        UpConfig::new(&UpArgs { config: Some(path), node_name: Some("flag".into()), ..UpArgs::default() })
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let config = with_file("apiVersion: sealane.dev/v1\npodCidr: 10.9.0.0/16\nnodeName: file\n").unwrap();
+        assert_eq!(config.pod_cidr.to_string(), "10.9.0.0/16");
+        assert_eq!(config.node_name, "flag");
+        assert_eq!(config.service_cidr.to_string(), "10.96.0.0/12");
+        assert_eq!(config.node_cidr().to_string(), "10.9.0.0/24");
+    }
+
+    #[test]
+    fn wrong_settings_are_said_with_their_names() {
+        for (text, why) in [
+            ("apiVersion: sealane.dev/v1\npodCidrs: 10.9.0.0/16\n", "podCidrs"),
+            ("apiVersion: v2\n", "expected sealane.dev/v1"),
+            ("apiVersion: sealane.dev/v1\npodCidr: 10.9.0.0\n", "--pod-cidr"),
+            ("apiVersion: sealane.dev/v1\npodCidr: 10.96.0.0/16\n", "overlap"),
+            ("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/30\n", "too small"),
+            ("apiVersion: sealane.dev/v1\nnodePortRange: 5-1\n", "--node-port-range"),
+            ("apiVersion: [", "c.yaml"),
+        ] {
+            let error = with_file(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! [`Builder`]: the one writer. Events in, Snapshots out.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rpds::HashTrieMapSync;
+use sealane_api::Object;
+
+use crate::compile;
+use crate::model::{Entry, Namespace, NamespacedName, Node, Pod, Service, Slice};
+use crate::snapshot::{Delta, Keys, Snapshot, Source, changes};
+
+/// How many changes a snapshot remembers for readers that skipped some (see [`Snapshot::since`]).
+const HISTORY: usize = 1024;
+
+/// What a watch says.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Added or modified.
+    Applied(Source, Object),
+    /// Deleted; only its name, and its revision where it is newer, are read.
+    Deleted(Source, Object),
+    /// A list begins: what is `Applied` up to `RelistEnd` is all there is.
+    RelistBegin(Source),
+    /// The list is complete: what was not in it is gone. Only now does it show.
+    RelistEnd(Source),
+    /// A list's or bookmark's resourceVersion.
+    Revision(Source, u64),
+}
+
+/// A compiled object.
+#[derive(Clone, Debug)]
+enum Compiled {
+    Service(Service),
+    Slice(Slice),
+    Namespace(Namespace),
+    Node(Node),
+    Pod(Pod),
+}
+
+/// Applies events and publishes snapshots. What changes costs what changed, but for the slices of one Service,
+/// which are looked through when one of them loses an address.
+#[derive(Debug, Default)]
+pub struct Builder {
+    next: Snapshot,
+    published: Arc<Snapshot>,
+    required: Vec<Source>,
+    listed: HashSet<Source>,
+    /// Lists under way, by the objects' own names.
+    staged: HashMap<Source, BTreeMap<NamespacedName, Option<Compiled>>>,
+    /// Which Service each slice was last seen with.
+    slices: HashMap<NamespacedName, NamespacedName>,
+    dirty: Dirty,
+}
+
+#[derive(Debug, Default)]
+struct Dirty {
+    services: HashSet<NamespacedName>,
+    namespaces: HashSet<Arc<str>>,
+    nodes: HashSet<Arc<str>>,
+    pods: HashSet<NamespacedName>,
+}
+
+impl Builder {
+    /// A builder whose snapshots are [`Snapshot::synced`] once `required` have been listed: for DNS
+    /// Services, EndpointSlices and Namespaces, for a proxy Services, EndpointSlices and Nodes.
+    pub fn new(required: &[Source]) -> Self {
+        Builder { required: required.to_vec(), ..Builder::default() }
+    }
+
+    /// Takes one event. Nothing shows before [`Builder::publish`].
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Applied(source, object) => {
+                self.seen(source, object.revision());
+                let key = NamespacedName::new(object.namespace(), object.name());
+                let compiled = compiled(source, &object);
+                match self.staged.get_mut(&source) {
+                    Some(staged) => {
+                        staged.insert(key, compiled);
+                    }
+                    None => self.put(source, &key, compiled),
+                }
+            }
+            Event::Deleted(source, object) => {
+                self.seen(source, object.revision());
+                let key = NamespacedName::new(object.namespace(), object.name());
+                match self.staged.get_mut(&source) {
+                    Some(staged) => {
+                        staged.remove(&key);
+                    }
+                    None => self.put(source, &key, None),
+                }
+            }
+            Event::RelistBegin(source) => {
+                self.staged.insert(source, BTreeMap::new());
+            }
+            Event::RelistEnd(source) => self.sweep(source),
+            Event::Revision(source, revision) => self.seen(source, revision),
+        }
+    }
+
+    /// Publishes what was applied since the last time: the snapshot, and what changed in it. Publishes the same
+    /// snapshot again, with an empty delta, where nothing did.
+    pub fn publish(&mut self) -> (Arc<Snapshot>, Delta) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let (old, new) = (&self.published, &mut self.next);
+        restore(&dirty.services, &old.services, &mut new.services);
+        restore(&dirty.namespaces, &old.namespaces, &mut new.namespaces);
+        restore(&dirty.nodes, &old.nodes, &mut new.nodes);
+        restore(&dirty.pods, &old.pods, &mut new.pods);
+        let mut delta = Delta {
+            from: old.sequence,
+            to: old.sequence,
+            services: changes(dirty.services.iter(), &old.services, &new.services),
+            namespaces: changes(dirty.namespaces.iter(), &old.namespaces, &new.namespaces),
+            nodes: changes(dirty.nodes.iter(), &old.nodes, &new.nodes),
+            pods: changes(dirty.pods.iter(), &old.pods, &new.pods),
+        };
+        let synced = self.required.iter().all(|source| self.listed.contains(source));
+        if delta.is_empty() && old.revisions == new.revisions && old.synced == synced {
+            return (self.published.clone(), delta);
+        }
+        new.synced = synced;
+        new.sequence = old.sequence + 1;
+        delta.to = new.sequence;
+        let mut left = HISTORY.saturating_sub(delta.len());
+        let mut history = vec![Arc::new(delta.clone())];
+        for earlier in old.history.iter().rev() {
+            // An empty delta costs room too.
+            let cost = earlier.len().max(1);
+            if cost > left {
+                break;
+            }
+            left -= cost;
+            history.push(earlier.clone());
+        }
+        history.reverse();
+        new.history = history.into();
+        self.published = Arc::new(new.clone());
+        (self.published.clone(), delta)
+    }
+
+    fn seen(&mut self, source: Source, revision: u64) {
+        let at = &mut self.next.revisions[source.index()];
+        *at = revision.max(*at);
+    }
+
+    fn sweep(&mut self, source: Source) {
+        let Some(staged) = self.staged.remove(&source) else { return };
+        let present: Vec<NamespacedName> = match source {
+            Source::Services => {
+                let entries = self.next.services.iter();
+                entries.filter(|(_, e)| e.service.is_some()).map(|(key, _)| key.clone()).collect()
+            }
+            Source::EndpointSlices => self.slices.keys().cloned().collect(),
+            Source::Namespaces => self.next.namespaces.keys().map(cluster_scoped).collect(),
+            Source::Nodes => self.next.nodes.keys().map(cluster_scoped).collect(),
+            Source::Pods => self.next.pods.keys().cloned().collect(),
+        };
+        for key in present.iter().filter(|key| !staged.contains_key(*key)) {
+            self.put(source, key, None);
+        }
+        for (key, compiled) in staged {
+            self.put(source, &key, compiled);
+        }
+        self.listed.insert(source);
+    }
+
+    fn put(&mut self, source: Source, key: &NamespacedName, compiled: Option<Compiled>) {
+        match (source, compiled) {
+            (Source::Services, Some(Compiled::Service(service))) => self.put_service(key, Some(service)),
+            (Source::Services, _) => self.put_service(key, None),
+            (Source::EndpointSlices, Some(Compiled::Slice(slice))) => self.put_slice(key, Some(slice)),
+            (Source::EndpointSlices, _) => self.put_slice(key, None),
+            (Source::Namespaces, compiled) => {
+                let new = if let Some(Compiled::Namespace(n)) = compiled { Some(n) } else { None };
+                put(&mut self.next.namespaces, &mut self.dirty.namespaces, &key.name, new);
+            }
+            (Source::Nodes, compiled) => {
+                let new = if let Some(Compiled::Node(n)) = compiled { Some(n) } else { None };
+                put(&mut self.next.nodes, &mut self.dirty.nodes, &key.name, new);
+            }
+            (Source::Pods, Some(Compiled::Pod(pod))) => self.put_pod(key, Some(pod)),
+            (Source::Pods, _) => self.put_pod(key, None),
+        }
+    }
+
+    fn put_service(&mut self, key: &NamespacedName, new: Option<Service>) {
+        let old = self.next.services.get(key).and_then(|e| e.service.clone());
+        let new = new.map(|new| {
+            let published = self.published.services.get(key).and_then(|e| e.service.clone());
+            let known = old.iter().chain(&published).find(|known| same_service(known, &new));
+            known.cloned().unwrap_or_else(|| Arc::new(new))
+        });
+        if old == new {
+            return;
+        }
+        let before = old.map(|s| s.cluster_ips.clone()).unwrap_or_default();
+        let after = new.as_ref().map(|s| s.cluster_ips.clone()).unwrap_or_default();
+        reindex(&mut self.next.cluster_ips, key, &before, &after);
+        let slices = entry_slices(&self.next, key);
+        self.put_entry(key, Entry { service: new, slices });
+    }
+
+    fn put_slice(&mut self, key: &NamespacedName, new: Option<Slice>) {
+        let home = self.slices.get(key).cloned();
+        if let Some(home) = home
+            && new.as_ref().is_none_or(|slice| slice.service != home)
+        {
+            self.slices.remove(key);
+            self.replace_slice(&home, key, None);
+        }
+        if let Some(slice) = new {
+            let home = slice.service.clone();
+            self.slices.insert(key.clone(), home.clone());
+            self.replace_slice(&home, key, Some(slice));
+        }
+    }
+
+    fn replace_slice(&mut self, home: &NamespacedName, key: &NamespacedName, new: Option<Slice>) {
+        let mut slices = entry_slices(&self.next, home);
+        let at = slices.binary_search_by(|slice| slice.key.cmp(key));
+        let old = at.ok().map(|at| slices[at].clone());
+        let new = new.map(|new| {
+            let published = entry_slices(&self.published, home);
+            let known = old.iter().chain(&published).find(|known| same_slice(known, &new));
+            known.cloned().unwrap_or_else(|| Arc::new(new))
+        });
+        if old == new {
+            return;
+        }
+        let before: Vec<IpAddr> = old.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
+        let after: Vec<IpAddr> = new.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
+        match (at, new) {
+            (Ok(at), Some(new)) => slices[at] = new,
+            (Ok(at), None) => {
+                slices.remove(at);
+            }
+            (Err(at), Some(new)) => slices.insert(at, new),
+            (Err(_), None) => return,
+        }
+        let elsewhere =
+            |ip: &IpAddr| slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.address == *ip);
+        let kept: HashSet<IpAddr> = after.iter().copied().collect();
+        let lost: Vec<IpAddr> =
+            before.into_iter().filter(|ip| !kept.contains(ip) && !elsewhere(ip)).collect();
+        reindex(&mut self.next.endpoints, home, &lost, &after);
+        let service = self.next.services.get(home).and_then(|e| e.service.clone());
+        self.put_entry(home, Entry { service, slices });
+    }
+
+    fn put_entry(&mut self, key: &NamespacedName, entry: Entry) {
+        self.dirty.services.insert(key.clone());
+        if entry.service.is_none() && entry.slices.is_empty() {
+            self.next.services.remove_mut(key);
+        } else {
+            self.next.services.insert_mut(key.clone(), Arc::new(entry));
+        }
+    }
+
+    fn put_pod(&mut self, key: &NamespacedName, new: Option<Pod>) {
+        let before = self.next.pods.get(key).map(|p| p.addresses.clone()).unwrap_or_default();
+        let after = new.as_ref().map(|p| p.addresses.clone()).unwrap_or_default();
+        reindex(&mut self.next.pod_ips, key, &before, &after);
+        put(&mut self.next.pods, &mut self.dirty.pods, key, new);
+    }
+}
+
+fn compiled(source: Source, object: &Object) -> Option<Compiled> {
+    match source {
+        Source::Services => compile::service(object).map(Compiled::Service),
+        Source::EndpointSlices => compile::slice(object).map(Compiled::Slice),
+        Source::Namespaces => compile::namespace(object).map(Compiled::Namespace),
+        Source::Nodes => compile::node(object).map(Compiled::Node),
+        Source::Pods => compile::pod(object).map(Compiled::Pod),
+    }
+}
+
+/// A new version may have the same meaning (another status, a field that discovery does not read): then the
+/// version that is known stays, and nobody has work.
+fn same_service(a: &Service, b: &Service) -> bool {
+    *a == Service { revision: a.revision, ..b.clone() }
+}
+
+fn same_slice(a: &Slice, b: &Slice) -> bool {
+    a.key == b.key
+        && a.service == b.service
+        && a.ipv6 == b.ipv6
+        && a.ports == b.ports
+        && a.endpoints == b.endpoints
+}
+
+fn cluster_scoped(name: &Arc<str>) -> NamespacedName {
+    NamespacedName { namespace: "".into(), name: name.clone() }
+}
+
+fn entry_slices(snapshot: &Snapshot, key: &NamespacedName) -> Vec<Arc<Slice>> {
+    snapshot.services.get(key).map(|e| e.slices.clone()).unwrap_or_default()
+}
+
+fn put<K: Clone + Eq + Hash, V: Eq>(
+    map: &mut HashTrieMapSync<K, Arc<V>>,
+    dirty: &mut HashSet<K>,
+    key: &K,
+    new: Option<V>,
+) {
+    let old = map.get(key);
+    if old.map(|v| &**v) == new.as_ref() {
+        return;
+    }
+    dirty.insert(key.clone());
+    match new {
+        Some(new) => map.insert_mut(key.clone(), Arc::new(new)),
+        None => {
+            map.remove_mut(key);
+        }
+    }
+}
+
+/// Where a key went away and came back the same, the published copy stays: equal means identical to readers.
+fn restore<K: Clone + Eq + Hash, V: Eq>(
+    dirty: &HashSet<K>,
+    old: &HashTrieMapSync<K, Arc<V>>,
+    new: &mut HashTrieMapSync<K, Arc<V>>,
+) {
+    for key in dirty {
+        if let (Some(a), Some(b)) = (old.get(key), new.get(key))
+            && a == b
+        {
+            new.insert_mut(key.clone(), a.clone());
+        }
+    }
+}
+
+/// Takes `key` from the addresses `before` that are not in `after`, and adds it to those of `after`.
+fn reindex(
+    index: &mut HashTrieMapSync<IpAddr, Keys>,
+    key: &NamespacedName,
+    before: &[IpAddr],
+    after: &[IpAddr],
+) {
+    for ip in before.iter().filter(|ip| !after.contains(ip)) {
+        let Some(keys) = index.get(ip) else { continue };
+        let kept: Vec<NamespacedName> = keys.iter().filter(|k| *k != key).cloned().collect();
+        if kept.is_empty() {
+            index.remove_mut(ip);
+        } else {
+            index.insert_mut(*ip, kept.into());
+        }
+    }
+    for ip in after {
+        let keys = index.get(ip).map_or(&[][..], |keys| keys);
+        if let Err(at) = keys.binary_search(key) {
+            let mut keys = keys.to_vec();
+            keys.insert(at, key.clone());
+            index.insert_mut(*ip, keys.into());
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Objects to the model's shapes, leniently: an object of another cluster may be older, newer or odd, and one bad
+//! field must not take the rest of the cluster's names and addresses away.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sealane_api::{Document, Object};
+
+use crate::model::{
+    Endpoint, EndpointPort, Ingress, Namespace, NamespacedName, Node, Pod, Protocol, Service, ServicePort,
+    ServiceType, Slice, TrafficPolicy,
+};
+
+/// kube-proxy's default ClientIP timeout (`v1.DefaultClientIPServiceAffinitySeconds`).
+const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
+
+fn text<'a>(value: &'a Document, field: &str) -> &'a str {
+    value.get(field).and_then(Document::as_str).unwrap_or("")
+}
+
+fn list<'a>(value: &'a Document, field: &str) -> &'a [Document] {
+    value.get(field).and_then(Document::as_array).map_or(&[], |items| items)
+}
+
+fn port(value: &Document, field: &str) -> u16 {
+    value.get(field).and_then(Document::as_u64).and_then(|n| u16::try_from(n).ok()).unwrap_or(0)
+}
+
+fn strings<'a>(value: &'a Document, field: &str) -> impl Iterator<Item = &'a str> {
+    list(value, field).iter().filter_map(Document::as_str)
+}
+
+fn map(value: Option<&Document>) -> BTreeMap<Arc<str>, Arc<str>> {
+    let entries = value.and_then(Document::as_object);
+    entries
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into())))
+        .collect()
+}
+
+fn protocol(value: &Document) -> Option<Protocol> {
+    Some(match text(value, "protocol") {
+        "" | "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
+        _ => return None,
+    })
+}
+
+fn key(object: &Object) -> Option<NamespacedName> {
+    let (namespace, name) = (object.namespace(), object.name());
+    (!namespace.is_empty() && !name.is_empty()).then(|| NamespacedName::new(namespace, name))
+}
+
+fn empty() -> &'static Document {
+    &Document::Null
+}
+
+/// `None` where the object has no name.
+pub(crate) fn service(object: &Object) -> Option<Service> {
+    let spec = object.get(&["spec"]).unwrap_or(empty());
+    let kind = match text(spec, "type") {
+        "NodePort" => ServiceType::NodePort,
+        "LoadBalancer" => ServiceType::LoadBalancer,
+        "ExternalName" => ServiceType::ExternalName,
+        _ => ServiceType::ClusterIp,
+    };
+    let policy = |field| match text(spec, field) {
+        "Local" => TrafficPolicy::Local,
+        _ => TrafficPolicy::Cluster,
+    };
+    let named = kind != ServiceType::ExternalName;
+    let headless = named && text(spec, "clusterIP") == "None";
+    let mut cluster_ips: Vec<IpAddr> = Vec::new();
+    if named && !headless {
+        for ip in [text(spec, "clusterIP")].into_iter().chain(strings(spec, "clusterIPs")) {
+            if let Ok(ip) = ip.parse()
+                && !cluster_ips.contains(&ip)
+            {
+                cluster_ips.push(ip);
+            }
+        }
+    }
+    let affinity = (text(spec, "sessionAffinity") == "ClientIP").then(|| {
+        spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds")
+            .and_then(Document::as_u64)
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| *n > 0)
+            .unwrap_or(DEFAULT_AFFINITY_SECONDS)
+    });
+    Some(Service {
+        key: key(object)?,
+        revision: object.revision(),
+        created: object
+            .str(&["metadata", "creationTimestamp"])
+            .parse::<jiff::Timestamp>()
+            .map_or(0, jiff::Timestamp::as_second),
+        kind,
+        headless,
+        cluster_ips,
+        external_name: if named { "".into() } else { text(spec, "externalName").into() },
+        ports: list(spec, "ports").iter().filter_map(service_port).collect(),
+        affinity_seconds: affinity,
+        internal_policy: policy("internalTrafficPolicy"),
+        external_policy: policy("externalTrafficPolicy"),
+        external_ips: strings(spec, "externalIPs").filter_map(|ip| ip.parse().ok()).collect(),
+        ingress: object
+            .get(&["status", "loadBalancer"])
+            .map_or(&[][..], |lb| list(lb, "ingress"))
+            .iter()
+            .filter_map(ingress)
+            .collect(),
+        source_ranges: strings(spec, "loadBalancerSourceRanges").map(Into::into).collect(),
+        health_check_node_port: port(spec, "healthCheckNodePort"),
+        publish_not_ready: spec.get("publishNotReadyAddresses").and_then(Document::as_bool).unwrap_or(false),
+        traffic_distribution: text(spec, "trafficDistribution").into(),
+        labels: map(object.get(&["metadata", "labels"])),
+        annotations: map(object.get(&["metadata", "annotations"])),
+    })
+}
+
+fn service_port(value: &Document) -> Option<ServicePort> {
+    Some(ServicePort {
+        name: text(value, "name").into(),
+        protocol: protocol(value)?,
+        port: Some(port(value, "port")).filter(|port| *port != 0)?,
+        node_port: port(value, "nodePort"),
+        app_protocol: text(value, "appProtocol").into(),
+    })
+}
+
+fn ingress(value: &Document) -> Option<Ingress> {
+    let ip = text(value, "ip").parse().ok();
+    let hostname = text(value, "hostname");
+    (ip.is_some() || !hostname.is_empty()).then(|| Ingress {
+        ip,
+        hostname: if ip.is_some() { "".into() } else { hostname.into() },
+        proxy_mode: text(value, "ipMode") == "Proxy",
+    })
+}
+
+/// `None` where the object has no name, belongs to no Service, or holds host names (`addressType: FQDN`).
+pub(crate) fn slice(object: &Object) -> Option<Slice> {
+    let own = key(object)?;
+    let owner = object.label("kubernetes.io/service-name").filter(|name| !name.is_empty())?;
+    let ipv6 = match object.str(&["addressType"]) {
+        "IPv4" => false,
+        "IPv6" => true,
+        _ => return None,
+    };
+    Some(Slice {
+        service: NamespacedName { namespace: own.namespace.clone(), name: owner.into() },
+        key: own,
+        revision: object.revision(),
+        ipv6,
+        ports: list(object.value(), "ports").iter().filter_map(endpoint_port).collect(),
+        endpoints: list(object.value(), "endpoints").iter().filter_map(|e| endpoint(e, ipv6)).collect(),
+    })
+}
+
+fn endpoint_port(value: &Document) -> Option<EndpointPort> {
+    Some(EndpointPort {
+        name: text(value, "name").into(),
+        protocol: protocol(value)?,
+        // kube-proxy treats 0 as it does nil (endpointslicecache.go).
+        port: Some(port(value, "port")).filter(|port| *port != 0),
+        app_protocol: text(value, "appProtocol").into(),
+    })
+}
+
+fn endpoint(value: &Document, ipv6: bool) -> Option<Endpoint> {
+    let address: IpAddr = strings(value, "addresses").next()?.parse().ok()?;
+    if address.is_ipv6() != ipv6 {
+        return None;
+    }
+    let conditions = value.get("conditions").unwrap_or(empty());
+    let condition = |name: &str| conditions.get(name).and_then(Document::as_bool);
+    let ready = condition("ready").unwrap_or(true);
+    let hints = value.get("hints").unwrap_or(empty());
+    let hint = |field: &str| {
+        list(hints, field).iter().map(|h| text(h, "name")).filter(|n| !n.is_empty()).map(Into::into).collect()
+    };
+    let target = value.get("targetRef").unwrap_or(empty());
+    let pod = text(target, "kind") == "Pod" && !text(target, "name").is_empty();
+    Some(Endpoint {
+        address,
+        ready,
+        serving: condition("serving").unwrap_or(ready),
+        terminating: condition("terminating").unwrap_or(false),
+        hostname: text(value, "hostname").into(),
+        node: text(value, "nodeName").into(),
+        zone: text(value, "zone").into(),
+        hint_zones: hint("forZones"),
+        hint_nodes: hint("forNodes"),
+        pod: pod.then(|| NamespacedName::new(text(target, "namespace"), text(target, "name"))),
+    })
+}
+
+pub(crate) fn namespace(object: &Object) -> Option<Namespace> {
+    (!object.name().is_empty())
+        .then(|| Namespace { name: object.name().into(), labels: map(object.get(&["metadata", "labels"])) })
+}
+
+pub(crate) fn node(object: &Object) -> Option<Node> {
+    let status = object.get(&["status"]).unwrap_or(empty());
+    let spec = object.get(&["spec"]).unwrap_or(empty());
+    let mut pod_cidrs: Vec<Arc<str>> = strings(spec, "podCIDRs").map(Into::into).collect();
+    if pod_cidrs.is_empty() && !text(spec, "podCIDR").is_empty() {
+        pod_cidrs.push(text(spec, "podCIDR").into());
+    }
+    (!object.name().is_empty()).then(|| Node {
+        name: object.name().into(),
+        zone: object.label("topology.kubernetes.io/zone").unwrap_or("").into(),
+        addresses: list(status, "addresses")
+            .iter()
+            .filter(|a| matches!(text(a, "type"), "InternalIP" | "ExternalIP"))
+            .filter_map(|a| text(a, "address").parse().ok())
+            .collect(),
+        pod_cidrs,
+        labels: map(object.get(&["metadata", "labels"])),
+    })
+}
+
+pub(crate) fn pod(object: &Object) -> Option<Pod> {
+    let status = object.get(&["status"]).unwrap_or(empty());
+    let ended = matches!(text(status, "phase"), "Succeeded" | "Failed");
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let all = [text(status, "podIP")].into_iter().chain(list(status, "podIPs").iter().map(|p| text(p, "ip")));
+    for ip in all.filter(|_| !ended).filter_map(|ip| ip.parse().ok()) {
+        if !addresses.contains(&ip) {
+            addresses.push(ip);
+        }
+    }
+    Some(Pod { key: key(object)?, addresses, node: object.str(&["spec", "nodeName"]).into() })
+}

@@ -1,0 +1,270 @@
+//! [`Snapshot`]: one published state, and [`Delta`]: what changed on the way to it.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rpds::HashTrieMapSync;
+
+use crate::model::{Entry, Namespace, NamespacedName, Node, Pod};
+
+/// Where events come from: one watch each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// Services.
+    Services,
+    /// EndpointSlices.
+    EndpointSlices,
+    /// Namespaces.
+    Namespaces,
+    /// Nodes.
+    Nodes,
+    /// Pods; fed only where somebody asks (`pods verified`).
+    Pods,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Source; 5] =
+        [Source::Services, Source::EndpointSlices, Source::Namespaces, Source::Nodes, Source::Pods];
+
+    /// By an object's `kind`.
+    pub fn of_kind(kind: &str) -> Option<Source> {
+        Some(match kind {
+            "Service" => Source::Services,
+            "EndpointSlice" => Source::EndpointSlices,
+            "Namespace" => Source::Namespaces,
+            "Node" => Source::Nodes,
+            "Pod" => Source::Pods,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+pub(crate) type Keys = Arc<[NamespacedName]>;
+
+/// One published state. Cloning is cheap, snapshots share structure, and nothing in one ever changes.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub(crate) services: HashTrieMapSync<NamespacedName, Arc<Entry>>,
+    pub(crate) cluster_ips: HashTrieMapSync<IpAddr, Keys>,
+    pub(crate) endpoints: HashTrieMapSync<IpAddr, Keys>,
+    pub(crate) namespaces: HashTrieMapSync<Arc<str>, Arc<Namespace>>,
+    pub(crate) nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
+    pub(crate) pods: HashTrieMapSync<NamespacedName, Arc<Pod>>,
+    pub(crate) pod_ips: HashTrieMapSync<IpAddr, Keys>,
+    pub(crate) revisions: [u64; 5],
+    pub(crate) synced: bool,
+    pub(crate) sequence: u64,
+    /// The deltas that led here, oldest first; the last one's `to` is `sequence`.
+    pub(crate) history: Arc<[Arc<Delta>]>,
+}
+
+impl Snapshot {
+    /// A Service with its slices. The entry's `service` is `None` where slices stand without a Service.
+    pub fn service(&self, key: &NamespacedName) -> Option<&Arc<Entry>> {
+        self.services.get(key)
+    }
+
+    /// All entries, in no order.
+    pub fn services(&self) -> impl Iterator<Item = (&NamespacedName, &Arc<Entry>)> {
+        self.services.iter()
+    }
+
+    /// The Services with this cluster IP, by name. (More than one only while one is replaced by the next.)
+    pub fn by_cluster_ip(&self, ip: IpAddr) -> &[NamespacedName] {
+        self.cluster_ips.get(&ip).map_or(&[], |keys| keys)
+    }
+
+    /// The entries with an endpoint of this address in any state, by name.
+    pub fn by_endpoint(&self, ip: IpAddr) -> &[NamespacedName] {
+        self.endpoints.get(&ip).map_or(&[], |keys| keys)
+    }
+
+    /// A Namespace.
+    pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(name)
+    }
+
+    /// All Namespaces, in no order.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.namespaces.values()
+    }
+
+    /// A Node.
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name)
+    }
+
+    /// All Nodes, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// A Pod, where Pods are fed.
+    pub fn pod(&self, key: &NamespacedName) -> Option<&Arc<Pod>> {
+        self.pods.get(key)
+    }
+
+    /// The Pods with this address, by name (host-network Pods share their node's).
+    pub fn by_pod_ip(&self, ip: IpAddr) -> &[NamespacedName] {
+        self.pod_ips.get(&ip).map_or(&[], |keys| keys)
+    }
+
+    /// The newest resourceVersion that is in here.
+    pub fn revision(&self) -> u64 {
+        self.revisions.into_iter().max().unwrap_or(0)
+    }
+
+    /// The newest resourceVersion of one source.
+    pub fn source_revision(&self, source: Source) -> u64 {
+        self.revisions[source.index()]
+    }
+
+    /// Every source that the builder requires has been listed once: absence means something.
+    pub fn synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Counts publications of one builder, from 1; 0 is the empty snapshot that all builders start from.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// What changed from `old`, an earlier snapshot of the same builder (or the empty one), to this one. A reader
+    /// that takes whole snapshots from a watch channel and keeps the last one it applied misses nothing,
+    /// however many it skipped. Costs what changed for a reader that keeps up, and a comparison of both
+    /// snapshots otherwise.
+    pub fn since(&self, old: &Snapshot) -> Delta {
+        if old.sequence == self.sequence {
+            return Delta { from: old.sequence, to: self.sequence, ..Delta::default() };
+        }
+        let first = self.history.iter().position(|d| d.from == old.sequence);
+        match first {
+            Some(at) if at + 1 == self.history.len() => (*self.history[at]).clone(),
+            Some(at) => self.fold(old, &self.history[at..]),
+            None => self.compare(old),
+        }
+    }
+
+    fn fold(&self, old: &Snapshot, deltas: &[Arc<Delta>]) -> Delta {
+        Delta {
+            from: old.sequence,
+            to: self.sequence,
+            services: changes(
+                deltas.iter().flat_map(|d| &d.services).map(|c| &c.key),
+                &old.services,
+                &self.services,
+            ),
+            namespaces: changes(
+                deltas.iter().flat_map(|d| &d.namespaces).map(|c| &c.key),
+                &old.namespaces,
+                &self.namespaces,
+            ),
+            nodes: changes(deltas.iter().flat_map(|d| &d.nodes).map(|c| &c.key), &old.nodes, &self.nodes),
+            pods: changes(deltas.iter().flat_map(|d| &d.pods).map(|c| &c.key), &old.pods, &self.pods),
+        }
+    }
+
+    fn compare(&self, old: &Snapshot) -> Delta {
+        fn both<'a, K: Clone + Eq + Hash + Ord, V: Eq>(
+            old: &'a HashTrieMapSync<K, Arc<V>>,
+            new: &'a HashTrieMapSync<K, Arc<V>>,
+        ) -> Vec<Change<K, V>> {
+            changes(old.keys().chain(new.keys()), old, new)
+        }
+        Delta {
+            from: old.sequence,
+            to: self.sequence,
+            services: both(&old.services, &self.services),
+            namespaces: both(&old.namespaces, &self.namespaces),
+            nodes: both(&old.nodes, &self.nodes),
+            pods: both(&old.pods, &self.pods),
+        }
+    }
+}
+
+/// Equal content; `synced`, the revisions and the way here do not count.
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Self) -> bool {
+        self.services == other.services
+            && self.cluster_ips == other.cluster_ips
+            && self.endpoints == other.endpoints
+            && self.namespaces == other.namespaces
+            && self.nodes == other.nodes
+            && self.pods == other.pods
+            && self.pod_ips == other.pod_ips
+    }
+}
+
+/// The changes of `keys` between two maps, by key, each key once, what is equal left out.
+pub(crate) fn changes<'a, K, V>(
+    keys: impl Iterator<Item = &'a K>,
+    old: &HashTrieMapSync<K, Arc<V>>,
+    new: &HashTrieMapSync<K, Arc<V>>,
+) -> Vec<Change<K, V>>
+where
+    K: Clone + Eq + Hash + Ord + 'a,
+    V: Eq,
+{
+    let mut seen = HashSet::new();
+    let mut out: Vec<_> = keys
+        .filter(|key| seen.insert(*key))
+        .filter_map(|key| {
+            let (before, after) = (old.get(key), new.get(key));
+            let same = match (before, after) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+                (None, None) => true,
+                _ => false,
+            };
+            (!same).then(|| Change { key: key.clone(), before: before.cloned(), after: after.cloned() })
+        })
+        .collect();
+    out.sort_by(|a, b| a.key.cmp(&b.key));
+    out
+}
+
+/// One key's state before and after; never equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change<K, V> {
+    /// Which.
+    pub key: K,
+    /// The state that was published first; `None`: it was not there.
+    pub before: Option<Arc<V>>,
+    /// The state that is published now; `None`: it is gone.
+    pub after: Option<Arc<V>>,
+}
+
+/// What changed between two snapshots: first-before and last-after of each key, by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// Sequence of the snapshot before.
+    pub from: u64,
+    /// Sequence of the snapshot after.
+    pub to: u64,
+    /// Services with their slices.
+    pub services: Vec<Change<NamespacedName, Entry>>,
+    /// Namespaces.
+    pub namespaces: Vec<Change<Arc<str>, Namespace>>,
+    /// Nodes.
+    pub nodes: Vec<Change<Arc<str>, Node>>,
+    /// Pods.
+    pub pods: Vec<Change<NamespacedName, Pod>>,
+}
+
+impl Delta {
+    /// How many keys changed.
+    pub fn len(&self) -> usize {
+        self.services.len() + self.namespaces.len() + self.nodes.len() + self.pods.len()
+    }
+
+    /// Nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

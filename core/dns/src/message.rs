@@ -1,0 +1,333 @@
+//! DNS messages: RFC 1035 with EDNS0 (RFC 6891), RFC 2308's negative answers and RFC 3597's unknown types.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::name::Name;
+pub use crate::wire::{DecodeError, decode, encode};
+
+/// Record types, as far as they are treated by name.
+pub mod rtype {
+    /// Address.
+    pub const A: u16 = 1;
+    /// Name server.
+    pub const NS: u16 = 2;
+    /// Alias.
+    pub const CNAME: u16 = 5;
+    /// Start of authority.
+    pub const SOA: u16 = 6;
+    /// Pointer.
+    pub const PTR: u16 = 12;
+    /// Host information.
+    pub const HINFO: u16 = 13;
+    /// Mail exchange.
+    pub const MX: u16 = 15;
+    /// Text.
+    pub const TXT: u16 = 16;
+    /// IPv6 address.
+    pub const AAAA: u16 = 28;
+    /// Service.
+    pub const SRV: u16 = 33;
+    /// EDNS0.
+    pub const OPT: u16 = 41;
+    /// Incremental zone transfer.
+    pub const IXFR: u16 = 251;
+    /// Zone transfer.
+    pub const AXFR: u16 = 252;
+    /// Everything.
+    pub const ANY: u16 = 255;
+
+    /// How people write it: `A`, `TYPE65280`.
+    pub fn name(rtype: u16) -> String {
+        NAMES
+            .iter()
+            .find(|(n, _)| *n == rtype)
+            .map_or_else(|| format!("TYPE{rtype}"), |(_, s)| (*s).to_owned())
+    }
+
+    const NAMES: &[(u16, &str)] = &[
+        (1, "A"),
+        (2, "NS"),
+        (5, "CNAME"),
+        (6, "SOA"),
+        (12, "PTR"),
+        (13, "HINFO"),
+        (15, "MX"),
+        (16, "TXT"),
+        (28, "AAAA"),
+        (33, "SRV"),
+        (35, "NAPTR"),
+        (39, "DNAME"),
+        (41, "OPT"),
+        (43, "DS"),
+        (46, "RRSIG"),
+        (47, "NSEC"),
+        (48, "DNSKEY"),
+        (64, "SVCB"),
+        (65, "HTTPS"),
+        (251, "IXFR"),
+        (252, "AXFR"),
+        (255, "ANY"),
+        (257, "CAA"),
+    ];
+}
+
+/// The class of everything here.
+pub const CLASS_IN: u16 = 1;
+
+/// Response codes.
+pub mod rcode {
+    /// No error.
+    pub const NOERROR: u16 = 0;
+    /// The query makes no sense.
+    pub const FORMERR: u16 = 1;
+    /// The server could not.
+    pub const SERVFAIL: u16 = 2;
+    /// No such name.
+    pub const NXDOMAIN: u16 = 3;
+    /// No such operation here.
+    pub const NOTIMP: u16 = 4;
+    /// Not for you.
+    pub const REFUSED: u16 = 5;
+    /// EDNS version (RFC 6891).
+    pub const BADVERS: u16 = 16;
+
+    /// How people write it.
+    pub fn name(rcode: u16) -> String {
+        match rcode {
+            NOERROR => "NOERROR".into(),
+            FORMERR => "FORMERR".into(),
+            SERVFAIL => "SERVFAIL".into(),
+            NXDOMAIN => "NXDOMAIN".into(),
+            NOTIMP => "NOTIMP".into(),
+            REFUSED => "REFUSED".into(),
+            BADVERS => "BADVERS".into(),
+            other => format!("RCODE{other}"),
+        }
+    }
+}
+
+/// The header's flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)]
+pub struct Flags {
+    /// It is a response (QR).
+    pub response: bool,
+    /// Operation, 0: query.
+    pub opcode: u8,
+    /// AA.
+    pub authoritative: bool,
+    /// TC.
+    pub truncated: bool,
+    /// RD.
+    pub recursion_desired: bool,
+    /// RA.
+    pub recursion_available: bool,
+    /// Z, reserved.
+    pub zero: bool,
+    /// AD (RFC 4035).
+    pub authentic: bool,
+    /// CD (RFC 4035).
+    pub checking_disabled: bool,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// Name, in the case in which it was asked.
+    pub name: Name,
+    /// Type.
+    pub rtype: u16,
+    /// Class.
+    pub class: u16,
+}
+
+/// A record's data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// A
+    A(Ipv4Addr),
+    /// AAAA
+    Aaaa(Ipv6Addr),
+    /// NS
+    Ns(Name),
+    /// CNAME
+    Cname(Name),
+    /// PTR
+    Ptr(Name),
+    /// SOA
+    Soa(Box<Soa>),
+    /// MX: preference and exchange.
+    Mx(u16, Name),
+    /// TXT: strings of at most 255 octets.
+    Txt(Vec<Box<[u8]>>),
+    /// SRV: priority, weight, port, target.
+    Srv(u16, u16, u16, Name),
+    /// Any other type, names in it uncompressed (RFC 3597).
+    Other(u16, Box<[u8]>),
+}
+
+/// SOA's data; times in seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Soa {
+    /// Primary name server.
+    pub mname: Name,
+    /// Mailbox.
+    pub rname: Name,
+    /// Serial.
+    pub serial: u32,
+    /// Refresh.
+    pub refresh: u32,
+    /// Retry.
+    pub retry: u32,
+    /// Expire.
+    pub expire: u32,
+    /// TTL of negative answers.
+    pub minimum: u32,
+}
+
+impl Data {
+    /// The record type.
+    pub fn rtype(&self) -> u16 {
+        match self {
+            Data::A(_) => rtype::A,
+            Data::Aaaa(_) => rtype::AAAA,
+            Data::Ns(_) => rtype::NS,
+            Data::Cname(_) => rtype::CNAME,
+            Data::Ptr(_) => rtype::PTR,
+            Data::Soa(_) => rtype::SOA,
+            Data::Mx(..) => rtype::MX,
+            Data::Txt(_) => rtype::TXT,
+            Data::Srv(..) => rtype::SRV,
+            Data::Other(rtype, _) => *rtype,
+        }
+    }
+
+    /// An address of either family.
+    pub fn address(ip: std::net::IpAddr) -> Self {
+        match ip {
+            std::net::IpAddr::V4(ip) => Data::A(ip),
+            std::net::IpAddr::V6(ip) => Data::Aaaa(ip),
+        }
+    }
+}
+
+/// A resource record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Owner.
+    pub name: Name,
+    /// Class.
+    pub class: u16,
+    /// Seconds that it may be kept.
+    pub ttl: u32,
+    /// Type and data.
+    pub data: Data,
+}
+
+impl Record {
+    /// A record of class IN.
+    pub fn new(name: Name, ttl: u32, data: Data) -> Self {
+        Record { name, class: CLASS_IN, ttl, data }
+    }
+}
+
+/// dig's line: owner, TTL, class, type, data.
+impl std::fmt::Display for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let class = if self.class == CLASS_IN { "IN".to_owned() } else { format!("CLASS{}", self.class) };
+        write!(f, "{} {} {class} {} ", self.name, self.ttl, rtype::name(self.data.rtype()))?;
+        match &self.data {
+            Data::A(ip) => write!(f, "{ip}"),
+            Data::Aaaa(ip) => write!(f, "{ip}"),
+            Data::Ns(name) | Data::Cname(name) | Data::Ptr(name) => write!(f, "{name}"),
+            Data::Soa(s) => write!(
+                f,
+                "{} {} {} {} {} {} {}",
+                s.mname, s.rname, s.serial, s.refresh, s.retry, s.expire, s.minimum
+            ),
+            Data::Mx(preference, name) => write!(f, "{preference} {name}"),
+            Data::Txt(strings) => {
+                for (i, s) in strings.iter().enumerate() {
+                    let gap = if i == 0 { "" } else { " " };
+                    write!(f, "{gap}{:?}", String::from_utf8_lossy(s))?;
+                }
+                Ok(())
+            }
+            Data::Srv(priority, weight, port, target) => write!(f, "{priority} {weight} {port} {target}"),
+            Data::Other(_, bytes) => {
+                write!(f, "\\# {}", bytes.len())?;
+                if !bytes.is_empty() {
+                    f.write_str(" ")?;
+                }
+                bytes.iter().try_for_each(|b| write!(f, "{b:02x}"))
+            }
+        }
+    }
+}
+
+/// An EDNS option: code and data.
+pub type EdnsOption = (u16, Box<[u8]>);
+
+/// EDNS0's OPT record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edns {
+    /// The sender's UDP payload size in octets.
+    pub udp_size: u16,
+    /// Version, 0.
+    pub version: u8,
+    /// DNSSEC records are wanted (DO).
+    pub dnssec_ok: bool,
+    /// Options.
+    pub options: Vec<EdnsOption>,
+}
+
+/// A message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Transaction id.
+    pub id: u16,
+    /// Flags.
+    pub flags: Flags,
+    /// Response code, EDNS's upper bits included.
+    pub rcode: u16,
+    /// Questions; one in all practice.
+    pub questions: Vec<Question>,
+    /// Answers.
+    pub answers: Vec<Record>,
+    /// Authority.
+    pub authority: Vec<Record>,
+    /// Additional, without OPT.
+    pub additional: Vec<Record>,
+    /// OPT.
+    pub edns: Option<Edns>,
+}
+
+impl Message {
+    /// A query for one name, recursion desired.
+    pub fn query(id: u16, name: Name, rtype: u16) -> Self {
+        Message {
+            id,
+            flags: Flags { recursion_desired: true, ..Flags::default() },
+            questions: vec![Question { name, rtype, class: CLASS_IN }],
+            ..Message::default()
+        }
+    }
+
+    /// The empty answer to this query: id, opcode, RD, CD and question copied (RFC 1035 section 4.1.1).
+    #[must_use]
+    pub fn reply(&self, rcode: u16) -> Self {
+        Message {
+            id: self.id,
+            flags: Flags {
+                response: true,
+                opcode: self.flags.opcode,
+                recursion_desired: self.flags.recursion_desired,
+                checking_disabled: self.flags.checking_disabled,
+                ..Flags::default()
+            },
+            rcode,
+            questions: self.questions.clone(),
+            ..Message::default()
+        }
+    }
+}
