@@ -22,10 +22,10 @@ pub(super) fn refusals(pod: &Pod, node: &Node, on: &[&Pod]) -> Vec<String> {
         ..Taint::default()
     };
     // The first filter that refuses ends the search, as upstream: one Node, one reason, but for resources.
-    if node_spec.unschedulable == Some(true) && !tolerates(tolerations, &unschedulable) {
+    if node_spec.unschedulable == Some(true) && !any_tolerates(tolerations, &unschedulable) {
         return vec!["node(s) were unschedulable".to_owned()];
     }
-    let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerates(tolerations, t);
+    let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute") && !any_tolerates(tolerations, t);
     if let Some(taint) = node_spec.taints.iter().flatten().find(hard) {
         let value = taint.value.as_deref().unwrap_or("");
         return vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)];
@@ -41,12 +41,12 @@ pub(super) fn refusals(pod: &Pod, node: &Node, on: &[&Pod]) -> Vec<String> {
 }
 
 /// Whether one of the tolerations lets the taint pass (`ToleratesTaint`).
-pub(crate) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|t| toleration_matches(t, taint))
+fn any_tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
+    tolerations.iter().any(|t| tolerates(t, taint))
 }
 
 /// Whether this toleration lets the taint pass.
-pub(crate) fn toleration_matches(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let empty = |s: &Option<String>| s.as_deref().unwrap_or("").is_empty();
     let effect = empty(&toleration.effect) || toleration.effect.as_deref() == Some(&taint.effect);
     let key = empty(&toleration.key) || toleration.key.as_deref() == Some(&taint.key);
@@ -206,7 +206,7 @@ pub(super) fn score(pod: &Pod, node: &Node, on: &[&Pod]) -> i64 {
     let spec = pod.spec.as_ref();
     let tolerations = spec.and_then(|s| s.tolerations.as_deref()).unwrap_or(&[]);
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or(&[]);
-    let soft = taints.iter().filter(|t| t.effect == "PreferNoSchedule" && !tolerates(tolerations, t)).count();
+    let soft = taints.iter().filter(|t| t.effect == "PreferNoSchedule" && !any_tolerates(tolerations, t)).count();
     let preferred: i64 = spec
         .and_then(|s| s.affinity.as_ref()?.node_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref())
         .into_iter()
