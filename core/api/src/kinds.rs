@@ -148,8 +148,12 @@ impl Kind {
         self.verbs.contains(&verb)
     }
 
-    /// Whether `metadata.generation` goes up by this update; a create starts it at 1 where
-    /// [`Kind::generation`] is not [`Generation::None`].
+    /// Whether its objects have a `metadata.generation`, which a create starts at 1.
+    pub fn counts_generation(&self) -> bool {
+        self.generation != Generation::None
+    }
+
+    /// Whether `metadata.generation` goes up by this update.
     pub fn generation_changes(&self, new: &Value, old: &Value) -> bool {
         match self.generation {
             Generation::None => false,

@@ -17,6 +17,7 @@
 pub mod columns;
 pub mod decode;
 pub mod defaults;
+pub mod discovery;
 pub mod document;
 pub mod field;
 pub mod kinds;

@@ -7,6 +7,7 @@ pub mod container;
 pub mod endpoints;
 pub mod meta;
 pub mod objects;
+pub mod options;
 pub mod pod;
 pub mod pod_update;
 pub mod rbac;

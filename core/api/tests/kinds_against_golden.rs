@@ -448,71 +448,119 @@ fn decode(text: &str) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Discovery facts of every resource that both serve.
+/// Leaves of a discovery document what Sealane serves, and no storage hashes.
+fn served(list: &mut Value, name: &str) {
+    let keep = |r: &Value| {
+        let (plural, sub) = text(&r[name]).split_once('/').unwrap_or((text(&r[name]), ""));
+        let row = kinds::KINDS.iter().any(|k| k.plural == plural);
+        let answered = kinds::VIRTUAL.iter().any(|v| v.plural == plural);
+        (row || answered) && sub != "resize"
+    };
+    for resource in list.as_array_mut().unwrap() {
+        remove(resource, "storageVersionHash");
+        if let Some(subresources) = resource.get_mut("subresources") {
+            subresources.as_array_mut().unwrap().retain(|s| s["subresource"] != "resize");
+        }
+    }
+    list.as_array_mut().unwrap().retain(|r| keep(r));
+}
+
+/// Discovery documents, of what both serve.
 #[test]
-fn discovery_facts_are_upstreams() {
+fn discovery_is_upstreams() {
+    use sealane_api::discovery;
     let mut compared = 0;
     for step in scenario("discovery") {
-        let body = &step["response"]["body"];
-        if text(&body["kind"]) != "APIResourceList" {
-            continue;
-        }
-        let (group, version) = text(&body["groupVersion"]).split_once('/').unwrap_or(("", "v1"));
-        for said in items(&body["resources"]) {
-            let name = text(&said["name"]);
-            let mut said = said.clone();
-            remove(&mut said, "storageVersionHash");
-            let mut made = if let Some((plural, sub)) = name.split_once('/') {
-                let Some(kind) = kinds::by_resource(group, version, plural) else { continue };
-                let Some(sub) = kinds::Subresource::of(kind, sub) else {
-                    assert_eq!(name, "pods/resize");
+        let mut body = step["response"]["body"].clone();
+        let path = text(&step["request"]["path"]);
+        let made = match text(&body["kind"]) {
+            "APIResourceList" => {
+                let of = text(&body["groupVersion"]).to_owned();
+                let (group, version) = of.split_once('/').unwrap_or(("", "v1"));
+                let made = discovery::resource_list(group, version);
+                served(&mut body["resources"], "name");
+                if group == "networking.k8s.io" {
+                    assert_eq!(made, None);
                     continue;
-                };
-                let answer = sub.response_kind(kind);
-                let mut made = json!({"name": name, "singularName": "", "namespaced": kind.namespaced(),
-                    "kind": answer.kind, "verbs": sub.verbs()});
-                if !answer.group.is_empty() {
-                    made["group"] = json!(answer.group);
-                    made["version"] = json!(answer.version);
                 }
-                made
-            } else if let Some(kind) = kinds::by_resource(group, version, name) {
-                json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced(),
-                    "kind": kind.kind, "verbs": kind.verbs, "shortNames": kind.short_names,
-                    "categories": kind.categories})
-            } else if let Some(answered) =
-                kinds::VIRTUAL.iter().find(|v| v.plural == name && v.group == group)
-            {
-                json!({"name": answered.plural, "singularName": answered.singular,
-                    "namespaced": answered.scope == sealane_api::Scope::Namespaced,
-                    "kind": answered.kind, "verbs": ["create"]})
-            } else {
+                made.unwrap()
+            }
+            "APIGroup" => discovery::group(text(&body["name"])).unwrap(),
+            "APIVersions" => {
+                discovery::api_versions(text(&body["serverAddressByClientCIDRs"][0]["serverAddress"]))
+            }
+            "APIGroupDiscoveryList" => {
+                for group in body["items"].as_array_mut().unwrap() {
+                    for version in group["versions"].as_array_mut().unwrap() {
+                        served(&mut version["resources"], "resource");
+                    }
+                }
+                discovery::aggregated(path == "/api")
+            }
+            _ => continue,
+        };
+        assert_eq!(differences("", &made, &body), [""; 0], "{path}");
+        compared += 1;
+    }
+    assert!(compared >= 6, "{compared}");
+    // Every kind is in exactly one list, and every group is listed.
+    let mut listed = 0;
+    for group in std::iter::once(&"").chain(discovery::GROUPS) {
+        for version in discovery::versions(group) {
+            let list = discovery::resource_list(group, version).unwrap();
+            listed += items(&list["resources"]).iter().filter(|r| !text(&r["name"]).contains('/')).count();
+        }
+    }
+    assert_eq!(listed, kinds::KINDS.len() + kinds::VIRTUAL.len());
+    assert_eq!(items(&discovery::group_list()["groups"]).len(), discovery::GROUPS.len());
+    assert_eq!(items(&discovery::aggregated(false)["items"]).len(), discovery::GROUPS.len());
+    assert_eq!((discovery::group("nothing.io"), discovery::group("")), (None, None));
+}
+
+/// Refused options of requests have no row of their own.
+#[test]
+fn options_are_refused_in_upstreams_words() {
+    use sealane_api::validation::options::{self, List, Write};
+    let mut compared = 0;
+    for name in ["errors", "reading", "apply"] {
+        for step in scenario(name) {
+            let (request, answer) = (&step["request"], &step["response"]["body"]);
+            let kind = text(&answer["details"]["kind"]);
+            if answer["details"]["group"] != "meta.k8s.io" {
                 continue;
+            }
+            let query = text(&request["path"]).split_once('?').map_or("", |(_, q)| q);
+            let given = |key: &str| {
+                query
+                    .split('&')
+                    .filter_map(|p| p.split_once('='))
+                    .find(|(k, _)| *k == key)
+                    .map_or("", |(_, v)| v)
             };
-            sealane_api::document::omit_empty(&mut made, &["shortNames", "categories"]);
-            assert_eq!(made, said);
+            let dry_run = [given("dryRun")];
+            let errors = match kind {
+                "ListOptions" => options::list(List {
+                    resource_version: given("resourceVersion"),
+                    version_match: given("resourceVersionMatch"),
+                    ..List::default()
+                }),
+                "DeleteOptions" => options::delete(&request["body"]),
+                _ => options::write(Write {
+                    dry_run: if dry_run[0].is_empty() { &[] } else { &dry_run },
+                    field_manager: given("fieldManager"),
+                    field_validation: given("fieldValidation"),
+                    apply: kind == "PatchOptions",
+                }),
+            };
+            let status = Status::invalid_of("meta.k8s.io", kind, "", &errors);
+            assert_eq!(differences("", &status.to_value(), answer), [""; 0], "{name}");
+            let twice = [errors.clone(), errors].concat();
+            let status_twice = Status::invalid_of("meta.k8s.io", kind, "", &twice);
+            assert_eq!(status_twice.message, status.message);
             compared += 1;
         }
     }
-    assert!(compared >= 37, "{compared}");
-}
-
-/// Refused options of a request have no row of their own.
-#[test]
-fn options_are_refused_in_upstreams_words() {
-    use sealane_api::field::{FieldError, Path as Field};
-    let steps = scenario("errors");
-    let answer =
-        steps.iter().find(|s| text(&s["request"]["path"]).contains("fieldValidation=Perhaps")).unwrap();
-    let path = Field::root("fieldValidation");
-    let known = &["", "Ignore", "Strict", "Warn"];
-    let errors = vec![FieldError::not_supported(&path, &json!("Perhaps"), known)];
-    let status = Status::invalid_of("meta.k8s.io", "CreateOptions", "", &errors);
-    assert_eq!(status.to_value(), answer["response"]["body"]);
-    let twice = vec![errors[0].clone(), errors[0].clone()];
-    let status_twice = Status::invalid_of("meta.k8s.io", "CreateOptions", "", &twice);
-    assert_eq!(status_twice.message, status.message);
-    assert_eq!(items(&status_twice.details["causes"]).len(), 2);
+    assert!(compared >= 6, "{compared}");
 }
 
 #[test]

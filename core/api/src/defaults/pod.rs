@@ -110,6 +110,9 @@ fn pod_spec(spec: &mut Value) {
         }
     }
     quantities(spec, "overhead");
+    for toleration in items_mut(spec, "tolerations") {
+        omit_empty(toleration, &["key", "operator", "value", "effect"]);
+    }
     omit_empty(
         spec,
         &[
