@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::message::{Data, Edns, Flags, Message, Question, Record, Soa, rtype};
+use crate::message::{Data, Edns, EdnsOption, Flags, Message, Question, Record, Soa, rtype};
 use crate::name::{MAX_NAME, Name};
 
 /// Why bytes are no message.
@@ -150,7 +150,7 @@ fn data(rtype: u16, r: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError>
     if r.at == end { Ok(out) } else { Err(DecodeError::BadRecord) }
 }
 
-fn options(bytes: &[u8]) -> Result<Vec<(u16, Box<[u8]>)>, DecodeError> {
+fn options(bytes: &[u8]) -> Result<Vec<EdnsOption>, DecodeError> {
     let mut r = Reader { bytes, at: 0 };
     let mut out = Vec::new();
     while r.at < bytes.len() {
@@ -168,8 +168,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     let mut r = Reader { bytes, at: 0 };
     let (id, flags) = (r.u16()?, r.u16()?);
     let counts = [r.u16()?, r.u16()?, r.u16()?, r.u16()?];
-    let mut message =
-        Message { id, flags: flags_of(flags), rcode: flags & 0xf, ..Message::default() };
+    let mut message = Message { id, flags: flags_of(flags), rcode: flags & 0xf, ..Message::default() };
     for _ in 0..counts[0] {
         message.questions.push(r.question()?);
     }

@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [("5s", 5000), ("1m30s", 90_000), ("500ms", 500), ("1.5h", 5_400_000), ("0", 0)] {
+        for (text, millis) in [("5s", 5000), ("1m30s", 90_000), ("500ms", 500), ("1.5h", 5_400_000), ("0", 0)]
+        {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(millis), "{text}");
         }
         for text in ["", "5", "s", "5x", "-5s", "1..2s"] {
@@ -170,7 +171,8 @@ mod tests {
 
     #[test]
     fn resolv_conf_lines() {
-        let text = "# c\nnameserver 10.0.0.2\nsearch a b\n nameserver ::1\nnameserver fe80::1%eth0\nnameserver\n";
+        let text =
+            "# c\nnameserver 10.0.0.2\nsearch a b\n nameserver ::1\nnameserver fe80::1%eth0\nnameserver\n";
         let servers: Vec<String> = resolv_conf(text).iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.2:53", "[::1]:53"]);
     }
