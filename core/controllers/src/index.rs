@@ -329,10 +329,10 @@ impl Index {
         plural: &'static str,
         namespace: Option<&str>,
     ) -> impl Iterator<Item = (&'a Id, &'a Doc)> + use<'a> {
-        let from = Id { plural, key: Key::new(namespace.unwrap_or(""), "") };
-        let within = namespace.map(|_| from.key.namespace.clone());
+        let namespace: Option<Arc<str>> = namespace.map(Into::into);
+        let from = Id { plural, key: Key::new(namespace.as_deref().unwrap_or(""), "") };
         self.objects.range(from..).take_while(move |(id, _)| {
-            id.plural == plural && within.as_ref().is_none_or(|ns| id.key.namespace == *ns)
+            id.plural == plural && namespace.as_ref().is_none_or(|ns| id.key.namespace == *ns)
         })
     }
 

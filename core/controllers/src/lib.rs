@@ -23,6 +23,7 @@
 
 mod accounts;
 mod deployment;
+mod deployment_status;
 mod doc;
 mod endpoints;
 mod endpointslice;
@@ -37,9 +38,9 @@ mod nodes;
 mod plan;
 mod pods;
 mod ports;
-mod quantity;
 mod replicaset;
 mod revisions;
+mod rollout;
 mod scheduler;
 mod slice_layout;
 mod statefulset;
@@ -49,7 +50,6 @@ pub use doc::{Doc, DocError, Key, Row};
 pub use events::Recorder;
 pub use index::{Config, Event, Index};
 pub use plan::{Action, Note, Patch, Plan, Propagation, Write};
-pub use quantity::Quantity;
 
 use jiff::Timestamp;
 
@@ -118,6 +118,15 @@ impl Controller {
     }
 }
 
+/// The kinds that an index wants to be fed: every kind whose objects can be listed and deleted, but for Events. The
+/// garbage collector looks at them all.
+pub fn watched_kinds() -> impl Iterator<Item = Row> {
+    let watched = |k: &&sealane_api::Kind| {
+        k.kind != "Event" && k.stored_as.is_none() && ["list", "watch", "delete"].iter().all(|verb| k.allows(verb))
+    };
+    sealane_api::kinds::KINDS.iter().filter(watched).map(Row)
+}
+
 /// One thing to plan (again).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Work {
@@ -130,7 +139,7 @@ pub struct Work {
 /// What `controller` should do now for `key`. The same arguments give the same plan. `random` names new objects.
 pub fn plan(controller: Controller, index: &Index, key: &Key, now: Timestamp, random: u64) -> Plan {
     let mut names = names::Names::new(random);
-    match controller {
+    let mut plan = match controller {
         Controller::Scheduler => scheduler::plan(index, key, now, random),
         Controller::EndpointSlice => endpointslice::plan(index, key, &mut names),
         Controller::Endpoints => endpoints::plan(index, key),
@@ -143,5 +152,14 @@ pub fn plan(controller: Controller, index: &Index, key: &Key, now: Timestamp, ra
         Controller::Garbage => garbage::plan(index, key),
         Controller::NodeLifecycle => nodes::plan_lifecycle(index, key, now),
         Controller::PodGarbage => nodes::plan_pod(index, key),
-    }
+    };
+    // A terminating Namespace takes nothing new; trying would only be refused.
+    plan.actions.retain(|action| match &action.write {
+        Write::Create { namespace, .. } => {
+            let namespace = index.namespace(&Key::new("", namespace));
+            namespace.is_none_or(|n| n.metadata.deletion_timestamp.is_none())
+        }
+        _ => true,
+    });
+    plan
 }

@@ -27,7 +27,7 @@ pub(crate) fn plan(index: &Index, key: &Key, now: Timestamp, names: &mut Names) 
     if labels::is_empty(&spec.selector) {
         return plan;
     }
-    let mine = claim::<ReplicaSet>(index, &set.metadata, &spec.selector, |_| true, &mut plan);
+    let mine = claim::<ReplicaSet>(index, &set.metadata, &spec.selector, &|_| true, &mut plan);
     let active: Vec<&Arc<Pod>> = mine.iter().copied().filter(|p| pods::is_active(p)).collect();
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
     if set.metadata.deletion_timestamp.is_none() {
@@ -75,7 +75,7 @@ pub(crate) fn claim<'a, T: k8s_openapi::Resource>(
     index: &'a Index,
     owner: &ObjectMeta,
     selector: &LabelSelector,
-    is_member: impl Fn(&Pod) -> bool,
+    accepts: &dyn Fn(&Pod) -> bool,
     plan: &mut Plan,
 ) -> Vec<&'a Arc<Pod>> {
     let uid = meta::uid(owner);
@@ -85,7 +85,7 @@ pub(crate) fn claim<'a, T: k8s_openapi::Resource>(
         if !meta::is_controlled_by(&pod.metadata, uid) {
             continue;
         }
-        if labels::selects(selector, pod.metadata.labels.as_ref()) && is_member(pod) {
+        if labels::selects(selector, pod.metadata.labels.as_ref()) {
             mine.push(pod);
         } else if !pods::is_terminating(pod) && owner.deletion_timestamp.is_none() {
             let kept: Vec<_> = pod.metadata.owner_references.iter().flatten().filter(|o| o.uid != uid).collect();
@@ -99,8 +99,8 @@ pub(crate) fn claim<'a, T: k8s_openapi::Resource>(
         for pod in near {
             if meta::controller_of(&pod.metadata).is_none()
                 && pods::is_active(pod)
+                && accepts(pod)
                 && labels::selects(selector, pod.metadata.labels.as_ref())
-                && is_member(pod)
             {
                 let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
                 owners.push(meta::controller_reference::<T>(owner));
