@@ -1,4 +1,5 @@
 //! However events come, the result is what building from scratch gives, and the deltas lead from one to the next.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -38,7 +38,10 @@ pub mod rtype {
 
     /// How people write it: `A`, `TYPE65280`.
     pub fn name(rtype: u16) -> String {
-        NAMES.iter().find(|(n, _)| *n == rtype).map_or_else(|| format!("TYPE{rtype}"), |(_, s)| (*s).to_owned())
+        NAMES
+            .iter()
+            .find(|(n, _)| *n == rtype)
+            .map_or_else(|| format!("TYPE{rtype}"), |(_, s)| (*s).to_owned())
     }
 
     const NAMES: &[(u16, &str)] = &[
@@ -262,6 +265,9 @@ impl std::fmt::Display for Record {
     }
 }
 
+/// An EDNS option: code and data.
+pub type EdnsOption = (u16, Box<[u8]>);
+
 /// EDNS0's OPT record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edns {
@@ -271,8 +277,8 @@ pub struct Edns {
     pub version: u8,
     /// DNSSEC records are wanted (DO).
     pub dnssec_ok: bool,
-    /// Options: code and data.
-    pub options: Vec<(u16, Box<[u8]>)>,
+    /// Options.
+    pub options: Vec<EdnsOption>,
 }
 
 /// A message.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::message::{Data, Edns, Flags, Message, Question, Record, Soa, rtype};
+use crate::message::{Data, Edns, EdnsOption, Flags, Message, Question, Record, Soa, rtype};
 use crate::name::{MAX_NAME, Name};
 
 /// Why bytes are no message.
@@ -22,6 +22,9 @@ pub enum DecodeError {
     #[error("more than one OPT record")]
     ManyOpts,
 }
+
+/// Pointers followed in one name.
+const MAX_HOPS: u32 = 127;
 
 struct Reader<'a> {
     bytes: &'a [u8],
@@ -51,7 +54,7 @@ impl<'a> Reader<'a> {
     /// began, so a walk ends (RFC 1035 section 4.1.4).
     fn name(&mut self) -> Result<Name, DecodeError> {
         let mut wire = Vec::with_capacity(48);
-        let (mut at, mut limit, mut resume) = (self.at, self.at, None);
+        let (mut at, mut limit, mut resume, mut hops) = (self.at, self.at, None, 0);
         loop {
             let len = *self.bytes.get(at).ok_or(DecodeError::Short)?;
             match len & 0xc0 {
@@ -69,7 +72,9 @@ impl<'a> Reader<'a> {
                 0xc0 => {
                     let low = *self.bytes.get(at + 1).ok_or(DecodeError::Short)?;
                     let to = usize::from(u16::from_be_bytes([len & 0x3f, low]));
-                    if to >= limit {
+                    // A name has 127 labels at most, so an honest one has no more pointers.
+                    hops += 1;
+                    if to >= limit || hops > MAX_HOPS {
                         return Err(DecodeError::BadName);
                     }
                     resume.get_or_insert(at + 2);
@@ -150,7 +155,7 @@ fn data(rtype: u16, r: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError>
     if r.at == end { Ok(out) } else { Err(DecodeError::BadRecord) }
 }
 
-fn options(bytes: &[u8]) -> Result<Vec<(u16, Box<[u8]>)>, DecodeError> {
+fn options(bytes: &[u8]) -> Result<Vec<EdnsOption>, DecodeError> {
     let mut r = Reader { bytes, at: 0 };
     let mut out = Vec::new();
     while r.at < bytes.len() {
@@ -168,8 +173,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     let mut r = Reader { bytes, at: 0 };
     let (id, flags) = (r.u16()?, r.u16()?);
     let counts = [r.u16()?, r.u16()?, r.u16()?, r.u16()?];
-    let mut message =
-        Message { id, flags: flags_of(flags), rcode: flags & 0xf, ..Message::default() };
+    let mut message = Message { id, flags: flags_of(flags), rcode: flags & 0xf, ..Message::default() };
     for _ in 0..counts[0] {
         message.questions.push(r.question()?);
     }

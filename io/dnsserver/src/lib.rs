@@ -1,1 +1,261 @@
-//! sealane-dnsserver
+//! The DNS server's sockets and files: UDP and TCP listeners, upstreams, the Corefile and its reload, health,
+//! readiness and metrics over HTTP. What is answered is `sealane_dns`'s business.
+//!
+//! What it may not know: where snapshots come from. It takes whole ones from a watch channel, the newest only: what it
+//! did not see in between does not matter.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), sealane_dnsserver::DnsError> {
+//! use sealane_dnsserver::{Settings, run};
+//! let (_writer, snapshots) = tokio::sync::watch::channel(Default::default());
+//! run(Settings::new("/etc/coredns/Corefile"), snapshots, std::future::pending()).await
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod admin;
+mod corefile;
+mod listen;
+mod shared;
+mod upstream;
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealane_catalog::Snapshot;
+use sealane_dns::Event;
+use sealane_dns::config::PodMode;
+use tokio::sync::{Notify, watch};
+
+use crate::corefile::Loaded;
+use crate::listen::Listeners;
+use crate::shared::Shared;
+
+/// How often time-driven work is looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How long after a start `loop` listens for its own probes (`plugin/loop`).
+const LOOP_WINDOW: Duration = Duration::from_secs(30);
+
+/// Takes the server's log lines (`[INFO] …`), one at a time, without line end.
+pub type LogSink = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// How the server runs.
+#[derive(Clone)]
+pub struct Settings {
+    /// The Corefile.
+    pub corefile: PathBuf,
+    /// Port of server blocks that name none (`-dns.port`).
+    pub default_port: u16,
+    /// Addresses that clients reach the server at, for NS records; empty: found out.
+    pub local: Vec<IpAddr>,
+    /// Where log lines go; standard output as CoreDNS's do, unless set.
+    pub log: LogSink,
+    /// Looks at the Corefile at once when notified (where the `reload` plugin is on or not).
+    pub reload: Arc<Notify>,
+}
+
+impl Settings {
+    /// CoreDNS's defaults for a Corefile.
+    pub fn new(corefile: impl Into<PathBuf>) -> Self {
+        Settings {
+            corefile: corefile.into(),
+            default_port: 53,
+            local: Vec::new(),
+            // A reader that is gone is no reason to stop answering, as `println!` would.
+            log: Arc::new(|line| drop(writeln!(std::io::stdout(), "{line}"))),
+            reload: Arc::new(Notify::new()),
+        }
+    }
+}
+
+/// Why the server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The Corefile is wrong.
+    #[error(transparent)]
+    Corefile(#[from] sealane_dns::corefile::CorefileError),
+    /// `forward` names something that is neither an address nor a file with name servers.
+    #[error("forward: {0} is no address, and no resolv.conf with a name server")]
+    NoUpstream(String),
+    /// A port is taken or not allowed.
+    #[error("cannot listen on {address} ({what}): {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// For what.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Queries go in circles.
+    #[error("{0}")]
+    Loop(String),
+}
+
+/// What a configuration answers from; the catalog has to be fed with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Services, EndpointSlices and Namespaces.
+    pub cluster: bool,
+    /// Pods (`pods verified`).
+    pub pods: bool,
+}
+
+/// Reads and checks a Corefile with what it imports, without starting anything (`sealane check`).
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(settings: &Settings) -> Result<Needs, DnsError> {
+    let loaded = corefile::load(settings)?;
+    let plugins = loaded.config.blocks.iter().flat_map(|block| &block.kubernetes);
+    Ok(plugins.fold(Needs::default(), |needs, plugin| Needs {
+        cluster: true,
+        pods: needs.pods || plugin.pods == PodMode::Verified,
+    }))
+}
+
+/// Serves until `shutdown` is done, then for `lameduck` more.
+///
+/// # Errors
+/// Where it cannot start, or finds that it forwards to itself. A Corefile that gets worse while it runs is refused
+/// with a log line, and the old one stays.
+pub async fn run(
+    settings: Settings,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), DnsError> {
+    let mut loaded = corefile::load(&settings)?;
+    let (shared, mut fatal) = Shared::new(&loaded, &settings);
+    let first = snapshots.borrow_and_update().clone();
+    shared.step(Event::Snapshot(first));
+    let mut listeners = Listeners::default();
+    listeners.reconcile(&shared, &loaded.config)?;
+    for line in banner(&loaded) {
+        shared.log(&line);
+    }
+    let mut files = corefile::Watch::new(&settings, &loaded);
+    let mut probing = probe_loops(&shared);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::pin!(shutdown);
+    let mut fed = true;
+    let ended = loop {
+        tokio::select! {
+            () = &mut shutdown => break Ok(()),
+            Some(why) = fatal.recv() => break Err(DnsError::Loop(why)),
+            changed = snapshots.changed(), if fed => {
+                // A writer that is gone leaves the last snapshot: names go on being answered.
+                fed = changed.is_ok();
+                let snapshot = snapshots.borrow_and_update().clone();
+                shared.step(Event::Snapshot(snapshot));
+            }
+            _ = tick.tick() => {
+                shared.background(Event::Tick);
+                files.hosts(&shared);
+            }
+            () = files.changed(&settings) => {
+                if let Some(new) = reload(&settings, &loaded, &shared, &mut listeners) {
+                    loaded = new;
+                    files = corefile::Watch::new(&settings, &loaded);
+                    probing = probe_loops(&shared);
+                }
+            }
+        }
+    };
+    if ended.is_ok() {
+        lameduck(&loaded, &shared, &mut snapshots).await;
+    }
+    drop((probing, listeners));
+    ended
+}
+
+/// Goes on serving, the cluster's changes included, while clients learn that this server is going.
+async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
+    let blocks = loaded.config.blocks.iter().filter_map(|block| block.health.as_ref());
+    let time = blocks.map(|health| health.lameduck).max().unwrap_or_default();
+    if time.is_zero() {
+        return;
+    }
+    shared.log(&format!("[INFO] plugin/health: Going into lameduck mode for {}s", time.as_secs_f64()));
+    let end = tokio::time::sleep(time);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            () = &mut end => return,
+            Ok(()) = snapshots.changed() => {
+                let snapshot = snapshots.borrow_and_update().clone();
+                shared.step(Event::Snapshot(snapshot));
+            }
+        }
+    }
+}
+
+fn reload(
+    settings: &Settings,
+    old: &Loaded,
+    shared: &Arc<Shared>,
+    listeners: &mut Listeners,
+) -> Option<Loaded> {
+    let refused = |why: &dyn std::fmt::Display| {
+        shared.server(|server| server.reload_failed());
+        shared.log(&format!("[ERROR] Corefile is not reloaded, the old one stays: {why}"));
+    };
+    let new = match corefile::load(settings) {
+        Ok(new) if new.fingerprint == old.fingerprint => return None,
+        Ok(new) => new,
+        Err(error) => {
+            refused(&error);
+            return None;
+        }
+    };
+    // New ports are bound before anything else changes.
+    if let Err(error) = listeners.reconcile(shared, &new.config) {
+        refused(&error);
+        return None;
+    }
+    let now = shared.now();
+    shared.server(|server| server.configure(new.config.clone(), &new.files, now));
+    shared.log(&format!("[INFO] plugin/reload: Running configuration {}", new.fingerprint_text()));
+    Some(new)
+}
+
+fn banner(loaded: &Loaded) -> Vec<String> {
+    let keys = loaded.config.blocks.iter().flat_map(|block| &block.keys);
+    let mut lines: Vec<String> = keys.map(|(zone, port)| format!("{zone}:{port}")).collect();
+    lines.push(format!("[INFO] Running configuration {}", loaded.fingerprint_text()));
+    lines.push(format!("Sealane-{}", env!("CARGO_PKG_VERSION")));
+    lines
+}
+
+/// Sends `loop`'s probes to this server; the task's end is the end of the look-out.
+fn probe_loops(shared: &Arc<Shared>) -> tokio::task::JoinSet<()> {
+    let mut tasks = tokio::task::JoinSet::new();
+    let probes = shared.server(|server| server.loop_probes());
+    if probes.is_empty() {
+        return tasks;
+    }
+    let shared = shared.clone();
+    tasks.spawn(async move {
+        for (own, probe) in probes {
+            // Sent as a client would; what comes back does not matter, a probe that comes round does.
+            let sent = upstream::exchange_once(own, &probe).await;
+            if let Err(error) = sent {
+                shared.log(&format!("[WARNING] plugin/loop: the probe had no answer: {error}"));
+            }
+        }
+        tokio::time::sleep(LOOP_WINDOW).await;
+        shared.server(|server| server.loop_checked());
+    });
+    tasks
+}

@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 /// A Pod's namespaces.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// Unique, file-name safe: the Pod's uid.
     pub id: String,
@@ -23,7 +24,7 @@ pub struct SandboxSpec {
 }
 
 /// A file or directory of the host made visible inside.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Mount {
     /// Path outside.
     pub source: PathBuf,
@@ -36,7 +37,7 @@ pub struct Mount {
 }
 
 /// Who a process is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Identity {
     /// User id.
     pub uid: u32,
@@ -47,7 +48,7 @@ pub struct Identity {
 }
 
 /// A container.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Unique, file-name safe.
     pub id: String,
@@ -103,7 +104,7 @@ pub struct Started {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Exit status, 128 + n where signal n ended it.
     pub code: i32,
@@ -116,7 +117,7 @@ pub struct Exit {
 }
 
 /// A further process in a container.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// The container.
     pub container: String,

@@ -254,6 +254,11 @@ pub struct Forward {
     pub max_concurrent: u32,
 }
 
+/// The plugins that there are, in the order in which a query passes them (`-plugins`).
+pub fn plugin_names() -> impl Iterator<Item = &'static str> {
+    plugins::SETUPS.iter().map(|row| row.0)
+}
+
 impl Config {
     /// Reads a Corefile. `default_port` is for keys without one.
     ///

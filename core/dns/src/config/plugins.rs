@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Block, Cache, CacheSide, Forward, Health, Hosts, Kubernetes, LogClass, LogRule, PodMode, Policy, Prefetch,
-    Reload, Selector, ServeStale, Upstream, values,
+    Block, Cache, CacheSide, Forward, Health, Hosts, Kubernetes, LogClass, LogRule, PodMode, Policy,
+    Prefetch, Reload, Selector, ServeStale, Upstream, values,
 };
 use crate::corefile::{CorefileError, Directive, Token};
 use crate::name::Name;
@@ -13,28 +13,68 @@ type Setup = fn(&mut Block, &Directive) -> Result<(), CorefileError>;
 
 /// Name, reader, and whether it may stand several times in a block.
 pub(super) static SETUPS: &[(&str, Setup, bool)] = &[
+    ("reload", reload, false),
     ("bind", bind, true),
+    ("ready", ready, false),
+    ("health", health, false),
+    ("prometheus", prometheus, false),
     ("errors", errors, false),
     ("log", log, true),
-    ("health", health, false),
-    ("ready", ready, false),
-    ("prometheus", prometheus, false),
-    ("reload", reload, false),
     ("loadbalance", loadbalance, false),
-    ("loop", detect_loop, false),
     ("cache", cache, false),
     ("hosts", hosts, false),
     ("kubernetes", kubernetes, true),
+    ("loop", detect_loop, false),
     ("forward", forward, true),
 ];
 
 /// CoreDNS's other plugins (`plugin.cfg`).
 pub(super) static COREDNS: &[&str] = &[
-    "acl", "any", "auto", "autopath", "azure", "bufsize", "cancel", "chaos", "clouddns", "debug", "dns64",
-    "dnssec", "dnstap", "erratic", "etcd", "file", "geoip", "grpc", "grpc_server", "header", "https", "https3",
-    "k8s_external", "local", "metadata", "minimal", "multisocket", "nomad", "nsid", "pprof", "quic", "rewrite",
-    "root", "route53", "secondary", "sign", "template", "timeouts", "tls", "trace", "transfer", "tsig", "view",
-    "whoami", "on",
+    "acl",
+    "any",
+    "auto",
+    "autopath",
+    "azure",
+    "bufsize",
+    "cancel",
+    "chaos",
+    "clouddns",
+    "debug",
+    "dns64",
+    "dnssec",
+    "dnstap",
+    "erratic",
+    "etcd",
+    "file",
+    "geoip",
+    "grpc",
+    "grpc_server",
+    "header",
+    "https",
+    "https3",
+    "k8s_external",
+    "local",
+    "metadata",
+    "minimal",
+    "multisocket",
+    "nomad",
+    "nsid",
+    "pprof",
+    "quic",
+    "rewrite",
+    "root",
+    "route53",
+    "secondary",
+    "sign",
+    "template",
+    "timeouts",
+    "tls",
+    "trace",
+    "transfer",
+    "tsig",
+    "view",
+    "whoami",
+    "on",
 ];
 
 fn err<T>(token: &Token, message: impl Into<String>) -> Result<T, CorefileError> {
@@ -117,7 +157,10 @@ fn bind(block: &mut Block, d: &Directive) -> Result<(), CorefileError> {
 fn errors(block: &mut Block, d: &Directive) -> Result<(), CorefileError> {
     no_options(d)?;
     // `errors stdout` is an old way to write it.
-    no_more("errors", if d.args.first().is_some_and(|t| t.text == "stdout") { &d.args[1..] } else { &d.args })?;
+    no_more(
+        "errors",
+        if d.args.first().is_some_and(|t| t.text == "stdout") { &d.args[1..] } else { &d.args },
+    )?;
     block.errors = true;
     Ok(())
 }
@@ -131,10 +174,10 @@ fn log(block: &mut Block, d: &Directive) -> Result<(), CorefileError> {
         && last.text.contains('{')
     {
         names = rest;
-        format = last.text.replace("{common}", COMMON).replace(
-            "{combined}",
-            &COMMON.replace("{duration}", "{duration} \"{>opcode}\""),
-        );
+        format = last
+            .text
+            .replace("{common}", COMMON)
+            .replace("{combined}", &COMMON.replace("{duration}", "{duration} \"{>opcode}\""));
     }
     let zones = if names.is_empty() { vec![Name::root()] } else { zones(names)? };
     let mut classes = Vec::new();
@@ -273,8 +316,11 @@ fn cache_option(cache: &mut Cache, o: &Directive) -> Result<(), CorefileError> {
         }
         "prefetch" => {
             let Some(amount) = o.args.first() else { return err(&o.name, "'prefetch' needs an amount") };
-            let mut prefetch =
-                Prefetch { amount: number(amount, "amount")?, duration: Duration::from_secs(60), percentage: 10 };
+            let mut prefetch = Prefetch {
+                amount: number(amount, "amount")?,
+                duration: Duration::from_secs(60),
+                percentage: 10,
+            };
             if let Some(token) = o.args.get(1) {
                 prefetch.duration = duration(token)?;
             }
@@ -413,7 +459,10 @@ fn kubernetes_option(k: &mut Kubernetes, o: &Directive) -> Result<(), CorefileEr
                 "insecure" => PodMode::Insecure,
                 "verified" => PodMode::Verified,
                 other => {
-                    return err(token, format!("'{other}' is no mode of pods (disabled, insecure, verified)"));
+                    return err(
+                        token,
+                        format!("'{other}' is no mode of pods (disabled, insecure, verified)"),
+                    );
                 }
             };
         }

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::name::Name;
 
+/// A hundred years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// A duration as Go writes it: `5s`, `1m30s`, `500ms`, `0`.
 ///
 /// # Errors
@@ -35,7 +38,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
             };
         rest = &rest[unit..];
     }
-    Duration::try_from_secs_f64(total).map_err(|_| bad())
+    // Longer ones mean nothing, and would overflow when they are added to a time.
+    Duration::try_from_secs_f64(total).ok().filter(|d| *d <= LONGEST).ok_or_else(bad)
 }
 
 /// Zones of a word: a name, or the reverse zones of a prefix (`10.96.0.0/12` is sixteen of them).
@@ -126,10 +130,11 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [("5s", 5000), ("1m30s", 90_000), ("500ms", 500), ("1.5h", 5_400_000), ("0", 0)] {
+        for (text, millis) in [("5s", 5000), ("1m30s", 90_000), ("500ms", 500), ("1.5h", 5_400_000), ("0", 0)]
+        {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(millis), "{text}");
         }
-        for text in ["", "5", "s", "5x", "-5s", "1..2s"] {
+        for text in ["", "5", "s", "5x", "-5s", "1..2s", "99999999999h"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -170,7 +175,8 @@ mod tests {
 
     #[test]
     fn resolv_conf_lines() {
-        let text = "# c\nnameserver 10.0.0.2\nsearch a b\n nameserver ::1\nnameserver fe80::1%eth0\nnameserver\n";
+        let text =
+            "# c\nnameserver 10.0.0.2\nsearch a b\n nameserver ::1\nnameserver fe80::1%eth0\nnameserver\n";
         let servers: Vec<String> = resolv_conf(text).iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.2:53", "[::1]:53"]);
     }

@@ -5,7 +5,7 @@ mod lexer;
 mod parser;
 
 pub use lexer::Token;
-pub use parser::{Directive, ServerBlock, Sources, parse};
+pub use parser::{Directive, ServerBlock, Sources, import_targets, parse};
 
 /// Where something stands. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -64,6 +64,16 @@ pub fn parse(file: &str, text: &str, sources: &Sources) -> Result<Vec<ServerBloc
     Ok(blocks)
 }
 
+/// What `import` lines name, as it is written there: snippets, files and globs.
+///
+/// # Errors
+/// For a quote that never ends.
+pub fn import_targets(file: &str, text: &str) -> Result<Vec<String>, CorefileError> {
+    let tokens = tokens(file, text)?;
+    let pairs = tokens.windows(2).filter(|pair| pair[0].text == "import" && same_line(&pair[0], &pair[1]));
+    Ok(pairs.map(|pair| pair[1].text.clone()).collect())
+}
+
 fn expand_env(tokens: &mut [Token], sources: &Sources) -> Result<(), CorefileError> {
     for token in tokens {
         for (open, close) in [("{$", "}"), ("{%", "%}")] {
@@ -106,7 +116,10 @@ fn take_snippets(
             let (mut end, mut inner) = (start, 1usize);
             while inner > 0 {
                 let Some(t) = tokens.get(end) else {
-                    return Err(CorefileError::new(&token.at, format!("snippet ({name}) has no closing brace")));
+                    return Err(CorefileError::new(
+                        &token.at,
+                        format!("snippet ({name}) has no closing brace"),
+                    ));
                 };
                 inner = inner + usize::from(is_open(t)) - usize::from(is_close(t));
                 end += 1;

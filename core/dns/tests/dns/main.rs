@@ -1,0 +1,8 @@
+//! The DNS state machine from outside: messages in, messages out.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod cluster;
+mod codec;
+mod corefile;
+mod kubernetes;
+mod upstreams;

@@ -1,0 +1,138 @@
+//! The state machine behind a lock, and the tasks that carry out what it asks for.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use sealane_dns::{Effect, Event, Now, Server};
+use tokio::sync::mpsc;
+
+use crate::corefile::Loaded;
+use crate::{LogSink, Settings, upstream};
+
+/// What all tasks share. The lock is held for one step, never across an await.
+pub(crate) struct Shared {
+    server: Mutex<Server>,
+    start: Instant,
+    log: LogSink,
+    fatal: mpsc::UnboundedSender<String>,
+}
+
+impl Shared {
+    pub(crate) fn new(loaded: &Loaded, settings: &Settings) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
+        let (fatal, receiver) = mpsc::unbounded_channel();
+        let start = Instant::now();
+        let local =
+            if settings.local.is_empty() { upstream::local_addresses() } else { settings.local.clone() };
+        let server = Server::new(loaded.config.clone(), &loaded.files, local, now(start));
+        (Arc::new(Shared { server: Mutex::new(server), start, log: settings.log.clone(), fatal }), receiver)
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        now(self.start)
+    }
+
+    pub(crate) fn log(&self, line: &str) {
+        (self.log)(line);
+    }
+
+    pub(crate) fn server<T>(&self, f: impl FnOnce(&mut Server) -> T) -> T {
+        f(&mut self.server.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn step(&self, event: Event<'_>) -> Vec<Effect> {
+        let now = self.now();
+        self.server(|server| server.step(event, now))
+    }
+
+    /// A step whose effects nobody waits for.
+    pub(crate) fn background(self: &Arc<Self>, event: Event<'_>) {
+        for effect in self.step(event) {
+            self.detach(effect);
+        }
+    }
+
+    fn detach(self: &Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::Log(line) => self.log(&line),
+            Effect::Fatal(why) => {
+                // The receiver is gone only when the server is ending anyway.
+                let _ = self.fatal.send(why);
+            }
+            ask @ Effect::Ask { .. } => {
+                let shared = self.clone();
+                tokio::spawn(async move {
+                    shared.carry_out(vec![ask]).await;
+                });
+            }
+            Effect::Reply(_) => {}
+        }
+    }
+
+    /// Carries out a query's effects; the reply, where there is one.
+    pub(crate) async fn carry_out(self: &Arc<Self>, effects: Vec<Effect>) -> Option<Vec<u8>> {
+        let (mut effects, mut reply) = (effects, None);
+        loop {
+            let mut next = None;
+            let alone = effects.len() == 1;
+            for effect in effects {
+                match effect {
+                    Effect::Reply(bytes) => reply = Some(bytes),
+                    Effect::Ask { upstream, transport, message, timeout, pending }
+                        if alone || pending.has_client() =>
+                    {
+                        next = Some((upstream, transport, message, timeout, pending));
+                    }
+                    other => self.detach(other),
+                }
+            }
+            let Some((to, transport, message, timeout, pending)) = next else { return reply };
+            let answer = upstream::exchange(to, transport, &message, pending.id(), timeout).await;
+            effects = match answer {
+                Ok(bytes) => self.step(Event::Answer { pending, bytes: &bytes }),
+                Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
+            };
+        }
+    }
+
+    /// Gives queries up that there is no room to wait for.
+    pub(crate) fn abandon(self: &Arc<Self>, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Ask { pending, .. } => {
+                    // Asked again at the next upstream, and so on: there is a bounded number of them.
+                    let why = "too many queries wait for upstreams".to_owned();
+                    let next = self.step(Event::Failed { pending, why });
+                    self.abandon(next);
+                }
+                other => self.detach(other),
+            }
+        }
+    }
+
+    /// The reply, where it is at hand without asking anybody.
+    pub(crate) fn at_once(self: &Arc<Self>, effects: Vec<Effect>) -> Result<Option<Vec<u8>>, Vec<Effect>> {
+        let waits = |effect: &Effect| matches!(effect, Effect::Ask { pending, .. } if pending.has_client());
+        if effects.iter().any(waits) {
+            return Err(effects);
+        }
+        let mut reply = None;
+        for effect in effects {
+            match effect {
+                Effect::Reply(bytes) => reply = Some(bytes),
+                other => self.detach(other),
+            }
+        }
+        Ok(reply)
+    }
+}
+
+fn now(start: Instant) -> Now {
+    let mut bytes = [0u8; 8];
+    // getrandom of 8 bytes is never short and fails only on kernels before 3.17.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    Now {
+        monotonic: start.elapsed(),
+        unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        random: u64::from_ne_bytes(bytes),
+    }
+}

@@ -1,0 +1,340 @@
+//! The server on loopback: sockets, an upstream of the test's own, a Corefile that changes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sealane_api::Object;
+use sealane_catalog::{Builder, Event, Snapshot, Source};
+use sealane_dns::message::{Data, Record, rcode, rtype};
+use sealane_dns::{Message, decode, encode};
+use sealane_dnsserver::{DnsError, Settings, check, run};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// Long enough to mean that it never happens.
+const NEVER: Duration = Duration::from_secs(20);
+
+/// Loopback ports that nobody has: below those that the kernel gives to clients, and each given out once.
+async fn free_ports<const N: usize>() -> [u16; N] {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + (std::process::id() % 90) as u16 * 100;
+    let mut free = [0; N];
+    for slot in &mut free {
+        loop {
+            let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+            let tcp = TcpListener::bind(("127.0.0.1", port)).await;
+            if tcp.is_ok() && UdpSocket::bind(("127.0.0.1", port)).await.is_ok() {
+                *slot = port;
+                break;
+            }
+        }
+    }
+    free
+}
+
+/// Answers every A question with 192.0.2.80 and counts them, over UDP and TCP.
+async fn upstream() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let [port] = free_ports().await;
+    let address: SocketAddr = ([127, 0, 0, 1], port).into();
+    let (udp, tcp) = (UdpSocket::bind(address).await.unwrap(), TcpListener::bind(address).await.unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let answer = |bytes: &[u8], seen: &Mutex<Vec<String>>| {
+        let query = decode(bytes).unwrap();
+        let question = query.questions[0].clone();
+        seen.lock().unwrap().push(question.name.to_string());
+        let mut reply = query.reply(rcode::NOERROR);
+        reply.flags.recursion_available = true;
+        if question.rtype == rtype::A {
+            reply.answers.push(Record::new(question.name, 60, Data::A([192, 0, 2, 80].into())));
+        }
+        encode(&reply, 65_535)
+    };
+    let log = seen.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((len, from)) = udp.recv_from(&mut buffer).await {
+            let reply = answer(&buffer[..len], &log);
+            // A stranger's message first: it must not be taken for the answer.
+            let mut wrong = reply.clone();
+            wrong[0] ^= 0xff;
+            udp.send_to(&wrong, from).await.unwrap();
+            udp.send_to(&reply, from).await.unwrap();
+        }
+    });
+    let log = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = tcp.accept().await {
+            let len = stream.read_u16().await.unwrap();
+            let mut buffer = vec![0; usize::from(len)];
+            stream.read_exact(&mut buffer).await.unwrap();
+            let reply = answer(&buffer, &log);
+            stream.write_u16(reply.len() as u16).await.unwrap();
+            stream.write_all(&reply).await.unwrap();
+        }
+    });
+    (address, seen)
+}
+
+fn snapshot(builder: &mut Builder, address: &str) -> Arc<Snapshot> {
+    for source in [Source::Services, Source::EndpointSlices, Source::Namespaces] {
+        builder.apply(Event::RelistBegin(source));
+    }
+    let service = json!({"metadata": {"namespace": "default", "name": "web", "resourceVersion": "41"},
+        "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}});
+    let slice = json!({"metadata": {"namespace": "default", "name": "web-x", "resourceVersion": "42",
+        "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 80}], "endpoints": [{"addresses": [address]}]});
+    builder.apply(Event::Applied(Source::Services, Object::new(service)));
+    builder.apply(Event::Applied(Source::EndpointSlices, Object::new(slice)));
+    builder.apply(Event::Applied(Source::Namespaces, Object::new(json!({"metadata": {"name": "default"}}))));
+    for source in [Source::Services, Source::EndpointSlices, Source::Namespaces] {
+        builder.apply(Event::RelistEnd(source));
+    }
+    builder.publish().0
+}
+
+struct Running {
+    port: u16,
+    folder: tempfile::TempDir,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), DnsError>>,
+    logs: Arc<Mutex<Vec<String>>>,
+}
+
+impl Running {
+    /// Starts a server whose Corefile is `.:PORT {\n bind 127.0.0.1\n` and `body`.
+    async fn start(port: u16, body: &str) -> Running {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        std::fs::write(&path, corefile(port, body)).unwrap();
+        let mut settings = Settings::new(&path);
+        let logs = Arc::new(Mutex::new(Vec::new()));
+        let sink = logs.clone();
+        settings.log = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
+        let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::default()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            run(settings, receiver, async {
+                let _ = stopped.await;
+            })
+            .await
+        });
+        let running = Running { port, folder, snapshots, stop: Some(stop), task, logs };
+        running.wait_for_log("Running configuration").await;
+        running
+    }
+
+    fn corefile(&self) -> PathBuf {
+        self.folder.path().join("Corefile")
+    }
+
+    async fn wait_for_log(&self, text: &str) {
+        until(async || self.logs.lock().unwrap().iter().any(|line| line.contains(text))).await;
+    }
+
+    async fn udp(&self, name: &str, kind: u16) -> Message {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(("127.0.0.1", self.port)).await.unwrap();
+        let query = encode(&Message::query(9, name.parse().unwrap(), kind), 512);
+        socket.send(&query).await.unwrap();
+        let mut buffer = [0; 4096];
+        let len = tokio::time::timeout(NEVER, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
+        decode(&buffer[..len]).unwrap()
+    }
+
+    async fn end(mut self) -> Result<(), DnsError> {
+        self.stop.take().unwrap().send(()).unwrap();
+        tokio::time::timeout(NEVER, self.task).await.expect("an end").unwrap()
+    }
+}
+
+fn corefile(port: u16, body: &str) -> String {
+    format!(".:{port} {{\n bind 127.0.0.1\n{body}\n}}\n")
+}
+
+/// Waits for something that comes about by itself.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, wait).await.expect("it never came about");
+}
+
+fn addresses(message: &Message) -> Vec<String> {
+    let addresses = message.answers.iter().filter_map(|record| match &record.data {
+        Data::A(ip) => Some(ip.to_string()),
+        _ => None,
+    });
+    addresses.collect()
+}
+
+async fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn answers_from_snapshots_as_they_come() {
+    let [port, ready, health] = free_ports().await;
+    let body = format!(
+        " kubernetes cluster.local\n ready 127.0.0.1:{ready}\n health 127.0.0.1:{health} {{\n lameduck 1ms\n }}"
+    );
+    let server = Running::start(port, &body).await;
+    assert!(get(ready, "/ready").await.starts_with("HTTP/1.1 503 "));
+    assert_eq!(server.udp("web.default.svc.cluster.local", rtype::A).await.rcode, rcode::SERVFAIL);
+    let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    for address in ["10.244.0.5", "10.244.0.6"] {
+        server.snapshots.send(snapshot(&mut builder, address)).unwrap();
+        until(async || addresses(&server.udp("web.default.svc.cluster.local", rtype::A).await) == [address])
+            .await;
+    }
+    assert!(get(ready, "/ready").await.starts_with("HTTP/1.1 200 "));
+    // The writer goes: the last snapshot stays.
+    let Running { snapshots, .. } = &server;
+    snapshots.send_modify(|_| {});
+    assert_eq!(server.udp("web.default.svc.cluster.local", rtype::A).await.answers.len(), 1);
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn forwards_over_udp_and_tcp_and_caches() {
+    let [port] = free_ports().await;
+    let (upstream, seen) = upstream().await;
+    let server = Running::start(port, &format!(" forward . {upstream}\n cache 30")).await;
+    for _ in 0..2 {
+        let reply = server.udp("www.example", rtype::A).await;
+        assert_eq!((reply.id, addresses(&reply)), (9, vec!["192.0.2.80".to_owned()]));
+    }
+    assert_eq!(seen.lock().unwrap().len(), 1);
+    // Two queries on one connection.
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    for name in ["one.example", "two.example"] {
+        let query = encode(&Message::query(3, name.parse().unwrap(), rtype::A), 512);
+        stream.write_u16(query.len() as u16).await.unwrap();
+        stream.write_all(&query).await.unwrap();
+        let mut reply = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut reply).await.unwrap();
+        assert_eq!(addresses(&decode(&reply).unwrap()), ["192.0.2.80"]);
+    }
+    assert_eq!(seen.lock().unwrap().len(), 3);
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_is_a_servfail() {
+    let [port, nobody] = free_ports().await;
+    let server = Running::start(port, &format!(" errors\n forward . 127.0.0.1:{nobody}")).await;
+    assert_eq!(server.udp("www.example", rtype::A).await.rcode, rcode::SERVFAIL);
+    server.wait_for_log("[ERROR] plugin/errors: 2 www.example. A: 127.0.0.1:").await;
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_changed_corefile_takes_effect_and_a_wrong_one_does_not() {
+    let [port, other] = free_ports().await;
+    let hosts = |ip: &str| format!(" reload\n hosts /nowhere {{\n {ip} a.example\n }}");
+    let mut server = Running::start(port, &hosts("10.0.0.1")).await;
+    assert_eq!(addresses(&server.udp("a.example", rtype::A).await), ["10.0.0.1"]);
+    std::fs::write(server.corefile(), corefile(port, &hosts("10.0.0.2"))).unwrap();
+    until(async || addresses(&server.udp("a.example", rtype::A).await) == ["10.0.0.2"]).await;
+    // As a ConfigMap's volume does it: another file is moved into place.
+    let new = server.folder.path().join("new");
+    std::fs::write(&new, corefile(port, &hosts("10.0.0.3"))).unwrap();
+    std::fs::rename(&new, server.corefile()).unwrap();
+    until(async || addresses(&server.udp("a.example", rtype::A).await) == ["10.0.0.3"]).await;
+    std::fs::write(server.corefile(), corefile(port, " nonsense")).unwrap();
+    server.wait_for_log("Corefile:3:2: unknown plugin 'nonsense'").await;
+    assert_eq!(addresses(&server.udp("a.example", rtype::A).await), ["10.0.0.3"]);
+    // Another port: the old one is closed.
+    std::fs::write(server.corefile(), corefile(other, &hosts("10.0.0.4"))).unwrap();
+    let old = port;
+    server.port = other;
+    until(async || TcpStream::connect(("127.0.0.1", other)).await.is_ok()).await;
+    assert_eq!(addresses(&server.udp("a.example", rtype::A).await), ["10.0.0.4"]);
+    until(async || TcpStream::connect(("127.0.0.1", old)).await.is_err()).await;
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn health_metrics_and_lameduck() {
+    let [port, health, metrics] = free_ports().await;
+    let body = format!(
+        " health 127.0.0.1:{health} {{\n lameduck 1h\n }}\n prometheus 127.0.0.1:{metrics}\n log\n \
+         kubernetes cluster.local"
+    );
+    let server = Running::start(port, &body).await;
+    let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    server.snapshots.send(snapshot(&mut builder, "10.244.0.5")).unwrap();
+    until(async || server.udp("web.default.svc.cluster.local", rtype::A).await.answers.len() == 1).await;
+    let page = get(health, "/health").await;
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("\r\n\r\nOK"), "{page}");
+    assert!(get(health, "/other").await.starts_with("HTTP/1.1 404 "));
+    let page = get(metrics, "/metrics").await;
+    for line in [
+        "sealane_dns_applied_revision 42",
+        "coredns_panics_total 0",
+        &format!(
+            "coredns_plugin_enabled{{server=\"dns://:{port}\",zone=\".\",view=\"\",name=\"kubernetes\"}} 1"
+        ),
+        &format!(
+            "coredns_dns_responses_total{{server=\"dns://:{port}\",zone=\".\",view=\"\",rcode=\"NOERROR\",plugin=\"kubernetes\"}} 1"
+        ),
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+    assert!(
+        page.contains("coredns_build_info{") && page.contains("coredns_dns_request_duration_seconds_bucket{")
+    );
+    server.wait_for_log("\"A IN web.default.svc.cluster.local. udp 47 false 512\" NOERROR qr,aa,rd").await;
+    // Told to stop, it goes on answering for a while.
+    let mut server = server;
+    server.stop.take().unwrap().send(()).unwrap();
+    server.wait_for_log("lameduck mode for 3600s").await;
+    assert_eq!(server.udp("web.default.svc.cluster.local", rtype::A).await.answers.len(), 1);
+    server.task.abort();
+    assert!(server.task.await.unwrap_err().is_cancelled());
+    until(async || UdpSocket::bind(("127.0.0.1", port)).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_loop_ends_the_server_with_a_reason() {
+    let [port] = free_ports().await;
+    let server = Running::start(port, &format!(" loop\n forward . 127.0.0.1:{port}")).await;
+    let error = tokio::time::timeout(NEVER, server.task).await.expect("an end").unwrap().unwrap_err();
+    assert!(error.to_string().contains("Loop detected"), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Corefile");
+    let settings = Settings::new(&path);
+    assert!(check(&settings).unwrap_err().to_string().starts_with("cannot read "));
+    std::fs::write(&path, ". {\n forward . /no/such/file\n}").unwrap();
+    let error = check(&settings).unwrap_err().to_string();
+    assert_eq!(error, "forward: /no/such/file is no address, and no resolv.conf with a name server");
+    std::fs::write(&path, "import parts/*.conf\n").unwrap();
+    std::fs::create_dir(folder.path().join("parts")).unwrap();
+    std::fs::write(folder.path().join("parts/a.conf"), "a.example {\n oops\n}").unwrap();
+    let error = check(&settings).unwrap_err().to_string();
+    assert!(error.ends_with("parts/a.conf:2:2: unknown plugin 'oops'"), "{error}");
+    let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    std::fs::write(&path, corefile(port, " errors")).unwrap();
+    let (_writer, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let error = run(settings, snapshots, std::future::pending()).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot listen on 127.0.0.1:{port} (DNS over UDP): ")), "{error}");
+}

@@ -1,0 +1,495 @@
+//! [`Host`]: the node on this machine, and [`Runtime`] on it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
+
+use crate::netlink::Socket;
+use crate::nft::{self, Outward};
+use crate::outside::{self, Forwarding, Helper};
+use crate::ranges::{self, Cidr, Wanted};
+use crate::runtime::{ContainerSpec, ExecSpec, HostError, Runtime, SandboxSpec, Started};
+use crate::tree::{Answered, Tree, step};
+use crate::userns::Rootless;
+use crate::wire::{Boot, Descriptor, Order};
+use crate::{cgroup, links, shell, userns};
+
+/// The MTU of Pod links: what the host's links carry at most nearly everywhere, bytes.
+const MTU: u32 = 1500;
+
+/// What a node is made of.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// Absolute. Containers' writable layers go to `containers` in it, the launcher's number to `run`.
+    pub data_dir: PathBuf,
+    /// Name of this run's cgroups, file-name safe: the node's.
+    pub name: String,
+    /// All Pods' range, `--pod-cidr`.
+    pub pod_cidr: Cidr,
+    /// This node's part of it: its second address (`.1`) is the node's own.
+    pub node_cidr: Cidr,
+    /// All Services' range, `--service-cidr`.
+    pub service_cidr: Cidr,
+    /// What [`crate::enter_user_namespace`] gave; `None` as root.
+    pub rootless: Option<Rootless>,
+}
+
+impl HostConfig {
+    /// The node's own address, every Pod's gateway: the first one of its range.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.node_cidr.nth(1)
+    }
+
+    /// The host's address on its link to the node: the last one of the node's range.
+    pub fn host_address(&self) -> Ipv4Addr {
+        self.node_cidr.last_usable()
+    }
+
+    fn containers(&self) -> PathBuf {
+        self.data_dir.join("containers")
+    }
+}
+
+/// The node on this machine. Clones are the same node.
+#[derive(Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: HostConfig,
+    forwarding: Option<Forwarding>,
+    run: Mutex<Option<Arc<Run>>>,
+}
+
+/// The node from one start of its launcher to the launcher's end.
+struct Run {
+    tree: Tree,
+    /// Network namespaces by sandbox.
+    sandboxes: Mutex<HashMap<String, Arc<OwnedFd>>>,
+    /// Sandboxes by container.
+    containers: Mutex<HashMap<String, String>>,
+    /// While it is open, the masquerade is there.
+    _masquerade: Option<Socket>,
+    _helper: Option<Helper>,
+}
+
+impl Host {
+    /// Makes the node: its namespaces, network and launcher. Whatever an earlier run left is removed first.
+    ///
+    /// # Errors
+    ///
+    /// One line: ranges that overlap the host's routes (with a proposal), or what stands in the way.
+    pub async fn start(config: HostConfig) -> Result<Host, HostError> {
+        blocking(move || {
+            let forwarding = match config.rootless {
+                Some(_) => None,
+                None => Forwarding::off().map_err(|error| step("read net.ipv4.ip_forward", error))?,
+            };
+            let run = start(&config, forwarding.as_ref())?;
+            let run = Mutex::new(Some(Arc::new(run)));
+            Ok(Host { inner: Arc::new(Inner { config, forwarding, run }) })
+        })
+        .await
+    }
+
+    /// Makes a fresh node after the launcher was lost. Every Pod of the old one has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::start`].
+    pub async fn restart(&self) -> Result<(), HostError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            // First the old one goes: its link and table have the new one's names.
+            drop(lock(&inner.run).take());
+            let run = start(&inner.config, inner.forwarding.as_ref())?;
+            *lock(&inner.run) = Some(Arc::new(run));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Comes when the launcher, and with it every Pod, has ended.
+    pub async fn lost(&self) {
+        let lost: Option<watch::Receiver<bool>> =
+            lock(&self.inner.run).as_ref().map(|run| run.tree.lost.clone());
+        if let Some(mut lost) = lost {
+            // An error says that the launcher's keeper is gone: lost as well.
+            let _ = lost.wait_for(|lost| *lost).await;
+        }
+    }
+
+    /// What this node was made of.
+    pub fn config(&self) -> &HostConfig {
+        &self.inner.config
+    }
+
+    /// The launcher's process id.
+    pub fn launcher_pid(&self) -> Option<u32> {
+        lock(&self.inner.run).as_ref().map(|run| run.tree.pid)
+    }
+
+    /// Ends everything that is left of the node and removes every trace of it; Pods should have been told to end
+    /// before. After `deadline` the launcher is killed.
+    ///
+    /// # Errors
+    ///
+    /// What could not be removed.
+    pub async fn shutdown(&self, deadline: Duration) -> Result<(), HostError> {
+        let Some(run) = lock(&self.inner.run).take() else { return Ok(()) };
+        run.tree.close();
+        let mut lost = run.tree.lost.clone();
+        if tokio::time::timeout(deadline, lost.wait_for(|lost| *lost)).await.is_err() {
+            if let Some(pid) = i32::try_from(run.tree.pid).ok().and_then(rustix::process::Pid::from_raw) {
+                // Ended in this very moment is as good.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            let _ = lost.wait_for(|lost| *lost).await;
+        }
+        drop(run);
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let config = &inner.config;
+            if config.rootless.is_none() {
+                Socket::route()
+                    .and_then(|host| links::remove_host_link(&host))
+                    .map_err(|error| step("remove the host's link to the node", error))?;
+            }
+            if let Some(forwarding) = &inner.forwarding {
+                forwarding.put_back().map_err(|error| step("put net.ipv4.ip_forward back", error))?;
+            }
+            remove_directory(&config.containers())?;
+            match fs::remove_file(shell::state_file(&config.data_dir)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(step("remove the launcher's number", error))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Runs a closure on a thread inside the node's network namespace: sockets that it opens stay there. Meant for
+    /// opening sockets; it may block.
+    ///
+    /// # Errors
+    ///
+    /// [`HostError::Lost`], or that the namespace can't be entered.
+    pub async fn node_network<T: Send + 'static>(
+        &self,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, HostError> {
+        let node = Arc::clone(&self.run()?.tree.node);
+        within(node, run).await
+    }
+
+    /// As [`Host::node_network`], in a sandbox's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::node_network`]; [`HostError::Unknown`] for a sandbox that does not exist.
+    pub async fn sandbox_network<T: Send + 'static>(
+        &self,
+        sandbox: &str,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, HostError> {
+        let found = lock(&self.run()?.sandboxes).get(sandbox).cloned();
+        let network = found.ok_or_else(|| HostError::Unknown(format!("sandbox {sandbox}")))?;
+        within(network, run).await
+    }
+
+    fn run(&self) -> Result<Arc<Run>, HostError> {
+        lock(&self.inner.run).clone().ok_or(HostError::Lost)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, HostError> + Send + 'static,
+) -> Result<T, HostError> {
+    tokio::task::spawn_blocking(run)
+        .await
+        .map_err(|error| step("run a blocking task", io::Error::other(error)))?
+}
+
+async fn within<T: Send + 'static>(
+    namespace: Arc<OwnedFd>,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, HostError> {
+    let (send, receive) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("in-namespace".to_owned())
+        .spawn(move || {
+            let result = links::enter(&namespace).map(|()| run());
+            // The one who asked may have given up.
+            let _ = send.send(result);
+        })
+        .map_err(|error| step("start a thread", error))?;
+    match receive.await {
+        Ok(result) => result.map_err(|error| step("enter a network namespace", error)),
+        Err(_) => Err(step("run inside a network namespace", io::Error::other("the thread panicked"))),
+    }
+}
+
+fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, HostError> {
+    let root = config.rootless.is_none();
+    shell::refuse_second(&config.data_dir)?;
+    raise_file_limit();
+    if root && let Err(error) = cgroup::make_room() {
+        tracing::warn!("containers run without memory and CPU limits: cgroups: {error}");
+    }
+    let host = Socket::route().map_err(|error| step("open a netlink socket", error))?;
+    let taken =
+        links::routes(&host, links::HOST_LINK).map_err(|error| step("read the host's routes", error))?;
+    ranges::check(
+        &[
+            Wanted { option: "--pod-cidr", range: config.pod_cidr },
+            Wanted { option: "--service-cidr", range: config.service_cidr },
+        ],
+        &taken,
+    )?;
+    let containers = config.containers();
+    remove_directory(&containers)?;
+    fs::create_dir_all(&containers).map_err(|error| step(format!("make {}", containers.display()), error))?;
+    let saved = forwarding.map(Forwarding::for_launcher).transpose();
+    let (restore, values) = saved
+        .map_err(|error| step("keep net.ipv4.ip_forward", error))?
+        .into_iter()
+        .unzip::<_, _, Vec<_>, _>();
+    let mtu = if root { outside::mtu().unwrap_or(MTU).min(MTU) } else { MTU };
+    let boot = Boot {
+        containers,
+        name: config.name.clone(),
+        gateway: config.gateway(),
+        rootless: !root,
+        in_user_namespace: !userns::is_initial(),
+        ids: config.rootless.as_ref().map_or(u32::MAX, |rootless| rootless.ids),
+        mtu,
+        restore: values,
+    };
+    let node = config.clone();
+    let tree = Tree::start(boot, &restore, Box::new(move || make_node(&node, mtu)))?;
+    let (masquerade, helper) =
+        if root { (Some(link_host(config, &host, &tree, forwarding)?), None) } else { user(config, &tree)? };
+    shell::write_state(&config.data_dir, tree.pid)?;
+    Ok(Run {
+        tree,
+        sandboxes: Mutex::default(),
+        containers: Mutex::default(),
+        _masquerade: masquerade,
+        _helper: helper,
+    })
+}
+
+/// Inside the node's new network namespace.
+fn make_node(config: &HostConfig, mtu: u32) -> Result<(), HostError> {
+    let (gateway, prefix) = (config.gateway(), config.node_cidr.prefix);
+    links::make_node(gateway, prefix, config.pod_cidr, config.service_cidr, mtu)
+        .map_err(|error| step("make the node's network", error))?;
+    for (name, value) in [
+        ("ip_forward", "1"),
+        // Replies to rewritten Service traffic may come by another link than the route says.
+        ("conf/all/rp_filter", "0"),
+        ("conf/default/rp_filter", "0"),
+        // Between two Pods the way by the gateway is no detour to be told of.
+        ("conf/all/send_redirects", "0"),
+        ("conf/default/send_redirects", "0"),
+        ("conf/sealane0/send_redirects", "0"),
+    ] {
+        fs::write(Path::new("/proc/sys/net/ipv4").join(name), value).map_err(|error| {
+            step(
+                format!(
+                    "set net/ipv4/{name} in the node's network (inside a container: is /proc/sys read-only?)"
+                ),
+                error,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Tries for up to two seconds: the kernel takes what a killed run had down in the background.
+fn patiently<T>(mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..100 {
+        match run() {
+            // A link of this name; a table of this name with another owner.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied) =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+    run()
+}
+
+/// Every Pod takes some files of this process and of the launcher, which inherits the limit.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // With the limit as it is, fewer Pods run.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// The link, routes and masquerade on the host.
+fn link_host(
+    config: &HostConfig,
+    host: &Socket,
+    tree: &Tree,
+    forwarding: Option<&Forwarding>,
+) -> Result<Socket, HostError> {
+    let (host_address, gateway) = (config.host_address(), config.gateway());
+    let ranges = [config.pod_cidr, config.service_cidr];
+    let failed = |error| step("link the host to the node", error);
+    let node = std::os::fd::AsFd::as_fd(&*tree.node);
+    patiently(|| links::make_host_link(host, node, host_address, gateway, &ranges)).map_err(failed)?;
+    outside::within(&tree.node, move || links::make_uplink(host_address, gateway)).map_err(failed)?;
+    let outward = Outward::NotBy(links::HOST_LINK);
+    let masquerade = patiently(|| nft::masquerade("sealane-host", config.pod_cidr, outward))
+        .map_err(|error| step("let Pods reach the outside", error))?;
+    if let Some(forwarding) = forwarding {
+        forwarding.turn_on().map_err(|error| step("turn net.ipv4.ip_forward on", error))?;
+    }
+    Ok(masquerade)
+}
+
+/// The way outside of an ordinary user's node, where a program for it is installed.
+fn user(config: &HostConfig, tree: &Tree) -> Result<(Option<Socket>, Option<Helper>), HostError> {
+    let Some(helper) = outside::start_helper(tree.pid, &tree.node)? else {
+        tracing::warn!(
+            "Pods do not reach the outside: install pasta (package passt) or slirp4netns, or run as root"
+        );
+        return Ok((None, None));
+    };
+    let range = config.pod_cidr;
+    let masquerade = outside::within(&tree.node, move || {
+        nft::masquerade("sealane-host", range, Outward::By(outside::TAP))
+    });
+    Ok((Some(masquerade.map_err(|error| step("let Pods reach the outside", error))?), Some(helper)))
+}
+
+fn remove_directory(path: &Path) -> Result<(), HostError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(step(format!("remove {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn started(answered: Answered) -> Started {
+    let Answered { answer, descriptors, exit } = answered;
+    let mut started = Started { pid: answer.pid, stdin: None, stdout: None, stderr: None, exit };
+    for (kind, descriptor) in answer.descriptors.into_iter().zip(descriptors) {
+        match kind {
+            Descriptor::Stdin => started.stdin = Some(descriptor),
+            Descriptor::Stdout => started.stdout = Some(descriptor),
+            Descriptor::Stderr => started.stderr = Some(descriptor),
+            Descriptor::Terminal => {
+                started.stdin = descriptor.try_clone().ok();
+                started.stdout = Some(descriptor);
+            }
+            Descriptor::NetworkNamespace => {}
+        }
+    }
+    started
+}
+
+/// A TCP socket of the calling thread's network namespace.
+fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+async fn connect(socket: io::Result<OwnedFd>, to: SocketAddr) -> Result<TcpStream, HostError> {
+    let failed = |error| step(format!("connect to {to}"), error);
+    let socket = TcpSocket::from_std_stream(socket.map_err(failed)?.into());
+    socket.connect(to).await.map_err(failed)
+}
+
+impl Runtime for Host {
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<(), HostError> {
+        let run = self.run()?;
+        let id = spec.id.clone();
+        let answered = run.tree.ask(Order::CreateSandbox(spec)).await?;
+        if let Some(network) = answered.descriptors.into_iter().next() {
+            lock(&run.sandboxes).insert(id, Arc::new(network));
+        }
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, id: &str) -> Result<(), HostError> {
+        let run = self.run()?;
+        lock(&run.sandboxes).remove(id);
+        run.tree.ask(Order::RemoveSandbox(id.to_owned())).await?;
+        let containers: Vec<String> = {
+            let mut all = lock(&run.containers);
+            let gone =
+                all.iter().filter(|(_, sandbox)| *sandbox == id).map(|(name, _)| name.clone()).collect();
+            all.retain(|_, sandbox| sandbox != id);
+            gone
+        };
+        let directory = self.inner.config.containers();
+        blocking(move || containers.iter().try_for_each(|name| remove_directory(&directory.join(name)))).await
+    }
+
+    async fn start_container(&self, spec: ContainerSpec) -> Result<Started, HostError> {
+        let run = self.run()?;
+        lock(&run.containers).insert(spec.id.clone(), spec.sandbox.clone());
+        run.tree.ask(Order::Start(Box::new(spec))).await.map(started)
+    }
+
+    async fn signal(&self, container: &str, signal: i32) -> Result<(), HostError> {
+        let order = Order::Signal { container: container.to_owned(), signal };
+        self.run()?.tree.ask(order).await.map(drop)
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<(), HostError> {
+        let run = self.run()?;
+        run.tree.ask(Order::RemoveContainer(id.to_owned())).await?;
+        lock(&run.containers).remove(id);
+        let directory = self.inner.config.containers().join(id);
+        blocking(move || remove_directory(&directory)).await
+    }
+
+    async fn exec(&self, spec: ExecSpec) -> Result<Started, HostError> {
+        self.run()?.tree.ask(Order::Exec(spec)).await.map(started)
+    }
+
+    fn resize(&self, terminal: &OwnedFd, columns: u16, rows: u16) -> Result<(), HostError> {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(terminal, size).map_err(|error| step("set the terminal's size", error))
+    }
+
+    async fn dial(&self, sandbox: &str, port: u16) -> Result<TcpStream, HostError> {
+        let ipv4 = self.sandbox_network(sandbox, || socket(AddressFamily::INET)).await?;
+        match connect(ipv4, (Ipv4Addr::LOCALHOST, port).into()).await {
+            Ok(stream) => Ok(stream),
+            Err(first) => {
+                let ipv6 = self.sandbox_network(sandbox, || socket(AddressFamily::INET6)).await?;
+                let to = (std::net::Ipv6Addr::LOCALHOST, port).into();
+                connect(ipv6, to).await.map_err(|_| first)
+            }
+        }
+    }
+
+    async fn connect_from_node(&self, to: SocketAddr) -> Result<TcpStream, HostError> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = self.node_network(move || socket(family)).await?;
+        connect(socket, to).await
+    }
+}
