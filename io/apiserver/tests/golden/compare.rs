@@ -72,6 +72,9 @@ fn masked(text: &str) -> String {
         } else if rest.is_char_boundary(20.min(rest.len())) && rest.len() >= 20 && is_time(&rest[..20]) {
             out.push_str("TIME");
             at += 20;
+        } else if let Some(number) = rest.strip_prefix("current: ") {
+            out.push_str("current: N");
+            at += rest.len() - number.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         } else if rest.starts_with("kube-api-access-") && rest.len() >= 21 {
             out.push_str("kube-api-access-X");
             at += 21;
@@ -93,7 +96,11 @@ pub fn differences(theirs: &Value, ours: &Value, learned: &mut Learned) -> Vec<S
 
 fn short(value: &Value) -> String {
     let text = value.to_string();
-    if text.chars().count() > 300 { format!("{}…", text.chars().take(300).collect::<String>()) } else { text }
+    if text.chars().count() > 300 {
+        format!("{}…", text.chars().take(300).collect::<String>())
+    } else {
+        text
+    }
 }
 
 fn walk(path: &str, theirs: &Value, ours: &Value, learned: &mut Learned, found: &mut Vec<String>) {
@@ -108,8 +115,8 @@ fn walk(path: &str, theirs: &Value, ours: &Value, learned: &mut Learned, found: 
                 learned.learn(x, y);
             }
             for (key, value) in a {
-                // Who manages which field is not kept (see the exceptions).
-                if key == "managedFields" || key == "storageVersionHash" {
+                // Who manages which field is not kept yet; a certificate is the cluster's own.
+                if matches!(key.as_str(), "managedFields" | "storageVersionHash" | "ca.crt") {
                     continue;
                 }
                 let at = format!("{path}.{key}");
