@@ -230,17 +230,6 @@ impl Cache {
         self.applied.send_replace(revision);
     }
 
-    /// Notes a commit that changed nothing that is cached.
-    pub fn advance(&self, revision: Revision) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.revision = state.revision.max(revision);
-        self.applied.send_if_modified(|applied| {
-            let newer = revision > *applied;
-            *applied = (*applied).max(revision);
-            newer
-        });
-    }
-
     /// Waits until the cache shows a revision; `false` where the store's feed has ended.
     pub async fn shows(&self, revision: Revision) -> bool {
         let mut applied = self.applied.subscribe();
