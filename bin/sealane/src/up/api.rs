@@ -94,15 +94,21 @@ impl Api {
                 Some(namespace) => format!("{root}/namespaces/{namespace}/{}", row.plural),
                 None => format!("{root}/{}", row.plural),
             };
-            let request = http::Request::post(path)
-                .header("content-type", "application/json")
-                .body(object.to_string().into_bytes())
-                .map_err(|e| e.to_string())?;
-            match client.request::<Value>(request).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                Err(e) => return Err(format!("{kind} {}: {e}", object["metadata"]["name"])),
+            let name = object["metadata"]["name"].as_str().unwrap_or("");
+            let fail = |e: kube::Error| match e {
+                kube::Error::Api(status) => format!("{kind} {name}: {}", status.message),
+                other => format!("{kind} {name}: {other}"),
+            };
+            // Asked first: a Service's address is refused as taken before its name is.
+            let get = http::Request::get(format!("{path}/{name}")).body(Vec::new()).map_err(|e| e.to_string())?;
+            match client.request::<Value>(get).await {
+                Ok(_) => continue,
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(e) => return Err(fail(e)),
             }
+            let post = http::Request::post(path).header("content-type", "application/json");
+            let post = post.body(object.to_string().into_bytes()).map_err(|e| e.to_string())?;
+            client.request::<Value>(post).await.map_err(fail)?;
         }
         Ok(())
     }

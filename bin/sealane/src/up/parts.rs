@@ -271,7 +271,10 @@ impl Network {
                 Err(e) => Err(e.to_string()),
             };
             match remade {
-                Ok(fresh) => proxy = fresh,
+                Ok(fresh) => {
+                    // Its thread has ended with the socket of the node that is gone.
+                    drop(std::mem::replace(&mut proxy, fresh));
+                }
                 Err(why) => {
                     let _ = fail.send(format!("the node's launcher ended and could not be replaced: {why}"));
                     return;
