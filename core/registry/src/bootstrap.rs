@@ -81,7 +81,9 @@ const DELEGATOR: &[Rule] = &[
 ];
 
 /// ClusterRole, its rules, its paths.
-const ROLES: &[(&str, &[&[Rule]], &[&str])] = &[
+type Role = (&'static str, &'static [&'static [Rule]], &'static [&'static str]);
+
+const ROLES: &[Role] = &[
     ("cluster-admin", &[&[(&["*"], &["*"], &["*"])]], &["*"]),
     ("admin", &[VIEW, EDIT, ADMIN], &[]),
     ("edit", &[VIEW, EDIT], &[]),

@@ -45,13 +45,16 @@ pub struct Attributes<'a> {
     pub path: &'a str,
 }
 
+/// Namespace ("" for ClusterRoles) and name of a role.
+type RoleKey = (String, String);
+
 /// The roles and bindings of a cluster, indexed by who is bound.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// Role key (`namespace/name`, namespace "" for ClusterRoles) to rules.
-    roles: HashMap<(String, String), Vec<Value>>,
+    roles: HashMap<RoleKey, Vec<Value>>,
     /// Subject (`User:x`, `Group:x`) to binding's namespace ("" for cluster-wide), role's key.
-    bindings: HashMap<String, Vec<(String, (String, String))>>,
+    bindings: HashMap<String, Vec<(String, RoleKey)>>,
 }
 
 impl Rules {
