@@ -328,8 +328,7 @@ impl Walk<'_> {
 /// A field's type as Go prints it.
 fn go_type(field: &Field) -> String {
     if !field.reference.is_empty() {
-        let package = if field.reference.contains("apimachinery") { "v1" } else { "v1" };
-        return format!("{package}.{}", field.type_name());
+        return format!("v1.{}", field.type_name());
     }
     match field.kind {
         "array" => format!("[]{}", field.items.as_deref().map_or_else(|| "string".into(), go_type)),
