@@ -31,7 +31,7 @@ impl Comparison {
         }
     }
 
-    /// Modified and added.
+    /// Modified or added.
     pub(super) fn written(&self) -> Set {
         self.modified.union(&self.added)
     }
@@ -122,8 +122,8 @@ impl Comparison {
         let item = shape.item();
         for step in before.keys().chain(after.keys().filter(|step| !before.contains_key(*step))) {
             path.push(step.clone());
-            let of = |items: &BTreeMap<Step, Vec<&'_ Value>>| items.get(step).cloned().unwrap_or_default();
-            match (&of(&before)[..], &of(&after)[..]) {
+            let (a, b) = (before.get(step).map_or(&[][..], |v| v), after.get(step).map_or(&[][..], |v| v));
+            match (a, b) {
                 // Items that stand twice are owned as one.
                 (a @ [_, _, ..], b) | (a, b @ [_, _, ..]) => {
                     if a != b {
