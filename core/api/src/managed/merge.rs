@@ -131,6 +131,8 @@ fn merge_items(shape: &Shape, live: &[Value], applied: &[Value]) -> Value {
     let wanted: BTreeSet<&Step> = new_steps.iter().flatten().collect();
     let had: BTreeMap<&Step, &Value> =
         old_steps.iter().zip(live).filter_map(|(step, item)| Some((step.as_ref()?, item))).collect();
+    // The items of both, as the configuration orders them.
+    let mut shared = new_steps.iter().flatten().filter(|step| had.contains_key(step)).peekable();
     let mut merged: BTreeSet<&Step> = BTreeSet::new();
     let item = shape.item();
     let mut out = Vec::with_capacity(live.len() + applied.len());
@@ -138,23 +140,24 @@ fn merge_items(shape: &Shape, live: &[Value], applied: &[Value]) -> Value {
     while l < live.len() || r < applied.len() {
         let same = l < live.len() && r < applied.len() && old_steps[l] == new_steps[r];
         if l < live.len() && !same {
-            match &old_steps[l] {
-                Some(step) if merged.contains(step) => {
-                    l += 1;
-                    continue;
-                }
-                Some(step) if wanted.contains(step) && r < applied.len() => {}
-                _ => {
-                    out.push(live[l].clone());
-                    l += 1;
-                    continue;
-                }
+            let step = old_steps[l].as_ref();
+            if step.is_none_or(|step| !wanted.contains(step)) {
+                out.push(live[l].clone());
+                l += 1;
+                continue;
+            }
+            // Merged already, or its turn in the configuration comes later.
+            let later = shared.peek().is_some_and(|next| Some(*next) != step);
+            if later || r == applied.len() || step.is_some_and(|step| merged.contains(step)) {
+                l += 1;
+                continue;
             }
         }
         let step = new_steps[r].as_ref();
         let old = step.and_then(|step| had.get(step));
         out.push(old.map_or_else(|| applied[r].clone(), |old| merge(&item, old, &applied[r])));
         merged.extend(step);
+        shared.next_if(|next| Some(*next) == step);
         r += 1;
         l += usize::from(same);
     }

@@ -110,7 +110,8 @@ fn before(new: &Value, old: Option<&Value>, subresource: &str) -> Owners {
 /// `updater.Update`.
 fn track(kind: &Kind, owners: &mut Owners, old: &Value, new: &Value, owner: Owner, by: &Writer<'_>) {
     let (old, new) = (bare(old), bare(new));
-    let change = Comparison::between(&Shape::of_kind(kind), &old, &new).without(&ignored(kind, by.subresource));
+    let change =
+        Comparison::between(&Shape::of_kind(kind), &old, &new).without(&ignored(kind, by.subresource));
     let written = change.written().difference(&Set::of(UNTRACKED));
     owners.lose(&change.written().union(&change.removed));
     if written.is_empty() {
@@ -236,9 +237,7 @@ fn conflict(conflicts: &[(&Owner, Vec<String>)]) -> Status {
         _ => {
             let parts: Vec<String> = conflicts
                 .iter()
-                .map(|(owner, paths)| {
-                    format!("conflicts with {}:\n- {}", owner.spoken(), paths.join("\n- "))
-                })
+                .map(|(owner, paths)| format!("conflicts with {}:\n- {}", owner.spoken(), paths.join("\n- ")))
                 .collect();
             format!("Apply failed with {count} conflicts: {}", parts.join("\n"))
         }
@@ -253,3 +252,6 @@ fn conflict(conflicts: &[(&Owner, Vec<String>)]) -> Status {
         .collect();
     Status { code: 409, reason: "Conflict", message, details: json!({"causes": causes}) }
 }
+
+#[cfg(test)]
+mod tests;

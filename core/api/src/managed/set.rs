@@ -64,9 +64,9 @@ impl Set {
         Set {
             members: self.members.intersection(&other.members).cloned().collect(),
             children: Self::keep(
-                self.children
-                    .iter()
-                    .filter_map(|(step, set)| Some((step.clone(), set.intersection(other.children.get(step)?)))),
+                self.children.iter().filter_map(|(step, set)| {
+                    Some((step.clone(), set.intersection(other.children.get(step)?)))
+                }),
             ),
         }
     }

@@ -116,9 +116,8 @@ pub(super) enum View<'a> {
 /// A value of a type; null is an empty map or list, and anything that doesn't fit the type is a leaf.
 pub(super) fn view<'a>(shape: &Shape, value: &'a Value) -> View<'a> {
     match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(_), Value::Object(fields)) | (Shape::Deduced, Value::Object(fields)) => {
-            View::Map(Some(fields))
-        }
+        (Shape::Struct(_) | Shape::Map(_), Value::Object(fields))
+        | (Shape::Deduced, Value::Object(fields)) => View::Map(Some(fields)),
         (Shape::Struct(_) | Shape::Map(_), Value::Null) => View::Map(None),
         (Shape::SetList | Shape::MapList(..), Value::Array(items)) => View::List(items),
         (Shape::SetList | Shape::MapList(..), Value::Null) => View::List(&[]),

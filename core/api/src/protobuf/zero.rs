@@ -66,6 +66,9 @@ mod tests {
         let wanted = json!({"selector": null, "strategy": {},
             "template": {"metadata": {}, "spec": {"containers": null}}});
         assert_eq!(spec, wanted);
-        assert_eq!(zero("example.com/v1", "Widget"), json!({"apiVersion": "example.com/v1", "kind": "Widget"}));
+        assert_eq!(
+            zero("example.com/v1", "Widget"),
+            json!({"apiVersion": "example.com/v1", "kind": "Widget"})
+        );
     }
 }
