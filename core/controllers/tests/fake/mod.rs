@@ -108,9 +108,7 @@ impl Api {
         (kind.default)(&mut new);
         match sub {
             Some(Subresource::Status) => {
-                let mut kept = old.clone();
-                kept["status"] = new["status"].clone();
-                new = kept;
+                kind.prepare_status(&mut new, &old);
             }
             Some(Subresource::Finalize) => {
                 let mut kept = old.clone();
