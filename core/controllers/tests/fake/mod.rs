@@ -417,3 +417,16 @@ impl Cluster {
         self.merge("pods", namespace, name, status, Some(Subresource::Status));
     }
 }
+
+impl Cluster {
+    /// A watch breaks: what it had not delivered is lost, and a list begins that will be delivered like news.
+    pub fn relist(&mut self, plural: &'static str) {
+        self.collect_news();
+        let kind = Row(Self::kind(plural));
+        self.learn(Event::ListBegins(kind));
+        let mut events: VecDeque<Event> =
+            self.api.list(plural, "").into_iter().map(|v| Event::Listed(Doc::of(kind, v).unwrap())).collect();
+        events.push_back(Event::ListEnds(kind));
+        self.lag.insert(plural, events);
+    }
+}
