@@ -3,7 +3,7 @@
 
 mod fake;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fake::{Cluster, text};
 use proptest::prelude::*;
@@ -60,6 +60,8 @@ struct World {
     /// The most Pods that any spec since the last rest allows.
     most: i64,
     ips: u32,
+    /// The largest size that each ReplicaSet has had, by uid.
+    largest: BTreeMap<String, i64>,
 }
 
 const SURGE: i64 = 2;
@@ -67,17 +69,29 @@ const SURGE: i64 = 2;
 impl World {
     fn new(policy: &str) -> Self {
         let mut c = Cluster::new(&RUN).with_namespace("shop");
-        c.create("deployments", "shop", json!({"metadata": {"name": "d"}, "spec": {"replicas": 2,
+        c.create(
+            "deployments",
+            "shop",
+            json!({"metadata": {"name": "d"}, "spec": {"replicas": 2,
             "selector": {"matchLabels": {"app": "d"}}, "template": template("d", 0),
-            "strategy": {"rollingUpdate": {"maxSurge": SURGE, "maxUnavailable": 1}}}}));
-        c.create("statefulsets", "shop", json!({"metadata": {"name": "s"}, "spec": {"replicas": 2, "serviceName": "s",
+            "strategy": {"rollingUpdate": {"maxSurge": SURGE, "maxUnavailable": 1}}}}),
+        );
+        c.create(
+            "statefulsets",
+            "shop",
+            json!({"metadata": {"name": "s"}, "spec": {"replicas": 2, "serviceName": "s",
             "podManagementPolicy": policy,
-            "selector": {"matchLabels": {"app": "s"}}, "template": template("s", 0)}}));
+            "selector": {"matchLabels": {"app": "s"}}, "template": template("s", 0)}}),
+        );
         for app in ["d", "s"] {
-            c.create("services", "shop", json!({"metadata": {"name": app},
-                "spec": {"selector": {"app": app}, "ports": [{"port": 80}]}}));
+            c.create(
+                "services",
+                "shop",
+                json!({"metadata": {"name": app},
+                "spec": {"selector": {"app": app}, "ports": [{"port": 80}]}}),
+            );
         }
-        World { c, replicas: 2, most: 2, ips: 0 }
+        World { c, replicas: 2, most: 2, ips: 0, largest: BTreeMap::new() }
     }
 
     fn pods(&self, app: &str) -> Vec<Value> {
@@ -86,19 +100,34 @@ impl World {
         pods
     }
 
-    fn check(&self) {
-        let active = |app: &str| {
-            let is_active = |p: &&Value| {
-                p.pointer("/metadata/deletionTimestamp").is_none()
-                    && !matches!(text(p, "/status/phase"), "Failed" | "Succeeded")
-            };
-            i64::try_from(self.pods(app).iter().filter(is_active).count()).unwrap()
+    fn check(&mut self) {
+        let is_active = |p: &&Value| {
+            p.pointer("/metadata/deletionTimestamp").is_none()
+                && !matches!(text(p, "/status/phase"), "Failed" | "Succeeded")
         };
-        assert!(active("d") <= self.most + SURGE, "{} Pods, {} allowed", active("d"), self.most + SURGE);
-        assert!(active("s") <= self.most, "{} Pods of the StatefulSet", active("s"));
+        let count = |pods: &[Value]| i64::try_from(pods.iter().filter(is_active).count()).unwrap();
+        // A Deployment answers for the sizes of its sets, and each set for its Pods.
+        let mut sum = 0;
+        for set in self.c.api.list("replicasets", "shop") {
+            let uid = text(&set, "/metadata/uid").to_owned();
+            let size = set["spec"]["replicas"].as_i64().unwrap();
+            sum += size;
+            let largest = self.largest.entry(uid.clone()).or_default();
+            *largest = size.max(*largest);
+            let mut pods = self.c.pods("shop");
+            pods.retain(|p| text(p, "/metadata/ownerReferences/0/uid") == uid);
+            assert!(count(&pods) <= *largest, "{} Pods of a ReplicaSet of {largest}", count(&pods));
+        }
+        assert!(sum <= self.most + SURGE, "ReplicaSets of {sum}, {} allowed", self.most + SURGE);
+        let of_set = count(&self.pods("s"));
+        assert!(of_set <= self.most, "{of_set} Pods of the StatefulSet");
     }
 
     fn ready(&mut self, name: &str, ready: bool) {
+        // What ended for good stays so.
+        if text(self.c.api.get("pods", "shop", name).unwrap(), "/status/phase") == "Failed" {
+            return;
+        }
         self.ips += 1;
         let ip = format!("10.244.{}.{}", self.ips / 200, self.ips % 200 + 1);
         self.c.pod_status("shop", name, &ip, ready);
@@ -120,8 +149,20 @@ impl World {
                 self.c.merge("statefulsets", "shop", "s", spec, None);
             }
             Step::Template(n) => {
-                self.c.merge("deployments", "shop", "d", json!({"spec": {"template": template("d", *n)}}), None);
-                self.c.merge("statefulsets", "shop", "s", json!({"spec": {"template": template("s", *n)}}), None);
+                self.c.merge(
+                    "deployments",
+                    "shop",
+                    "d",
+                    json!({"spec": {"template": template("d", *n)}}),
+                    None,
+                );
+                self.c.merge(
+                    "statefulsets",
+                    "shop",
+                    "s",
+                    json!({"spec": {"template": template("s", *n)}}),
+                    None,
+                );
             }
             Step::Ready(n, ready) => {
                 if let Some(name) = self.pick(*n) {
@@ -141,7 +182,14 @@ impl World {
                 }
             }
             Step::Relist(n) => {
-                let kinds = ["pods", "replicasets", "deployments", "statefulsets", "endpointslices", "controllerrevisions"];
+                let kinds = [
+                    "pods",
+                    "replicasets",
+                    "deployments",
+                    "statefulsets",
+                    "endpointslices",
+                    "controllerrevisions",
+                ];
                 self.c.relist(kinds[usize::from(*n) % kinds.len()]);
             }
             Step::Run(n) => {
@@ -170,7 +218,8 @@ impl World {
                     self.c.delete("pods", "shop", &name, json!({"gracePeriodSeconds": 0}));
                     changed = true;
                 } else if !matches!(text(&pod, "/status/phase"), "Failed")
-                    && (text(&pod, "/status/phase") != "Running" || text(&pod, "/status/conditions/0/status") != "True")
+                    && (text(&pod, "/status/phase") != "Running"
+                        || text(&pod, "/status/conditions/0/status") != "True")
                 {
                     self.ready(&name, true);
                     changed = true;
@@ -204,7 +253,8 @@ impl World {
             assert_eq!(said.len(), ready.len(), "{app}: every endpoint once");
             assert_eq!(said.into_iter().collect::<BTreeSet<_>>(), ready);
             let endpoints = self.c.api.get("endpoints", "shop", app).unwrap();
-            let listed = endpoints.pointer("/subsets/0/addresses").and_then(Value::as_array).map_or(0, Vec::len);
+            let listed =
+                endpoints.pointer("/subsets/0/addresses").and_then(Value::as_array).map_or(0, Vec::len);
             assert_eq!(listed, wanted);
         }
         let status = &self.c.api.get("deployments", "shop", "d").unwrap()["status"];

@@ -56,7 +56,11 @@ fn end_pods(cluster: &mut Cluster) {
 fn a_namespace_goes_with_all_that_is_in_it() {
     let mut c = cluster();
     c.create("deployments", "shop", web("d"));
-    c.create("services", "shop", json!({"metadata": {"name": "d"}, "spec": {"selector": {"app": "d"}, "ports": [{"port": 80}]}}));
+    c.create(
+        "services",
+        "shop",
+        json!({"metadata": {"name": "d"}, "spec": {"selector": {"app": "d"}, "ports": [{"port": 80}]}}),
+    );
     c.create("secrets", "shop", json!({"metadata": {"name": "s"}}));
     c.create("configmaps", "shop", json!({"metadata": {"name": "held", "finalizers": ["example.com/hold"]}}));
     c.settle();
@@ -137,23 +141,34 @@ fn a_silent_node_loses_its_pods() {
         c.pod_status("shop", text(&pod, "/metadata/name"), "10.244.0.1", true);
         let tolerations = json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists",
             "effect": "NoExecute", "tolerationSeconds": 300}]);
-        c.merge("pods", "shop", text(&pod, "/metadata/name"), json!({"spec": {"tolerations": tolerations}}), None);
+        c.merge(
+            "pods",
+            "shop",
+            text(&pod, "/metadata/name"),
+            json!({"spec": {"tolerations": tolerations}}),
+            None,
+        );
     }
     c.settle();
     c.pass(30);
     assert_eq!(text(c.api.get("nodes", "", "n1").unwrap(), "/status/conditions/0/status"), "True");
     c.pass(30);
     let node = c.api.get("nodes", "", "n1").unwrap();
-    let ready = node["status"]["conditions"].as_array().unwrap().iter().find(|x| x["type"] == "Ready").unwrap();
+    let ready =
+        node["status"]["conditions"].as_array().unwrap().iter().find(|x| x["type"] == "Ready").unwrap();
     assert_eq!(ready["status"], "Unknown");
-    let taints: Vec<&str> = node["spec"]["taints"].as_array().unwrap().iter().map(|t| text(t, "/effect")).collect();
+    let taints: Vec<&str> =
+        node["spec"]["taints"].as_array().unwrap().iter().map(|t| text(t, "/effect")).collect();
     assert_eq!(taints, ["NoSchedule", "NoExecute"]);
     for pod in c.pods("shop") {
         assert_eq!(text(&pod, "/status/conditions/0/status"), "False");
         assert!(pod.pointer("/metadata/deletionTimestamp").is_none());
     }
     c.pass(301);
-    assert_eq!(c.pods("shop").iter().filter(|p| p.pointer("/metadata/deletionTimestamp").is_some()).count(), 2);
+    assert_eq!(
+        c.pods("shop").iter().filter(|p| p.pointer("/metadata/deletionTimestamp").is_some()).count(),
+        2
+    );
     // It speaks again.
     let alive = json!({"status": {"conditions": [{"type": "Ready", "status": "True",
         "lastHeartbeatTime": c.api.now.to_string()}]}});

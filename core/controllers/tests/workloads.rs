@@ -122,7 +122,11 @@ fn updates_go_from_the_top_down_to_the_partition() {
 #[test]
 fn a_pod_made_below_the_partition_has_the_old_template() {
     let mut c = cluster();
-    stateful(&mut c, 2, json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}));
+    stateful(
+        &mut c,
+        2,
+        json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}),
+    );
     while ready_all(&mut c) > 0 {}
     c.merge("statefulsets", "shop", "web", json!({"spec": {"template": template("b")}}), None);
     c.settle();
@@ -150,7 +154,8 @@ fn a_template_taken_up_again_is_no_new_revision() {
 }
 
 fn deploy(cluster: &mut Cluster, replicas: i32, extra: Value) {
-    let mut spec = json!({"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": template("a")});
+    let mut spec =
+        json!({"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": template("a")});
     for (key, value) in extra.as_object().unwrap() {
         spec[key] = value.clone();
     }
@@ -255,7 +260,8 @@ fn old_sets_are_kept_as_many_as_asked_for() {
 fn min_ready_seconds_count() {
     let mut c = cluster();
     deploy(&mut c, 1, json!({"minReadySeconds": 10}));
-    let available = |c: &Cluster| c.api.get("deployments", "shop", "d").unwrap()["status"]["availableReplicas"].clone();
+    let available =
+        |c: &Cluster| c.api.get("deployments", "shop", "d").unwrap()["status"]["availableReplicas"].clone();
     assert_eq!(available(&c), Value::Null);
     c.pass(11);
     assert_eq!(available(&c), json!(1));
@@ -264,8 +270,12 @@ fn min_ready_seconds_count() {
 #[test]
 fn orphans_are_adopted_and_strangers_let_go() {
     let mut c = cluster();
-    c.create("pods", "shop", json!({"metadata": {"name": "stray", "labels": {"app": "web"}},
-        "spec": {"containers": [{"name": "c", "image": "a"}]}}));
+    c.create(
+        "pods",
+        "shop",
+        json!({"metadata": {"name": "stray", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "a"}]}}),
+    );
     let set = json!({"metadata": {"name": "rs"}, "spec": {"replicas": 2,
         "selector": {"matchLabels": {"app": "web"}}, "template": template("a")}});
     c.create("replicasets", "shop", set);

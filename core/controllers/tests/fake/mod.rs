@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use sealane_api::kinds::{KINDS, Kind, Subresource, by_resource};
 use sealane_api::patch::{self, PatchKind};
-use sealane_controllers::{Config, Controller, Doc, Event, Index, Key, Note, Patch, Plan, Row, Work, Write, plan};
+use sealane_controllers::{
+    Config, Controller, Doc, Event, Index, Key, Note, Patch, Plan, Row, Work, Write, plan,
+};
 use serde_json::{Value, json};
 
 pub type Id = (&'static str, String, String);
@@ -44,7 +46,8 @@ impl Api {
         let at = id(kind, text(&value, "/metadata/namespace"), text(&value, "/metadata/name"));
         let finalizers = value.pointer("/metadata/finalizers").and_then(Value::as_array).map_or(0, Vec::len)
             + value.pointer("/spec/finalizers").and_then(Value::as_array).map_or(0, Vec::len);
-        let grace = value.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+        let grace =
+            value.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
         let ended = value.pointer("/metadata/deletionTimestamp").is_some() && finalizers == 0 && grace == 0;
         if ended {
             self.objects.remove(&at);
@@ -75,8 +78,12 @@ impl Api {
         value["metadata"]["creationTimestamp"] = json!(self.now.to_string());
         value["metadata"]["generation"] = json!(1);
         match kind.kind {
-            "Pod" if value.pointer("/status/phase").is_none() => value["status"] = json!({"phase": "Pending"}),
-            "Service" if text(&value, "/spec/clusterIP").is_empty() => value["spec"]["clusterIP"] = json!("10.96.0.9"),
+            "Pod" if value.pointer("/status/phase").is_none() => {
+                value["status"] = json!({"phase": "Pending"})
+            }
+            "Service" if text(&value, "/spec/clusterIP").is_empty() => {
+                value["spec"]["clusterIP"] = json!("10.96.0.9")
+            }
             "Namespace" => {
                 value["spec"] = json!({"finalizers": ["kubernetes"]});
                 value["status"] = json!({"phase": "Active"});
@@ -125,7 +132,8 @@ impl Api {
                     }
                 }
                 if old["spec"] != new["spec"] {
-                    new["metadata"]["generation"] = json!(old["metadata"]["generation"].as_i64().unwrap_or(1) + 1);
+                    new["metadata"]["generation"] =
+                        json!(old["metadata"]["generation"].as_i64().unwrap_or(1) + 1);
                 }
             }
         }
@@ -137,7 +145,14 @@ impl Api {
         Ok(self.store(kind, new))
     }
 
-    pub fn patch(&mut self, kind: &'static Kind, key: &Id, how: PatchKind, body: &Value, sub: Option<Subresource>) -> Answer {
+    pub fn patch(
+        &mut self,
+        kind: &'static Kind,
+        key: &Id,
+        how: PatchKind,
+        body: &Value,
+        sub: Option<Subresource>,
+    ) -> Answer {
         let old = self.objects.get(key).ok_or(404_u16)?.clone();
         let new = patch::apply(kind, how, &old, body.to_string().as_bytes()).map_err(|s| s.code)?;
         self.put(kind, key, new, sub)
@@ -266,7 +281,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(controllers: &[Controller]) -> Self {
-        let config = Config { root_ca: "CA".to_owned(), started: "2026-01-01T00:00:00Z".parse().unwrap(), ..Config::default() };
+        let config = Config {
+            root_ca: "CA".to_owned(),
+            started: "2026-01-01T00:00:00Z".parse().unwrap(),
+            ..Config::default()
+        };
         let mut index = Index::new(config);
         for kind in KINDS.iter().filter(|k| k.kind != "Event") {
             index.apply(Event::ListBegins(Row(kind)));
@@ -286,7 +305,8 @@ impl Cluster {
     }
 
     pub fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.random >> 33
     }
 
@@ -311,7 +331,14 @@ impl Cluster {
         self.api.create(Self::kind(plural), namespace, value).unwrap()
     }
 
-    pub fn merge(&mut self, plural: &str, namespace: &str, name: &str, body: Value, sub: Option<Subresource>) {
+    pub fn merge(
+        &mut self,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        body: Value,
+        sub: Option<Subresource>,
+    ) {
         let kind = Self::kind(plural);
         let how = PatchKind::of("application/merge-patch+json").unwrap();
         self.api.patch(kind, &id(kind, namespace, name), how, &body, sub).unwrap();
@@ -340,7 +367,8 @@ impl Cluster {
     /// Lets one watch deliver its next event; false where there is none.
     pub fn deliver_one(&mut self) -> bool {
         self.collect_news();
-        let with: Vec<&'static str> = self.lag.iter().filter(|(_, q)| !q.is_empty()).map(|(k, _)| *k).collect();
+        let with: Vec<&'static str> =
+            self.lag.iter().filter(|(_, q)| !q.is_empty()).map(|(k, _)| *k).collect();
         if with.is_empty() {
             return false;
         }
@@ -423,10 +451,10 @@ impl Cluster {
     pub fn relist(&mut self, plural: &'static str) {
         self.collect_news();
         let kind = Row(Self::kind(plural));
-        self.learn(Event::ListBegins(kind));
-        let mut events: VecDeque<Event> =
-            self.api.list(plural, "").into_iter().map(|v| Event::Listed(Doc::of(kind, v).unwrap())).collect();
-        events.push_back(Event::ListEnds(kind));
+        let listed = self.api.list(plural, "").into_iter().map(|v| Event::Listed(Doc::of(kind, v).unwrap()));
+        // What is written from now on may reach the index before the list does.
+        let mut events: VecDeque<Event> = [Event::ListBegins(kind)].into_iter().chain(listed).collect();
+        events.push_back(Event::ListEndsAt(kind, self.api.revision));
         self.lag.insert(plural, events);
     }
 }
