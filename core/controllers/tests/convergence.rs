@@ -1,11 +1,11 @@
 //! Whatever happens, and however late the watches are: the controllers come to rest where the specs say, and on the way
 //! there are never more Pods than allowed.
 
-mod fake;
+mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fake::{Cluster, text};
+use memory::{Cluster, text};
 use proptest::prelude::*;
 use sealane_controllers::Controller;
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! Namespaces, owners and dependents, Nodes: what goes when something else does.
 
-mod fake;
+mod memory;
 
-use fake::{Cluster, text};
+use memory::{Cluster, text};
 use sealane_api::kinds::Subresource;
 use sealane_controllers::Controller;
 use serde_json::{Value, json};

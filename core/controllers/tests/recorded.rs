@@ -1,10 +1,10 @@
 //! Recorded scenarios of kube-controller-manager 1.36, played on these controllers.
 
-mod fake;
+mod memory;
 
 use std::collections::BTreeMap;
 
-use fake::{Cluster, text};
+use memory::{Cluster, text};
 use sealane_api::kinds::{Kind, Subresource, by_resource};
 use sealane_api::patch::PatchKind;
 use sealane_controllers::Controller;

@@ -1,8 +1,8 @@
 //! StatefulSets and Deployments step by step, on an API in memory.
 
-mod fake;
+mod memory;
 
-use fake::{Cluster, text};
+use memory::{Cluster, text};
 use sealane_controllers::Controller;
 use serde_json::{Value, json};
 
