@@ -211,10 +211,7 @@ mod tests {
     #[test]
     fn scaling_in_a_rollout_is_shared() {
         // Upstream's example: 10 replicas, surge 3, 8 old and 5 new; to 15.
-        let mut d = deployment(15, "0%", "0%");
-        let rolling = json!({"maxSurge": 3, "maxUnavailable": 2});
-        d.spec.as_mut().unwrap().strategy.as_mut().unwrap().rolling_update =
-            serde_json::from_value(rolling).unwrap();
+        let d = deployment(15, "20%", "10%");
         let sizes = proportional(&d, &[set("old", 8, 8, 13), set("new", 5, 0, 13)]);
         let by: Vec<_> = sizes.iter().map(|(s, n)| (s.metadata.name.clone().unwrap(), *n)).collect();
         assert_eq!(by, [("old".to_owned(), 11), ("new".to_owned(), 7)]);
