@@ -190,7 +190,9 @@ fn recreate(
     // All old Pods have ended, and not just been told to, before a new one begins.
     let running = sets.old.iter().any(|set| {
         set.status.as_ref().is_some_and(|s| s.replicas > 0)
-            || index.owned_by(meta::uid(&set.metadata)).any(|d| matches!(d, Doc::Pod(p) if !pods::is_terminal(p)))
+            || index
+                .owned_by(meta::uid(&set.metadata))
+                .any(|d| matches!(d, Doc::Pod(p) if !pods::is_terminal(p)))
     });
     if scaled || running {
         return;
@@ -259,9 +261,14 @@ fn create(
     let body = serde_json::to_value(&set).unwrap_or_default();
     let write = Write::Create { kind: row("apps/v1", "ReplicaSet"), namespace, body };
     let message = format!("Scaled up replica set {set_name} from 0 to {replicas}");
-    let note = Note::normal(meta::reference::<Deployment>(&deployment.metadata), "ScalingReplicaSet", message)
-        .or("ReplicaSetCreateError", format!("Failed to create new replica set {set_name:?}: "));
-    if replicas > 0 { plan.push_noted(write, note) } else { plan.push(write) }
+    let note =
+        Note::normal(meta::reference::<Deployment>(&deployment.metadata), "ScalingReplicaSet", message)
+            .or("ReplicaSetCreateError", format!("Failed to create new replica set {set_name:?}: "));
+    if replicas > 0 {
+        plan.push_noted(write, note)
+    } else {
+        plan.push(write)
+    }
     progress.revision = Some(revision);
     progress.note_created(deployment, &set_name, now);
 }

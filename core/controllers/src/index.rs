@@ -389,7 +389,10 @@ impl Index {
         }
     }
 
-    pub(crate) fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<core::Pod>> + use<'a> {
+    pub(crate) fn pods_in<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &'a Arc<core::Pod>> + use<'a> {
         self.range("pods", Some(namespace)).filter_map(|(_, doc)| match doc {
             Doc::Pod(pod) => Some(pod),
             _ => None,
@@ -402,16 +405,14 @@ impl Index {
         pod: &'a Key,
         labels: Option<&'a Labels>,
     ) -> impl Iterator<Item = &'a Key> {
-        terms(pod, labels)
-            .into_iter()
-            .filter_map(|term| self.services_by_term.get(&term))
-            .flatten()
-            .filter(move |key| {
+        terms(pod, labels).into_iter().filter_map(|term| self.services_by_term.get(&term)).flatten().filter(
+            move |key| {
                 self.service(key).is_some_and(|s| {
                     let selector = s.spec.as_ref().and_then(|s| s.selector.as_ref());
                     selector.is_some_and(|terms| labels::has_all(terms, labels))
                 })
-            })
+            },
+        )
     }
 
     pub(crate) fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Arc<discovery::EndpointSlice>> {

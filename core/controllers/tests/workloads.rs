@@ -40,7 +40,11 @@ fn set_image(world: &mut World, plural: &'static str, name: &str, tag: usize) {
 }
 
 fn images(world: &World) -> Vec<String> {
-    world.all("pods").iter().map(|p| p["spec"]["containers"][0]["image"].as_str().unwrap().to_owned()).collect()
+    world
+        .all("pods")
+        .iter()
+        .map(|p| p["spec"]["containers"][0]["image"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[derive(Clone, Debug)]
@@ -108,7 +112,7 @@ fn live(world: &World) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn deployments_converge(
