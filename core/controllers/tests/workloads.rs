@@ -8,8 +8,7 @@ use sealane_controllers::Propagation;
 use serde_json::{Value, json};
 
 fn template(app: &str, image: &str) -> Value {
-    json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "c", "image": image,
-        "resources": {"requests": {"cpu": "10m"}}}]}})
+    json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "c", "image": image}]}})
 }
 
 fn deployment(replicas: u32, strategy: &str) -> Value {
