@@ -74,8 +74,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Done {
                 None => std::thread::sleep(Duration::from_millis(2)),
             }
         };
-        let done =
-            Done { command: said, status, stdout: out.join().unwrap(), stderr: err.join().unwrap() };
+        let done = Done { command: said, status, stdout: out.join().unwrap(), stderr: err.join().unwrap() };
         assert!(!late, "not done after {PATIENCE:?}: {done}");
         done
     })

@@ -28,4 +28,4 @@ pub use programs::{busybox, demo, nginx};
 pub use registry::Registry;
 pub use stream::Stream;
 pub use text::{field, section, table};
-pub use up::{Start, Up};
+pub use up::{Family, Start, Up};

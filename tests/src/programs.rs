@@ -20,7 +20,11 @@ fn installed(program: &str, package: &str) -> PathBuf {
 fn base() -> Files {
     let mut files = Files::default();
     files.directory("tmp");
-    files.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644);
+    files.file(
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        0o644,
+    );
     files.file("etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644);
     files.directory("root");
     files
@@ -77,8 +81,21 @@ pub fn demo() -> Image {
         run(Command::new("strip").arg("-o").arg(&slim).arg(sealane()), b"").ok();
         files.file("bin/sealane", std::fs::read(slim).unwrap(), 0o755);
         let programs = [
-            "grpc-server", "grpc-client", "kuard", "web", "sh", "nslookup", "dig", "curl", "ping", "sleep", "printenv",
-            "env", "cat", "ls", "hostname",
+            "grpc-server",
+            "grpc-client",
+            "kuard",
+            "web",
+            "sh",
+            "nslookup",
+            "dig",
+            "curl",
+            "ping",
+            "sleep",
+            "printenv",
+            "env",
+            "cat",
+            "ls",
+            "hostname",
         ];
         for program in programs {
             files.link(&format!("bin/{program}"), "sealane");

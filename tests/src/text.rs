@@ -2,7 +2,8 @@
 
 /// Rows of cells; kubectl puts at least two blanks between columns, and single ones inside cells (`+ 1 more...`).
 pub fn table(text: &str) -> Vec<Vec<String>> {
-    let row = |line: &str| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).map(str::to_owned).collect();
+    let row =
+        |line: &str| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).map(str::to_owned).collect();
     text.lines().filter(|l| !l.trim().is_empty()).map(row).collect()
 }
 

@@ -37,6 +37,9 @@ pub struct Start {
 /// A process and when it began: numbers are given again.
 type Processes = BTreeMap<i32, String>;
 
+/// Processes of one `up`, to be looked for after its end.
+pub struct Family(Processes);
+
 /// A running `sealane up`. Dropped, it is told to stop; [`Up::stop`] also looks at what it leaves.
 pub struct Up {
     /// Where it runs.
@@ -82,7 +85,8 @@ impl Start {
 
     /// `sealane up …`, ready to run; the node's name is this machine's, for cgroups are the real machine's.
     pub fn command(&self) -> Command {
-        let mut command = self.sealane(&["up", "--api-address", "127.0.0.1:0", "--node-name", self.machine.name()]);
+        let mut command =
+            self.sealane(&["up", "--api-address", "127.0.0.1:0", "--node-name", self.machine.name()]);
         command.args(&self.args);
         command
     }
@@ -106,7 +110,8 @@ impl Start {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().unwrap();
         let inbox = lines(child.stdout.take().unwrap());
-        let mut up = Up { machine: Arc::clone(&self.machine), dir: Arc::clone(&self.dir), child, lines: Vec::new() };
+        let mut up =
+            Up { machine: Arc::clone(&self.machine), dir: Arc::clone(&self.dir), child, lines: Vec::new() };
         let deadline = Instant::now() + START;
         loop {
             match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -273,13 +278,16 @@ impl Up {
         self.processes().into_iter().find(is).expect("a launcher")
     }
 
-    /// Kills it, as power loss would; waits until its processes have gone with it.
+    /// Everything that it has started by now, and itself.
+    pub fn family(&self) -> Family {
+        Family(descendants(self.pid()))
+    }
+
+    /// Waits for the end of an `up` that was killed, and of its family with it.
     #[track_caller]
-    pub fn kill(mut self) {
-        let all = descendants(self.pid());
-        self.child.kill().unwrap();
+    pub fn killed(mut self, family: &Family) {
         self.child.wait().unwrap();
-        eventually("processes die with `up`", || gone(&all));
+        eventually("processes die with `up`", || gone(&family.0));
     }
 
     /// TERM; how it ended.
@@ -319,7 +327,8 @@ pub(crate) fn stale(machine: &Machine, dir: &Path) -> Vec<String> {
     left.extend(mounts.lines().filter(|l| l.contains(&dir)).map(|l| format!("mount {l}")));
     let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path());
     let own = |base: &Path| base.join(format!("sealane-{}", machine.name()));
-    let cgroups = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|h| own(&h)).filter(|p| p.exists());
+    let cgroups =
+        hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|h| own(&h)).filter(|p| p.exists());
     left.extend(cgroups.map(|p| format!("cgroup {}", p.display())));
     let namespaces = Machine::foreign_namespaces().into_iter().filter(|n| n.contains("sealane"));
     left.extend(namespaces.map(|n| format!("network namespace {n}")));

@@ -187,7 +187,8 @@ fn headless_service() {
     assert!(said.contains("1 packets received"), "{said}");
 
     // From outside the Pods: by the Service's address, by the Pod's, and by the node's port.
-    let node_ip = up.value(&["get", "nodes"], "{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}");
+    let node_ip =
+        up.value(&["get", "nodes"], "{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}");
     for address in [format!("{cluster_ip}:88"), format!("{pod_ip}:80"), format!("{node_ip}:{port}")] {
         assert_eq!(up.curl(&address), "welcome to nginx\n", "{address}");
     }

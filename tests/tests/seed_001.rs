@@ -101,7 +101,10 @@ fn sh(up: &Up, pod: &str, line: &str) -> String {
 /// `kubernetes pod-test v0.1!! ClientIP: A, ServerName: B, ServerIP: C!` as (A, B, C).
 #[track_caller]
 fn answer(text: &str) -> (String, String, String) {
-    let rest = text.trim_end().strip_prefix("kubernetes pod-test v0.1!! ClientIP: ").unwrap_or_else(|| panic!("{text:?}"));
+    let rest = text
+        .trim_end()
+        .strip_prefix("kubernetes pod-test v0.1!! ClientIP: ")
+        .unwrap_or_else(|| panic!("{text:?}"));
     let (client, rest) = rest.split_once(", ServerName: ").unwrap();
     let (name, rest) = rest.split_once(", ServerIP: ").unwrap();
     (client.to_owned(), name.to_owned(), rest.strip_suffix('!').unwrap().to_owned())
@@ -181,7 +184,9 @@ fn environment_variables_and_dns() {
     assert_eq!(hosts.lines().last(), Some(format!("{pod_ip}\t{pod}").as_str()), "{hosts}");
 
     kube_dns(&up);
-    for name in ["service-test", "service-test.default.svc.cluster.local", "service-test.default.svc.cluster.local."] {
+    for name in
+        ["service-test", "service-test.default.svc.cluster.local", "service-test.default.svc.cluster.local."]
+    {
         let (client, server, _) = answer(&up.ok(&["exec", pod, "--", "curl", "-s", name]));
         assert!(pods.iter().any(|(n, _)| *n == server), "{server}");
         // The Pod sees who asked; of itself by way of the Service it sees the node.
@@ -196,7 +201,8 @@ fn environment_variables_and_dns() {
 fn kube_dns(up: &Up) {
     let described = up.ok(&["-n", "kube-system", "describe", "svc", "kube-dns"]);
     let pods = table(&up.ok(&["-n", "kube-system", "get", "pod", "-l", "k8s-app=kube-dns", "-o", "wide"]));
-    let head = ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "NOMINATED NODE", "READINESS GATES"];
+    let head =
+        ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "NOMINATED NODE", "READINESS GATES"];
     assert_eq!(pods[0], head);
     assert!(pods[1][0].starts_with("coredns-"), "{pods:?}");
     assert_eq!([&pods[1][1], &pods[1][2]], ["1/1", "Running"]);
@@ -244,10 +250,20 @@ fn records(up: &Up, cluster_ip: &str, pods: &[(String, String)]) {
     let answer = format!("Name:\tservice-test.default.svc.cluster.local\nAddress: {cluster_ip}\n");
     assert!(said.contains(&answer), "{said}");
     // The record of a named port, and the Service's own pointer.
-    let said = up.ok(&["exec", pod, "--", "nslookup", "-query=SRV", "_http._tcp.service-test.default.svc.cluster.local"]);
+    let said = up.ok(&[
+        "exec",
+        pod,
+        "--",
+        "nslookup",
+        "-query=SRV",
+        "_http._tcp.service-test.default.svc.cluster.local",
+    ]);
     assert!(said.contains("service = 0 100 80 service-test.default.svc.cluster.local."), "{said}");
     let said = up.ok(&["exec", pod, "--", "nslookup", cluster_ip]);
-    assert!(said.contains(&format!("{}\tname = service-test.default.svc.cluster.local.", reverse(cluster_ip))), "{said}");
+    assert!(
+        said.contains(&format!("{}\tname = service-test.default.svc.cluster.local.", reverse(cluster_ip))),
+        "{said}"
+    );
 }
 
 #[test]
@@ -357,9 +373,11 @@ fn session_affinity() {
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
     // Nobody is there: refused, not a time-out.
-    let refused = eventually("the last endpoint's end", || match up.http("GET", &format!("{cluster_ip}:80"), "/", "") {
-        Err(why) => Ok(why),
-        Ok(page) => Err(page.body),
+    let refused = eventually("the last endpoint's end", || {
+        match up.http("GET", &format!("{cluster_ip}:80"), "/", "") {
+            Err(why) => Ok(why),
+            Ok(page) => Err(page.body),
+        }
     });
     assert!(refused.contains("refused"), "{refused}");
     up.stop();
@@ -371,7 +389,10 @@ fn headless_services() {
     let said = up.ok(&["create", "service", "clusterip", "service-headless-cmd", "--clusterip=None"]);
     assert_eq!(said, "service/service-headless-cmd created\n");
     let row = |name: &str| table(&up.ok(&["get", "svc", name])).remove(1);
-    assert_eq!(row("service-headless-cmd")[..5], ["service-headless-cmd", "ClusterIP", "None", "<none>", "<none>"]);
+    assert_eq!(
+        row("service-headless-cmd")[..5],
+        ["service-headless-cmd", "ClusterIP", "None", "<none>", "<none>"]
+    );
     let file = up.file("service-headless.yml", SERVICE_HEADLESS);
     assert_eq!(up.ok(&["apply", "-f", file.to_str().unwrap()]), "service/service-headless created\n");
     assert_eq!(row("service-headless")[..5], ["service-headless", "ClusterIP", "None", "<none>", "<none>"]);

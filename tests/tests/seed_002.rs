@@ -112,7 +112,12 @@ fn services_readiness_and_endpoints() {
     variables(&up, &cluster_ip, &bandicoots);
 
     let said = up.ok(&["delete", "services,deployments", "-l", "app"]);
-    for gone in ["service \"alpaca-prod\"", "service \"bandicoot-prod\"", "deployment.apps \"alpaca-prod\"", "deployment.apps \"bandicoot-prod\""] {
+    for gone in [
+        "service \"alpaca-prod\"",
+        "service \"bandicoot-prod\"",
+        "deployment.apps \"alpaca-prod\"",
+        "deployment.apps \"bandicoot-prod\"",
+    ] {
         assert!(said.contains(&format!("{gone} deleted")), "{said}");
     }
     eventually("what belonged to them goes", || {
@@ -161,12 +166,16 @@ fn readiness(up: &Up) {
 }
 
 fn node_port(up: &Up, cluster_ip: &str) {
-    assert_eq!(edit(up, "service/alpaca-prod", "s/type: ClusterIP/type: NodePort/"), "service/alpaca-prod edited\n");
+    assert_eq!(
+        edit(up, "service/alpaca-prod", "s/type: ClusterIP/type: NodePort/"),
+        "service/alpaca-prod edited\n"
+    );
     let described = up.ok(&["describe", "service", "alpaca-prod"]);
     assert_eq!(field(&described, "Type"), "NodePort");
     assert_eq!(field(&described, "IP"), cluster_ip);
     let port = field(&described, "NodePort");
-    let port = port.strip_prefix("<unset>").map(str::trim).and_then(|p| p.strip_suffix("/TCP")).unwrap_or_default();
+    let port =
+        port.strip_prefix("<unset>").map(str::trim).and_then(|p| p.strip_suffix("/TCP")).unwrap_or_default();
     assert!((30000..=32767).contains(&port.parse::<u16>().unwrap()), "{described}");
     assert_eq!(field(&described, "Endpoints").split(',').count(), 3);
     let node = up.value(&["get", "nodes"], "{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}");

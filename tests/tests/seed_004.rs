@@ -155,7 +155,8 @@ fn in_busybox(up: &Up, pods: &[(String, String)]) {
         terminal.send(&format!("ping {name}\r"));
         let head = terminal.expect_line("ping's first line", |l| l.starts_with("PING "));
         let expected = |a: &&&str| head == format!("PING {name} ({a}): 56 data bytes");
-        let address = addresses.iter().find(expected).unwrap_or_else(|| panic!("{head}: not of {addresses:?}"));
+        let address =
+            addresses.iter().find(expected).unwrap_or_else(|| panic!("{head}: not of {addresses:?}"));
         for seq in 0..2 {
             terminal.expect(&format!("64 bytes from {address}: seq={seq} ttl="));
         }
@@ -193,7 +194,8 @@ fn in_nginx_demo(up: &Up) {
     let mut curl = |name: &str| {
         terminal.send(&format!("curl {name}.default.svc.cluster.local\r"));
         let said = terminal.expect("# ").replace('\r', "");
-        let page = said.lines().find(|l| l.starts_with("这是")).unwrap_or_else(|| panic!("curl {name}: {said}"));
+        let page =
+            said.lines().find(|l| l.starts_with("这是")).unwrap_or_else(|| panic!("curl {name}: {said}"));
         format!("{page}\n")
     };
     let seen: BTreeSet<String> = (0..40).map(|_| curl("nginx")).collect();
