@@ -63,20 +63,26 @@ impl Files {
             add(&mut tar, path, EntryType::Regular, *mode, content);
         }
         for (path, target) in &self.links {
-            let mut header = Header::new_gnu();
-            header.set_entry_type(EntryType::Symlink);
-            header.set_mode(0o777);
-            header.set_size(0);
+            let mut header = header(EntryType::Symlink, 0o777);
             tar.append_link(&mut header, path, target).unwrap();
         }
         tar.into_inner().unwrap()
     }
 }
 
-fn add(tar: &mut Builder<impl std::io::Write>, path: &str, kind: EntryType, mode: u32, content: &[u8]) {
+fn header(kind: EntryType, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(0);
+    header
+}
+
+fn add(tar: &mut Builder<impl std::io::Write>, path: &str, kind: EntryType, mode: u32, content: &[u8]) {
+    let mut header = header(kind, mode);
     header.set_size(content.len() as u64);
     tar.append_data(&mut header, path, content).unwrap();
 }

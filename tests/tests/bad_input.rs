@@ -58,7 +58,7 @@ fn configuration_file() {
     };
     refused(&with("apiVersion: sealane.dev/v1\nnoNod: true\n"), 1, &[name, "noNod"]);
     refused(&with("apiVersion: sealane.dev/v9\n"), 1, &[name, "sealane.dev/v9", "sealane.dev/v1"]);
-    refused(&with("apiVersion: sealane.dev/v1\nverbose: loud\n"), 1, &[name, "verbose"]);
+    refused(&with("apiVersion: sealane.dev/v1\nverbose: loud\n"), 1, &[name, "loud"]);
     refused(&with("apiVersion: [\n"), 1, &[name, "line"]);
     refused(&up(&start, &["--config", "/nowhere/up.yaml"]), 1, &["/nowhere/up.yaml"]);
 }
