@@ -84,8 +84,8 @@ fn plan_family(
     let publish = publishes_not_ready(service);
     for pod in selected {
         let node = pods::node(pod);
-        // An endpoint on a Node that isn't there could hang about for ever.
-        if !node.is_empty() && index.node(node).is_none() && !publish {
+        // An endpoint on a Node that isn't there (or isn't chosen yet) could hang about for ever.
+        if index.node(node).is_none() && !publish {
             continue;
         }
         let Some(endpoint) = endpoint(index, service, pod, family) else { continue };

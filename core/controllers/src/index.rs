@@ -327,11 +327,12 @@ impl Index {
     pub(crate) fn range<'a>(
         &'a self,
         plural: &'static str,
-        namespace: Option<&'a str>,
-    ) -> impl Iterator<Item = (&'a Id, &'a Doc)> {
-        let from = Id { plural, key: Key::new(namespace.unwrap_or(""), "") };
+        namespace: Option<&str>,
+    ) -> impl Iterator<Item = (&'a Id, &'a Doc)> + use<'a> {
+        let namespace: Option<Arc<str>> = namespace.map(Into::into);
+        let from = Id { plural, key: Key::new(namespace.as_deref().unwrap_or(""), "") };
         self.objects.range(from..).take_while(move |(id, _)| {
-            id.plural == plural && namespace.is_none_or(|ns| &*id.key.namespace == ns)
+            id.plural == plural && namespace.as_ref().is_none_or(|ns| id.key.namespace == *ns)
         })
     }
 
@@ -372,7 +373,7 @@ impl Index {
     }
 
     /// Pods of a namespace that have all of these labels.
-    pub(crate) fn pods_with<'a>(&'a self, namespace: &'a str, terms: &'a Labels) -> Vec<&'a Arc<core::Pod>> {
+    pub(crate) fn pods_with<'a>(&'a self, namespace: &str, terms: &Labels) -> Vec<&'a Arc<core::Pod>> {
         let rarest = terms
             .iter()
             .map(|(k, v)| self.pods_by_label.get(&(Arc::from(namespace), k.clone(), v.clone())))
@@ -388,7 +389,7 @@ impl Index {
         }
     }
 
-    pub(crate) fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<core::Pod>> {
+    pub(crate) fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<core::Pod>> + use<'a> {
         self.range("pods", Some(namespace)).filter_map(|(_, doc)| match doc {
             Doc::Pod(pod) => Some(pod),
             _ => None,

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::backoff::go_duration;
 use crate::identity::pod_name;
-use crate::record::{Record, Role, State};
+use crate::record::{Record, Role, State, was_lost};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,18 +77,21 @@ pub fn plan(pod: &Pod, records: &mut [Record], now: Timestamp) -> Vec<Action> {
             None => vec![Action::Finish],
         };
     }
+    // Once the Pod has come up, a sidecar that crashes holds nothing up.
+    let up = records.iter().any(|r| r.role == Role::Main && r.ran && !r.ended().is_some_and(was_lost));
     let mut actions = Vec::new();
-    for i in 0..records.len() {
-        let passed = match records[i].role {
+    for (i, record) in records.iter_mut().enumerate() {
+        let passed = match record.role {
             Role::Main => true,
-            Role::Init => records[i].ended().is_some_and(|e| e.code == 0),
-            Role::Sidecar => records[i].is_running() && records[i].started,
+            Role::Init => record.ended().is_some_and(|e| e.code == 0),
+            Role::Sidecar => up || record.is_running() && record.started,
         };
-        if !records[i].is_running() && !(passed && records[i].role == Role::Init) {
-            start_or_wait(pod, &mut records[i], i, now, &mut actions);
+        let done = record.role == Role::Init && passed;
+        if !done && !record.is_running() {
+            start_or_wait(pod, record, i, now, &mut actions);
         }
         if !passed {
-            // Sidecars further on that ended are not needed before their turn comes.
+            // What comes later waits for its turn.
             break;
         }
     }

@@ -148,3 +148,15 @@ fn adopts_after_a_restart() {
         assert_eq!(plan(&pod, &mut rs, t(0)), want, "{policy}");
     }
 }
+
+#[test]
+fn a_sidecar_that_crashes_holds_nothing_up() {
+    let pod = pod(json!({"initContainers": [{"name": "side", "restartPolicy": "Always"}],
+        "containers": [{"name": "c"}]}));
+    let mut rs = records(&pod);
+    run(&mut rs[0], t(0));
+    run(&mut rs[1], t(0));
+    end(&mut rs[0], 1, t(1));
+    end(&mut rs[1], 1, t(1));
+    assert_eq!(plan(&pod, &mut rs, t(1)), [Action::Start(0), Action::Start(1)]);
+}

@@ -91,7 +91,12 @@ pub struct Worker {
     last: Outcome,
     run: u32,
     on_hold: bool,
+    /// Attempts of a readiness probe that has never succeeded.
+    early: u32,
 }
+
+/// The second attempt of a readiness probe comes so soon; the pauses double until they are the period.
+const EARLY: SignedDuration = SignedDuration::from_millis(25);
 
 impl Worker {
     /// A worker that has seen nothing: alive, not ready, not started.
@@ -101,7 +106,7 @@ impl Worker {
             Kind::Readiness => Outcome::Failure,
             Kind::Startup => Outcome::Unknown,
         };
-        Worker { kind, timing, verdict, last: Outcome::Unknown, run: 0, on_hold: false }
+        Worker { kind, timing, verdict, last: Outcome::Unknown, run: 0, on_hold: false, early: 0 }
     }
 
     /// When to try first, in a container that started at `started` and whose startup probe passed at `passed`
@@ -118,7 +123,17 @@ impl Worker {
         if done || self.on_hold {
             return None;
         }
-        attempted.checked_add(self.timing.period).ok()
+        attempted.checked_add(self.pause()).ok()
+    }
+
+    /// The period; less while a container that just started may become ready any moment. Failures of a readiness
+    /// probe have no effect before its first success, so trying more often changes nothing but the wait.
+    fn pause(&self) -> SignedDuration {
+        if self.early == 0 {
+            return self.timing.period;
+        }
+        let doubled = EARLY.checked_mul(1 << (self.early - 1).min(16));
+        doubled.unwrap_or(self.timing.period).min(self.timing.period)
     }
 
     /// Takes an attempt's outcome; `Some` where the verdict is another now.
@@ -126,6 +141,12 @@ impl Worker {
         if outcome == Outcome::Unknown || self.on_hold {
             return None;
         }
+        self.early = match (self.kind, outcome) {
+            (Kind::Readiness, Outcome::Failure) if self.early > 0 || self.last == Outcome::Unknown => {
+                self.early + 1
+            }
+            _ => 0,
+        };
         if self.last == outcome {
             self.run = self.run.saturating_add(1);
         } else {
@@ -206,6 +227,16 @@ mod tests {
         assert_eq!(w.first(t(0), t(0)), t(5));
         assert_eq!(w.first(t(0), t(9)), t(9));
         assert_eq!(w.next(t(5)), Some(t(8)));
+        let mut early = w;
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            early.record(Outcome::Failure);
+            pauses.push((early.next(t(0)).unwrap() - t(0)).total(jiff::Unit::Millisecond).unwrap());
+        }
+        assert_eq!(pauses, [25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0, 3000.0, 3000.0]);
+        early.record(Outcome::Success);
+        early.record(Outcome::Failure);
+        assert_eq!(early.next(t(0)), Some(t(3)), "once it has been ready, the period counts");
         let mut s = worker(Kind::Startup, json!({}));
         assert_eq!(s.next(t(0)), Some(t(10)));
         s.record(Outcome::Success);

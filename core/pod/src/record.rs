@@ -221,7 +221,8 @@ pub fn adopt(pod: &Pod, now: Timestamp) -> Vec<Record> {
     out
 }
 
-fn was_lost(e: &Ended) -> bool {
+/// Whether the node's program, not the container, ended.
+pub(crate) fn was_lost(e: &Ended) -> bool {
     e.reason == "ContainerStatusUnknown"
 }
 

@@ -95,6 +95,8 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) inbox: mpsc::UnboundedSender<Message>,
     pub(crate) shared: Shared,
+    /// The API has the Pod no more. Until then an ended worker stays known: late news must not start another.
+    gone: bool,
     task: JoinHandle<()>,
 }
 
@@ -222,7 +224,7 @@ fn applied<R: Runtime, I: Images>(ctx: &Arc<Context<R, I>>, pod: Pod) {
     let Some(uid) = pod.metadata.uid.clone() else { return };
     let pod = Arc::new(pod);
     let mut workers = ctx.workers();
-    workers.retain(|_, e| !e.inbox.is_closed());
+    workers.retain(|_, e| !(e.gone && e.inbox.is_closed()));
     if let Some(entry) = workers.get(&uid) {
         // A worker that has just ended needs no news.
         let _ = entry.inbox.send(Message::Update(pod));
@@ -234,11 +236,12 @@ fn applied<R: Runtime, I: Images>(ctx: &Arc<Context<R, I>>, pod: Pod) {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let name = pod.metadata.name.clone().unwrap_or_default();
     let task = tokio::spawn(worker.run(rx));
-    workers.insert(uid, Entry { namespace, name, inbox, shared, task });
+    workers.insert(uid, Entry { namespace, name, inbox, shared, gone: false, task });
 }
 
 fn gone<R: Runtime, I: Images>(ctx: &Arc<Context<R, I>>, uid: &str) {
-    if let Some(entry) = ctx.workers().get(uid) {
+    if let Some(entry) = ctx.workers().get_mut(uid) {
+        entry.gone = true;
         let _ = entry.inbox.send(Message::Gone);
     }
 }

@@ -241,7 +241,11 @@ impl NodeHandle {
     /// Stops all Pods in order within `limit`, whatever their grace periods, and the agent. Objects stay in the API.
     pub async fn shutdown(&self, limit: Duration) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.iter().for_each(JoinHandle::abort);
+        for task in tasks {
+            task.abort();
+            // An event that it is at work on must not start another Pod.
+            let _ = task.await;
+        }
         self.backend.stop(limit).await;
     }
 }

@@ -7,6 +7,11 @@
 //! What it may not know: how a container is made (`sealane_host::runtime::Runtime` does it), where images come
 //! from ([`Images`]), and who serves the API behind the `kube::Client`.
 //!
+//! ```
+//! let config = sealane_node::AgentConfig::new("node-1", [10, 0, 0, 1].into(), "/var/lib/sealane");
+//! assert_eq!(config.kubelet_version, "v1.36.0+sealane");
+//! ```
+//!
 //! ```no_run
 //! # async fn example<R: sealane_host::runtime::Runtime, I: sealane_node::Images>(
 //! #     client: kube::Client, runtime: std::sync::Arc<R>, images: std::sync::Arc<I>) {

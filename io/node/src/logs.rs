@@ -236,10 +236,9 @@ async fn send_lines(log: &[u8], filter: &mut Filter, to: &mpsc::Sender<io::Resul
     let mut out = Vec::new();
     for line in log.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
         let more = filter.push(line, &mut out);
-        if !more || out.len() >= 64 * 1024 {
-            if to.send(Ok(Bytes::from(std::mem::take(&mut out)))).await.is_err() || !more {
-                return false;
-            }
+        let due = !more || out.len() >= 64 * 1024;
+        if due && (to.send(Ok(Bytes::from(std::mem::take(&mut out)))).await.is_err() || !more) {
+            return false;
         }
     }
     out.is_empty() || to.send(Ok(Bytes::from(out))).await.is_ok()

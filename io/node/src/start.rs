@@ -318,7 +318,7 @@ fn spec(
 
 /// A file of the image as its highest layer has it; links don't lead out of the layer.
 fn of_image(image: &Image, path: &str) -> String {
-    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
+    use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
     for layer in image.layers.iter().rev() {
         let Ok(root) = open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
             continue;
@@ -332,7 +332,6 @@ fn of_image(image: &Image, path: &str) -> String {
             return text;
         }
     }
-    let _ = CWD;
     String::new()
 }
 

@@ -14,8 +14,9 @@ use crate::events::Level;
 use crate::images::Images;
 use crate::prober::{Target, hook};
 
-/// What a process gets after its hook, even where that took the whole grace period.
-const MINIMUM: Duration = Duration::from_secs(2);
+/// What a process gets after its hook, or after the containers before it, even where these took the whole grace
+/// period (`minimumGracePeriodInSeconds`).
+pub(crate) const MINIMUM: Duration = Duration::from_secs(2);
 const TERM: i32 = 15;
 const KILL: i32 = 9;
 
@@ -26,6 +27,8 @@ pub(crate) struct Stop {
     pub(crate) target: Target,
     pub(crate) done: watch::Receiver<Option<i32>>,
     pub(crate) deadline: watch::Receiver<Instant>,
+    /// From TERM to KILL at least.
+    pub(crate) minimum: Duration,
 }
 
 /// Comes when the deadline has, which may move nearer meanwhile.
@@ -62,7 +65,6 @@ fn signal_number(name: Option<&str>) -> i32 {
 
 /// Does it; returns when the process has ended or has been killed.
 pub(crate) async fn stop<R: Runtime, I: Images>(ctx: Arc<Context<R, I>>, mut stop: Stop) {
-    let mut at_least = Instant::now();
     let lifecycle = stop.target.container.lifecycle.clone();
     if let Some(handler) = lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) {
         tokio::select! {
@@ -70,18 +72,15 @@ pub(crate) async fn stop<R: Runtime, I: Images>(ctx: Arc<Context<R, I>>, mut sto
                 let message = format!("PreStopHook failed: {message}");
                 ctx.events.pod(&stop.pod, Some(stop.field.clone()), Level::Warning, "FailedPreStopHook", message);
             },
-            () = passed(&mut stop.deadline, at_least) => {}
+            () = passed(&mut stop.deadline, Instant::now()) => {}
             () = ended(&mut stop.done) => return,
-        }
-        let short = *stop.deadline.borrow() < Instant::now() + MINIMUM;
-        if short {
-            at_least = Instant::now() + MINIMUM;
         }
     }
     let signal = signal_number(lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref()));
     if let Err(error) = ctx.runtime.signal(&stop.target.id, signal).await {
         tracing::debug!(%error, "a container could not be told to stop");
     }
+    let at_least = Instant::now() + stop.minimum;
     tokio::select! {
         () = ended(&mut stop.done) => return,
         () = passed(&mut stop.deadline, at_least) => {}

@@ -27,7 +27,7 @@ use crate::logs;
 use crate::prober::{self, Target};
 use crate::shared::{Shared, Slot};
 use crate::start::{self, Failure, Request, Running};
-use crate::stop::{Stop, stop};
+use crate::stop::{MINIMUM, Stop, stop};
 use crate::volumes::{Maker, Volumes};
 
 mod report;

@@ -1,5 +1,5 @@
 //! The agent against a pretended host and an API in memory.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod fakes;
 

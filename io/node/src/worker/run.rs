@@ -342,7 +342,10 @@ impl<R: Runtime, I: Images> Worker<R, I> {
             Some(grace) => watch::Sender::new(Instant::now() + grace).subscribe(),
             None => self.deadline.subscribe(),
         };
-        let request = Stop { pod: self.pod.clone(), field: self.field(at), target, done, deadline };
+        // Nobody waits for a Pod that is gone, and the node's own end has its limit.
+        let hurry = matches!(self.ending, Some(Ending::Gone | Ending::Shutdown));
+        let minimum = if hurry { Duration::from_millis(300) } else { MINIMUM };
+        let request = Stop { pod: self.pod.clone(), field: self.field(at), target, done, deadline, minimum };
         tokio::spawn(stop(self.ctx.clone(), request));
     }
 
