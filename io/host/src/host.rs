@@ -318,7 +318,8 @@ fn make_node(config: &HostConfig, mtu: u32) -> Result<(), HostError> {
             )
         })?;
     }
-    Ok(())
+    links::no_bridge_hooks()
+        .map_err(|error| step("set net/bridge/bridge-nf-call-iptables in the node's network", error))
 }
 
 /// Tries for up to two seconds: the kernel takes what a killed run had down in the background.
