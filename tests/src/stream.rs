@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -156,14 +156,14 @@ fn listen(mut from: impl Read + Send + 'static, heard: Shared, last: bool) {
                 Err(_) => pending.len(),
             };
             let rest = pending.split_off(whole);
-            let mut state = heard.0.lock().unwrap();
+            let mut state = heard.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.text.push_str(&String::from_utf8_lossy(&pending));
             heard.1.notify_all();
             drop(state);
             pending = rest;
         }
         if last {
-            heard.0.lock().unwrap().over = true;
+            heard.0.lock().unwrap_or_else(PoisonError::into_inner).over = true;
             heard.1.notify_all();
         }
     });
