@@ -78,7 +78,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// The status and the body as it came.
-    pub(crate) fn raw(&mut self, method: &str, path: &str, body: Option<(&str, &Value)>) -> Result<(u16, Vec<u8>)> {
+    pub(crate) fn raw(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<(u16, Vec<u8>)> {
         self.send(method, path, body)?;
         let head = self.head()?;
         let mut bytes = Vec::new();
@@ -95,7 +100,9 @@ impl Connection {
     fn object(&mut self, method: &str, path: &str, body: Option<(&str, &Value)>) -> Result<Value> {
         let (status, bytes) = self.raw(method, path, body)?;
         if !(200..300).contains(&status) {
-            return Err(format!("{method} {path}: {status}: {}", String::from_utf8_lossy(&bytes).trim()).into());
+            return Err(
+                format!("{method} {path}: {status}: {}", String::from_utf8_lossy(&bytes).trim()).into()
+            );
         }
         Ok(serde_json::from_slice(&bytes)?)
     }
@@ -152,7 +159,8 @@ impl Connection {
 
     fn head(&mut self) -> Result<Head> {
         let first = self.line()?;
-        let status = first.split(' ').nth(1).ok_or_else(|| format!("not an HTTP answer: {first}"))?.parse()?;
+        let status =
+            first.split(' ').nth(1).ok_or_else(|| format!("not an HTTP answer: {first}"))?.parse()?;
         let mut head = Head { status, length: None, chunked: false };
         loop {
             let line = self.line()?;

@@ -83,7 +83,15 @@ impl Figure {
         };
         let number = |value: f64| format!("{value:.2}");
         let count = self.samples.len().to_string();
-        [self.name.clone(), bar, number(self.min()), number(self.median()), number(self.p99()), count, verdict]
+        [
+            self.name.clone(),
+            bar,
+            number(self.min()),
+            number(self.median()),
+            number(self.p99()),
+            count,
+            verdict,
+        ]
     }
 
     fn json(&self) -> Value {
@@ -110,6 +118,8 @@ pub(crate) struct Report {
     pub(crate) machine: Value,
     pub(crate) figures: Vec<Figure>,
     pub(crate) notes: Vec<String>,
+    /// Everything that was to be measured was.
+    pub(crate) complete: bool,
 }
 
 impl Report {
@@ -126,7 +136,11 @@ impl Report {
             for (column, cell) in row.iter().enumerate() {
                 let width = widths[column];
                 // Numbers stand right, words left.
-                line += &if (2..6).contains(&column) { format!("{cell:>width$}  ") } else { format!("{cell:width$}  ") };
+                line += &if (2..6).contains(&column) {
+                    format!("{cell:>width$}  ")
+                } else {
+                    format!("{cell:width$}  ")
+                };
             }
             text += line.trim_end();
             text.push('\n');
@@ -142,12 +156,12 @@ impl Report {
         json!({
             "machine": self.machine,
             "figures": self.figures.iter().map(Figure::json).collect::<Vec<_>>(),
-            "notes": self.notes,
+            "notes": self.notes, "complete": self.complete,
         })
     }
 
     pub(crate) fn all_met(&self) -> bool {
-        self.figures.iter().all(|figure| figure.met() != Some(false))
+        self.complete && self.figures.iter().all(|figure| figure.met() != Some(false))
     }
 }
 

@@ -76,7 +76,9 @@ impl Up {
             match self.ready_line.recv_timeout(Duration::from_millis(50)) {
                 Ok((when, line)) => return Ok((milliseconds(when - self.begun), line)),
                 Err(RecvTimeoutError::Timeout) => self.still_coming()?,
-                Err(RecvTimeoutError::Disconnected) => return Err(self.failed("it ended before it was ready")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(self.failed("it ended before it was ready"));
+                }
             }
         }
     }
