@@ -6,11 +6,14 @@
 //! connection which one it is. Probes begin with the acknowledgement and follow one another without a pause; a sample ends
 //! with the answer of the first that shows the change, and thus holds one probe's own round trip.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{self, AddressFamily, SocketType};
 use serde_json::{Value, json};
 
 use crate::Result;
@@ -20,23 +23,32 @@ use crate::up::milliseconds;
 
 /// For measurements in networks (RFC 2544), and in nobody's routes.
 pub(crate) const OURS: &str = "198.18.0.0/15";
+/// Where connections come from.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const FIRST: u32 = u32::from_be_bytes([198, 18, 1, 0]);
 const PORT: u16 = 9000;
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const POD: &str = "bench-by-hand";
+const APP: &str = "bench-by-hand";
+const BY_HAND: [&str; 2] = ["bench-by-hand-0", "bench-by-hand-1"];
 /// A change that takes longer will not come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a probe has shown.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Sight {
-    Endpoint(Ipv4Addr),
-    NoEndpoint,
+enum Sight {
+    /// These; a connection shows the one that it reached. Nobody: no endpoint.
+    Endpoints(Vec<Ipv4Addr>),
     /// Neither an answer nor a refusal.
     Lost,
+}
+
+impl Sight {
+    fn shows(&self, address: Ipv4Addr) -> bool {
+        matches!(self, Sight::Endpoints(seen) if seen.contains(&address))
+    }
 }
 
 /// Where a change becomes visible.
@@ -55,41 +67,63 @@ enum Probe {
 impl Probe {
     fn look(&mut self) -> Result<Sight> {
         match self {
-            Probe::Dns(resolver, name) => Ok(match resolver.ask(name)?.as_deref() {
-                None => Sight::Lost,
-                Some([]) => Sight::NoEndpoint,
-                Some([first, ..]) => Sight::Endpoint(*first),
-            }),
+            Probe::Dns(resolver, name) => Ok(resolver.ask(name)?.map_or(Sight::Lost, Sight::Endpoints)),
             Probe::Kernel(address) => connect(*address),
         }
     }
 
-    /// Looks until the change is there: ms from now.
-    fn until(&mut self, wanted: &Sight) -> Result<f64> {
+    /// Looks until the endpoint is there: ms from now.
+    fn until(&mut self, address: Ipv4Addr) -> Result<f64> {
         let begun = Instant::now();
         loop {
             let sight = self.look()?;
             let passed = begun.elapsed();
-            if sight == *wanted {
+            if sight.shows(address) {
                 return Ok(milliseconds(passed));
             }
             if passed > PATIENCE {
-                return Err(format!("waited 5 s for {wanted:?}, still {sight:?}").into());
+                return Err(format!("waited 5 s for {address}, still {sight:?}").into());
             }
         }
     }
+
+    /// Looks until the endpoint is gone and another is there. One connection proves nothing where two endpoints take
+    /// turns at random; that many in a row leave a chance of 10^-9.
+    fn until_gone(&mut self, address: Ipv4Addr) -> Result<()> {
+        let enough = match self {
+            Probe::Dns(..) => 1,
+            Probe::Kernel(_) => 30,
+        };
+        let begun = Instant::now();
+        let mut without = 0;
+        while without < enough {
+            let gone = matches!(self.look()?, Sight::Endpoints(seen) if !seen.contains(&address));
+            without = if gone { without + 1 } else { 0 };
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("waited 5 s for {address} to go").into());
+            }
+        }
+        Ok(())
+    }
 }
 
+/// One connection. It comes from an address outside of the cluster, so that the node masquerades it: endpoints that are
+/// on the client's own machine would answer past the node otherwise.
 fn connect(address: SocketAddr) -> Result<Sight> {
-    let mut stream = match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
-        Ok(stream) => stream,
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => return Ok(Sight::NoEndpoint),
+    let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    for timeout in [Timeout::Send, Timeout::Recv] {
+        sockopt::set_socket_timeout(&socket, timeout, Some(Duration::from_secs(1)))?;
+    }
+    net::bind(&socket, &SocketAddr::from((CLIENT, 0)))?;
+    match net::connect(&socket, &address) {
+        Ok(()) => {}
+        Err(Errno::CONNREFUSED) => return Ok(Sight::Endpoints(Vec::new())),
         Err(_) => return Ok(Sight::Lost),
-    };
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    }
+    let mut stream = TcpStream::from(socket);
     let mut octets = [0; 4];
     Ok(match stream.read_exact(&mut octets) {
-        Ok(()) => Sight::Endpoint(octets.into()),
+        Ok(()) => Sight::Endpoints(vec![octets.into()]),
         Err(_) => Sight::Lost,
     })
 }
@@ -142,7 +176,8 @@ pub(crate) struct Visible {
     pub(crate) change: Vec<f64>,
     /// One probe with nothing to wait for.
     pub(crate) probe: Vec<f64>,
-    /// One durable commit: an empty ConfigMap's creation less a read.
+    /// One durable commit: an empty ConfigMap's creation less the median of its readings, which cost the same but the
+    /// commit.
     pub(crate) commit: Vec<f64>,
 }
 
@@ -164,83 +199,87 @@ pub(crate) fn after_slice_write(cluster: &Cluster, place: Place, changes: usize)
             "ports": [{"name": "bench", "port": PORT, "protocol": "TCP"}],
         }),
     )?;
-    probe.until(&Sight::Endpoint(endpoint(0)))?;
+    probe.until(endpoint(0))?;
     let mut visible = Visible::default();
     for number in 1..=changes {
-        visible.probe.push(probe.until(&Sight::Endpoint(endpoint(number - 1)))?);
+        visible.probe.push(probe.until(endpoint(number - 1))?);
         api.merge(&format!("{SLICES}/{name}"), &json!({"endpoints": endpoints(number)}))?;
-        visible.change.push(probe.until(&Sight::Endpoint(endpoint(number)))?);
+        visible.change.push(probe.until(endpoint(number))?);
     }
     api.delete(&format!("{SLICES}/{name}"))?;
     api.delete(&format!("{SERVICES}/{name}"))?;
     Ok(visible)
 }
 
-/// A node that nobody runs, and a Pod on it whose status is written by hand.
-pub(crate) fn make_pod(cluster: &Cluster) -> Result<()> {
+/// A node that nobody runs, and two Pods on it whose status is written by hand.
+pub(crate) fn make_pods(cluster: &Cluster) -> Result<()> {
     let mut api = cluster.connect()?;
     let node = json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "bench-node"},
         "spec": {"taints": [{"key": "bench", "effect": "NoSchedule"}]},
     });
     api.create("/api/v1/nodes", &node)?;
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "labels": {"app": POD}},
-        "spec": {"nodeName": "bench-node", "containers": [{"name": "none", "image": "none"}]},
-    });
-    api.create(PODS, &pod)?;
+    for name in BY_HAND {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": APP}},
+            "spec": {"nodeName": "bench-node", "containers": [{"name": "none", "image": "none"}]},
+        });
+        api.create(PODS, &pod)?;
+    }
     Ok(())
 }
 
-/// The Pod's readiness is switched on and off; its Service's endpoint comes and goes. Between the acknowledgement and the
-/// sight lies one durable commit, that of the EndpointSlice.
+/// One of the two Pods is ready; the other becomes ready, which is timed, and then the first unready, which is not. So
+/// the Service always has an endpoint: the kernel limits its refusals to one a second and client, and a probe would wait
+/// for one that never comes. Between the acknowledgement and the sight lies one durable commit, that of the
+/// EndpointSlice.
 pub(crate) fn after_status_write(cluster: &Cluster, place: Place, changes: usize) -> Result<Visible> {
-    let (name, address) = match place {
-        Place::Dns => ("bench-status-dns", endpoint(20_001)),
-        Place::Kernel => ("bench-status-kernel", endpoint(20_002)),
+    let (name, first) = match place {
+        Place::Dns => ("bench-status-dns", 20_000),
+        Place::Kernel => ("bench-status-kernel", 20_002),
     };
+    let addresses = [endpoint(first), endpoint(first + 1)];
     let mut api = cluster.connect()?;
-    write_status(&mut api, address, false)?;
-    let mut probe = service(&mut api, name, place, Some(POD))?;
-    probe.until(&Sight::NoEndpoint)?;
-    // Once around untimed: the slice is made now, and only changed from here on.
-    for ready in [true, false] {
-        write_status(&mut api, address, ready)?;
-        probe.until(&sight_of(address, ready))?;
-    }
+    write_status(&mut api, 0, addresses[0], true)?;
+    write_status(&mut api, 1, addresses[1], false)?;
+    let mut probe = service(&mut api, name, place, Some(APP))?;
+    probe.until(addresses[0])?;
     let mut visible = Visible::default();
+    let mut reads = Vec::with_capacity(changes);
     for number in 0..changes {
-        let ready = number % 2 == 0;
-        visible.commit.push(durable_commit(&mut api, &format!("{name}-{number}"))?);
-        write_status(&mut api, address, ready)?;
-        visible.change.push(probe.until(&sight_of(address, ready))?);
+        let (old, new) = (number % 2, (number + 1) % 2);
+        let (create, read) = create_and_read(&mut api, &format!("{name}-{number}"))?;
+        visible.commit.push(create);
+        reads.push(read);
+        write_status(&mut api, new, addresses[new], true)?;
+        visible.change.push(probe.until(addresses[new])?);
+        write_status(&mut api, old, addresses[old], false)?;
+        probe.until_gone(addresses[old])?;
     }
+    reads.sort_by(f64::total_cmp);
+    let read = reads.get(reads.len() / 2).copied().unwrap_or_default();
+    visible.commit.iter_mut().for_each(|create| *create -= read);
     api.delete(&format!("{SERVICES}/{name}"))?;
     Ok(visible)
 }
 
-fn sight_of(address: Ipv4Addr, ready: bool) -> Sight {
-    if ready { Sight::Endpoint(address) } else { Sight::NoEndpoint }
-}
-
-fn write_status(api: &mut Connection, address: Ipv4Addr, ready: bool) -> Result<Value> {
+fn write_status(api: &mut Connection, pod: usize, address: Ipv4Addr, ready: bool) -> Result<Value> {
     let status = if ready { "True" } else { "False" };
     let patch = json!({"status": {
         "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
         "conditions": [{"type": "Ready", "status": status}, {"type": "ContainersReady", "status": status}],
     }});
-    api.merge(&format!("{PODS}/{POD}/status"), &patch)
+    api.merge(&format!("{PODS}/{}/status", BY_HAND[pod]), &patch)
 }
 
-/// How long the creation of an empty ConfigMap takes longer than its reading, which costs the same but the commit.
-fn durable_commit(api: &mut Connection, name: &str) -> Result<f64> {
+/// How long an empty ConfigMap's creation takes, and its reading, ms.
+fn create_and_read(api: &mut Connection, name: &str) -> Result<(f64, f64)> {
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
     let begun = Instant::now();
     api.create(CONFIG_MAPS, &object)?;
     let created = Instant::now();
     api.get(&format!("{CONFIG_MAPS}/{name}"))?;
-    let read = created.elapsed();
-    Ok(milliseconds((created - begun).saturating_sub(read)))
+    Ok((milliseconds(created - begun), milliseconds(created.elapsed())))
 }
 
 #[cfg(test)]

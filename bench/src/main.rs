@@ -24,7 +24,6 @@ use clap::Parser;
 use serde_json::json;
 
 use endpoints::Place;
-use https::Cluster;
 use report::{Figure, Judged, Report};
 use up::Up;
 
@@ -120,7 +119,11 @@ impl Run {
     fn everything(&mut self, binary: &Path, rounds: &Rounds) -> Result<()> {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("log");
-        let (up, cluster) = self.starts(binary, folder.path(), &log, rounds.starts)?;
+        self.starts(binary, folder.path(), &log, rounds.starts);
+        let mut up = Up::start(binary, &folder.path().join("data"), &log)?;
+        let (_, cluster) = up.api_answers()?;
+        let (_, line) = up.all_ready()?;
+        self.notes.push(format!("its own words: {line}"));
         let part = self.memory();
         self.noted("memory", part);
         let part = pods::until_ready(&cluster, rounds.pods);
@@ -142,8 +145,8 @@ impl Run {
                 self.figures.push(Figure::new(format!("  of which one probe, {name}"), "ms", visible.probe));
             }
         }
-        let part = endpoints::make_pod(&cluster);
-        if self.noted("the Pod written by hand", part).is_some() {
+        let part = endpoints::make_pods(&cluster);
+        if self.noted("the Pods written by hand", part).is_some() {
             for (place, name) in [(Place::Dns, "DNS"), (Place::Kernel, "kernel")] {
                 let part = endpoints::after_status_write(&cluster, place, rounds.changes);
                 if let Some(visible) = self.noted(&format!("Pod status -> {name}"), part) {
@@ -151,52 +154,44 @@ impl Run {
                     self.figures.push(
                         Figure::new(format!("Pod status write acknowledged -> {name}"), "ms", visible.change)
                             .bar(5.0, Judged::P99)
-                            .less(commit.p99(), "p99 of one commit"),
+                            .less(&commit),
                     );
                     self.figures.push(commit);
                 }
             }
         }
         let part = up.stop();
-        if let Some(time) = self.noted("the end", part) {
-            self.figures.push(Figure::new("TERM -> ended", "ms", vec![time]));
-        }
+        self.noted("the end", part);
         Ok(())
     }
 
-    /// Starts it again and again, on an empty data directory and on that one again; the last goes on.
-    fn starts(&mut self, binary: &Path, folder: &Path, log: &Path, rounds: usize) -> Result<(Up, Cluster)> {
-        let (mut fresh_api, mut fresh_ready) = (Vec::new(), Vec::new());
-        let (mut again_api, mut again_ready) = (Vec::new(), Vec::new());
-        let mut round = 0;
-        let (up, cluster) = loop {
+    /// Starts it again and again, on an empty data directory and on that one again.
+    fn starts(&mut self, binary: &Path, folder: &Path, log: &Path, rounds: usize) {
+        let mut fresh = [Vec::new(), Vec::new()];
+        let mut again = [Vec::new(), Vec::new()];
+        let mut ends = Vec::new();
+        for round in 0..rounds {
             let data_dir = folder.join(format!("data-{round}"));
-            let mut first = Up::start(binary, &data_dir, log)?;
-            fresh_api.push(first.api_answers()?.0);
-            fresh_ready.push(first.all_ready()?.0);
-            first.stop()?;
-            let mut second = Up::start(binary, &data_dir, log)?;
-            let (time, cluster) = second.api_answers()?;
-            again_api.push(time);
-            let (time, line) = second.all_ready()?;
-            again_ready.push(time);
-            round += 1;
-            if round == rounds {
-                self.notes.push(format!("its own words: {line}"));
-                break (second, cluster);
+            for (samples, which) in [(&mut fresh, "a fresh data directory"), (&mut again, "an existing one")]
+            {
+                let part = one_start(binary, &data_dir, log);
+                if let Some([api, ready, end]) = self.noted(&format!("a start on {which}"), part) {
+                    samples[0].push(api);
+                    samples[1].push(ready);
+                    ends.push(end);
+                }
             }
-            second.stop()?;
-        };
-        let rows = [
-            ("API answers, from exec, fresh data directory", 100.0, fresh_api),
-            ("API answers, from exec, existing data directory", 100.0, again_api),
-            ("all ready, from exec, fresh data directory", 1000.0, fresh_ready),
-            ("all ready, from exec, existing data directory", 1000.0, again_ready),
-        ];
-        for (name, bar, samples) in rows {
-            self.figures.push(Figure::new(name, "ms", samples).bar(bar, Judged::P99));
+            if self.failed {
+                break;
+            }
         }
-        Ok((up, cluster))
+        for (which, [api, ready]) in [("fresh", fresh), ("existing", again)] {
+            for (what, bar, samples) in [("API answers", 100.0, api), ("all ready", 1000.0, ready)] {
+                let name = format!("{what}, from exec, {which} data directory");
+                self.figures.push(Figure::new(name, "ms", samples).bar(bar, Judged::P99));
+            }
+        }
+        self.figures.push(Figure::new("TERM -> ended", "ms", ends).bar(5000.0, Judged::P99));
     }
 
     fn memory(&mut self) -> Result<()> {
@@ -231,4 +226,12 @@ impl Run {
             }
         }
     }
+}
+
+/// One life: until the API answers, until all is ready, and from TERM to the end, ms.
+fn one_start(binary: &Path, data_dir: &Path, log: &Path) -> Result<[f64; 3]> {
+    let mut up = Up::start(binary, data_dir, log)?;
+    let (api, _) = up.api_answers()?;
+    let (ready, _) = up.all_ready()?;
+    Ok([api, ready, up.stop()?])
 }
