@@ -86,8 +86,11 @@ pub fn update(kind: &Kind, new: &mut Value, old: Option<&Value>, by: &Writer<'_>
     if let (Some(_), true) = (old, owners.0.is_empty()) {
         return;
     }
-    let zero = protobuf::zero(&kind.api_version(), kind.kind);
-    track(kind, &mut owners, old.unwrap_or(&zero), new, by.owner(kind, "Update"), by);
+    let owner = by.owner(kind, "Update");
+    match old {
+        Some(old) => track(kind, &mut owners, old, new, owner, by),
+        None => track(kind, &mut owners, &protobuf::zero(&kind.api_version(), kind.kind), new, owner, by),
+    }
     owners.cap();
     owners.write(new);
 }
@@ -109,9 +112,7 @@ fn before(new: &Value, old: Option<&Value>, subresource: &str) -> Owners {
 
 /// `updater.Update`.
 fn track(kind: &Kind, owners: &mut Owners, old: &Value, new: &Value, owner: Owner, by: &Writer<'_>) {
-    let (old, new) = (bare(old), bare(new));
-    let change =
-        Comparison::between(&Shape::of_kind(kind), &old, &new).without(&ignored(kind, by.subresource));
+    let change = Comparison::between(&Shape::of_kind(kind), old, new).without(&ignored(kind, by.subresource));
     let written = change.written().difference(&Set::of(UNTRACKED));
     owners.lose(&change.written().union(&change.removed));
     if written.is_empty() {
