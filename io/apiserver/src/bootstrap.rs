@@ -35,6 +35,11 @@ impl ApiServer {
         let mut rest = bootstrap::rbac();
         rest.push(bootstrap::kubernetes_service(config.ranges.address(1), config.advertise.port()));
         self.ensure_all(rest, false).await?;
+        // Without a node the API may be on the loopback alone, which nobody reaches by way of a Service, and which
+        // endpoints must not name (pkg/apis/core/validation: ValidateNonSpecialIP).
+        if config.advertise.ip().is_loopback() {
+            return Ok(());
+        }
         self.ensure_all(bootstrap::kubernetes_endpoints(config.advertise).to_vec(), true).await
     }
 
