@@ -1,4 +1,5 @@
 //! What clients rely on beyond single answers: writes that race, tokens, rights, what a Service holds.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 
@@ -120,10 +121,8 @@ async fn a_token_counts_while_its_account_is_there() {
     let bearer = format!("Bearer {}", made["status"]["token"].as_str().unwrap());
     let anyone = server.router();
     let headers = [("authorization", bearer.as_str())];
-    let list = |router: Router| {
-        let headers = headers;
-        async move { send(&router, Method::GET, CONFIG_MAPS, &headers, Value::Null).await }
-    };
+    let list =
+        |router: Router| async move { send(&router, Method::GET, CONFIG_MAPS, &headers, Value::Null).await };
     let (status, refused) = list(anyone.clone()).await;
     assert_eq!(status, 403);
     assert!(refused["message"].as_str().unwrap().contains("system:serviceaccount:default:web"), "{refused}");

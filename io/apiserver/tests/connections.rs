@@ -1,4 +1,5 @@
 //! TLS connections on loopback: who a certificate says, and what becomes of connections when the server stops.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 //! Every step agrees, or stands in `golden/exceptions.json` with its reason; an exception that agrees by now is a
 //! failure too, so that the list only shrinks. Steps that need controllers are counted and left to the whole program's
 //! tests.
+#![allow(clippy::unwrap_used)]
 
 #[path = "golden/compare.rs"]
 mod compare;

@@ -25,14 +25,13 @@ pub(super) async fn run_in_websocket(socket: WebSocket, target: Target) {
         let (mut read, mut write) = tokio::io::split(theirs);
         let inward = async {
             while let Some(Ok(message)) = stream.next().await {
-                match message {
-                    Message::Binary(bytes) => {
-                        if write.write_all(&bytes).await.is_err() {
-                            break;
-                        }
-                    }
+                let bytes = match message {
+                    Message::Binary(bytes) => bytes,
                     Message::Close(_) => break,
-                    _ => {}
+                    _ => continue,
+                };
+                if write.write_all(&bytes).await.is_err() {
+                    break;
                 }
             }
             let _ = write.shutdown().await;
