@@ -1,5 +1,7 @@
 //! A tiny API in memory whose watches lag, and a runner that plans against it: time is simulated, order is chosen.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::Timestamp;
