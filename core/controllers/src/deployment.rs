@@ -161,7 +161,7 @@ fn roll(
     plan: &mut Plan,
 ) {
     let Some(new) = &sets.new else { return create(index, deployment, sets, progress, now, plan) };
-    let all: i32 = sets.all().map(|s| size(s)).sum();
+    let all: i32 = sets.all().map(|s| held(index, s)).sum();
     let target = rollout::new_size(deployment, size(new), all);
     settle(deployment, new, target, newest(sets), plan);
     if target == size(new) {
@@ -204,6 +204,14 @@ fn recreate(
     }
 }
 
+/// A set's size, or its Pods where more are still there: a set that was told to shrink makes room when it has, so that
+/// there are never more than `maxSurge` allows.
+fn held(index: &Index, set: &ReplicaSet) -> i32 {
+    let active = |doc: &&Doc| matches!(doc, Doc::Pod(pod) if pods::is_active(pod));
+    let pods = index.owned_by(meta::uid(&set.metadata)).filter(active).count();
+    size(set).max(i32::try_from(pods).unwrap_or(i32::MAX))
+}
+
 /// The revision that the new set must have: above that of all others.
 fn newest(sets: &Sets) -> Option<i64> {
     Some(sets.old.iter().map(|s| revision(s)).max().unwrap_or(0) + 1)
@@ -235,7 +243,7 @@ fn create(
     template.metadata.get_or_insert_default().labels.get_or_insert_default().extend([hashed.clone()]);
     let mut selector = spec.selector.clone();
     selector.match_labels.get_or_insert_default().extend([hashed]);
-    let all: i32 = sets.all().map(|s| size(s)).sum();
+    let all: i32 = sets.all().map(|s| held(index, s)).sum();
     let replicas = rollout::new_size(deployment, 0, all);
     let revision = newest(sets).unwrap_or(1).to_string();
     let mut annotations = inherited(deployment);
