@@ -39,7 +39,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 fn allowed(room: &str, other: &str) -> bool {
-    let (_, known) = ARROWS.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is in no row"));
+    let (_, known) =
+        ARROWS.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is in no row"));
     known.iter().any(|k| match k.strip_suffix('*') {
         Some(folder) => other.starts_with(folder),
         None => *k == other,
@@ -66,7 +67,9 @@ fn arrows_point_one_way() {
         let from = room(manifest.parent().unwrap().to_str().unwrap());
         for dependency in package["dependencies"].as_array().unwrap() {
             // What tests need beside the product is no arrow of the house.
-            let (Some(path), Value::Null) = (dependency["path"].as_str(), &dependency["kind"]) else { continue };
+            let (Some(path), Value::Null) = (dependency["path"].as_str(), &dependency["kind"]) else {
+                continue;
+            };
             let to = room(path);
             if !allowed(&from, &to) {
                 wrong.push(format!("{from} -> {to}"));

@@ -17,14 +17,18 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run all of it on this machine: API, controllers, DNS, service proxy and a node for Pods
-    #[command(after_help = "Examples:\n  sealane up\n  sealane up --data-dir /tmp/try --api-address 127.0.0.1:0\n  \
-        sealane up --detach; kubectl --kubeconfig /var/lib/sealane/kubeconfig get nodes")]
+    #[command(
+        after_help = "Examples:\n  sealane up\n  sealane up --data-dir /tmp/try --api-address 127.0.0.1:0\n  \
+        sealane up --detach; kubectl --kubeconfig /var/lib/sealane/kubeconfig get nodes"
+    )]
     Up(Box<UpArgs>),
     /// Stop what `sealane up --detach` started
     Down(DataDir),
     /// Play a story with real Pods and show what happens
-    #[command(after_help = "Examples:\n  sealane demo          the stories there are\n  sealane demo grpc     why gRPC \
-        calls all land on one Pod, and how a headless Service spreads them\n  sealane demo grpc --keep")]
+    #[command(
+        after_help = "Examples:\n  sealane demo          the stories there are\n  sealane demo grpc     why gRPC \
+        calls all land on one Pod, and how a headless Service spreads them\n  sealane demo grpc --keep"
+    )]
     Demo(DemoArgs),
     /// The node's images
     #[command(subcommand)]
@@ -33,7 +37,10 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  sealane shell\n  sealane shell -- curl http://10.96.0.1:443")]
     Shell(ShellArgs),
     /// The DNS server alone, with CoreDNS's flags and Corefile
-    #[command(disable_help_flag = true, after_help = "Flags (as CoreDNS's): -conf FILE, -dns.port PORT, -plugins, -version")]
+    #[command(
+        disable_help_flag = true,
+        after_help = "Flags (as CoreDNS's): -conf FILE, -dns.port PORT, -plugins, -version"
+    )]
     Dns {
         /// CoreDNS's flags
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -125,7 +132,9 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Add the images of OCI or docker archives
-    #[command(after_help = "Examples:\n  sealane image load web.tar\n  docker save web | sealane image load -")]
+    #[command(
+        after_help = "Examples:\n  sealane image load web.tar\n  docker save web | sealane image load -"
+    )]
     Load {
         /// Archives; `-`: standard input
         #[arg(required = true, value_name = "FILE")]

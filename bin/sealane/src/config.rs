@@ -66,7 +66,8 @@ fn from_file(path: &Path) -> Result<UpArgs, String> {
 
 fn node_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    let legal: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let legal: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let legal = legal.trim_matches(['-', '.']).to_owned();
     if legal.is_empty() { "sealane".to_owned() } else { legal }
 }
@@ -90,16 +91,21 @@ impl UpConfig {
             flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
         };
         let range = |name: &str, value: String| value.parse::<Cidr>().map_err(|e| format!("{name}: {e}"));
-        let service_cidr = range("--service-cidr", text(&flags.service_cidr, &file.service_cidr, "10.96.0.0/12"))?;
+        let service_cidr =
+            range("--service-cidr", text(&flags.service_cidr, &file.service_cidr, "10.96.0.0/12"))?;
         let pod_cidr = range("--pod-cidr", text(&flags.pod_cidr, &file.pod_cidr, "10.244.0.0/16"))?;
         if service_cidr.prefix > 28 {
-            return Err(format!("--service-cidr {service_cidr}: too small, /28 is the least (kube-dns has the tenth address)"));
+            return Err(format!(
+                "--service-cidr {service_cidr}: too small, /28 is the least (kube-dns has the tenth address)"
+            ));
         }
         if pod_cidr.prefix > 28 {
             return Err(format!("--pod-cidr {pod_cidr}: too small, /28 is the least"));
         }
         if pod_cidr.overlaps(service_cidr) {
-            return Err(format!("--pod-cidr {pod_cidr} and --service-cidr {service_cidr} overlap; give two that don't"));
+            return Err(format!(
+                "--pod-cidr {pod_cidr} and --service-cidr {service_cidr} overlap; give two that don't"
+            ));
         }
         let ports = text(&flags.node_port_range, &file.node_port_range, "30000-32767");
         Ok(UpConfig {

@@ -103,3 +103,33 @@ pub trait NodeBackend: Send + Sync + 'static {
         port: u16,
     ) -> BoxFuture<'_, Result<Box<dyn Duplex>, NodeError>>;
 }
+
+/// A server without a node: nothing runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoNodes;
+
+fn none<T>() -> BoxFuture<'static, Result<T, NodeError>>
+where
+    T: Send + 'static,
+{
+    Box::pin(async { Err(NodeError::Failed("no node is connected to this API server".to_owned())) })
+}
+
+impl NodeBackend for NoNodes {
+    fn logs(
+        &self,
+        _: String,
+        _: String,
+        _: LogOptions,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<Bytes, NodeError>>, NodeError>> {
+        none()
+    }
+
+    fn exec(&self, _: String, _: String, _: ExecRequest) -> BoxFuture<'_, Result<ExecSession, NodeError>> {
+        none()
+    }
+
+    fn connect(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, NodeError>> {
+        none()
+    }
+}

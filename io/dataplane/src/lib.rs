@@ -1,1 +1,31 @@
-//! sealane-dataplane
+//! Puts the service table into the kernel: nftables over netlink, with an encoder of its own, and conntrack.
+//!
+//! It decides nothing: which frontend leads where is [`sealane_proxy`]'s, and it hands over changes. It knows
+//! nothing of the API, DNS or Pods, and runs no other program.
+//!
+//! ```no_run
+//! use sealane_dataplane::{NftSink, Update, netlink_socket, spawn};
+//! use sealane_proxy::{NodeContext, Table};
+//!
+//! // A socket belongs to the network namespace of the thread that opens it.
+//! let sink = NftSink::open(netlink_socket()?)?;
+//! let (updates, inbox) = std::sync::mpsc::channel();
+//! let proxy = spawn(Table::new(NodeContext::new("node-1")), sink, inbox)?;
+//! updates.send(Update { revision: 7, services: vec![], node: None })?;
+//! let applied: u64 = *proxy.applied().borrow();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod conntrack;
+mod message;
+mod metrics;
+mod netlink;
+mod nft;
+mod sync;
+
+pub use metrics::Metrics;
+pub use netlink::{Netlink, NetlinkError, netlink_socket};
+pub use nft::NftSink;
+pub use sync::{Proxy, Update, spawn};

@@ -94,6 +94,20 @@ pub(crate) fn make_node(
     Socket::route()?.execute(batch)
 }
 
+/// Keeps packets of the bridge out of the IP hooks until they are routed, in the calling thread's network namespace.
+/// Where the kernel module `br_netfilter` is loaded (Docker and kubeadm load it), a packet to a Service address is
+/// rewritten on the bridge and then switched to the other Pod, which isolated ports refuse.
+pub(crate) fn no_bridge_hooks() -> io::Result<()> {
+    for protocol in ["iptables", "ip6tables", "arptables"] {
+        match std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{protocol}"), "0") {
+            // The module is not there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 /// Makes a Pod's link from inside its network namespace: `eth0` there, the other end on the node's bridge.
 /// `node` is a socket of the node's namespace, `node_namespace` that namespace.
 pub(crate) fn make_pod(

@@ -67,6 +67,8 @@ impl Launcher {
         let mut flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
         if spec.address.is_some() {
             flags |= UnshareFlags::NEWNET;
+            // The module may have been loaded since the last Pod.
+            links::no_bridge_hooks().step(|| "keep the node's bridge out of the IP hooks".to_owned())?;
         }
         sys::unshare(flags).step(|| "make the Pod's namespaces".to_owned())?;
         rustix::system::sethostname(spec.hostname.as_bytes())

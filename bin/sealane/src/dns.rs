@@ -1,0 +1,141 @@
+//! `sealane dns`: the DNS server alone, with CoreDNS's flags.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sealane_catalog::{Snapshot, Source};
+use sealane_client::watch_catalog;
+use sealane_dnsserver::Settings;
+use tokio::sync::watch;
+
+/// CoreDNS's flags (`coremain/run.go`), one dash or two.
+struct Flags {
+    conf: PathBuf,
+    port: Option<u16>,
+    ask: Option<Ask>,
+}
+
+enum Ask {
+    Plugins,
+    Version,
+    Help,
+}
+
+fn parse(words: &[String]) -> Result<Flags, String> {
+    let mut flags = Flags { conf: "Corefile".into(), port: None, ask: None };
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        let bare = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
+        let bare = bare
+            .ok_or_else(|| format!("dns: unexpected argument {word:?}; the Corefile is given with -conf"))?;
+        let (name, given) = match bare.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (bare, None),
+        };
+        let mut value = || {
+            given
+                .clone()
+                .or_else(|| rest.next().cloned())
+                .ok_or_else(|| format!("dns: -{name} needs a value"))
+        };
+        match name {
+            "conf" => flags.conf = value()?.into(),
+            "dns.port" | "p" => {
+                let text = value()?;
+                flags.port = Some(text.parse().map_err(|_| format!("dns: -{name} {text}: not a port"))?);
+            }
+            "plugins" => flags.ask = Some(Ask::Plugins),
+            "version" => flags.ask = Some(Ask::Version),
+            "quiet" => {}
+            "h" | "help" => flags.ask = Some(Ask::Help),
+            _ => {
+                return Err(format!(
+                    "dns: unknown flag -{name}; known are -conf, -dns.port, -plugins, -version"
+                ));
+            }
+        }
+    }
+    Ok(flags)
+}
+
+/// Serves until INT or TERM.
+pub(crate) fn run(words: &[String]) -> Result<(), String> {
+    let flags = parse(words)?;
+    match flags.ask {
+        Some(Ask::Plugins) => {
+            for name in sealane_dns::config::plugin_names() {
+                println!("dns.{name}");
+            }
+            return Ok(());
+        }
+        Some(Ask::Version) => {
+            println!("sealane-{}", env!("CARGO_PKG_VERSION"));
+            return Ok(());
+        }
+        Some(Ask::Help) => {
+            println!(
+                "Usage: sealane dns [-conf FILE] [-dns.port PORT] [-plugins] [-version]\n\n\
+                 The DNS server alone, configured by a Corefile as CoreDNS is.\n\n\
+                 Example:\n  sealane dns -conf /etc/coredns/Corefile"
+            );
+            return Ok(());
+        }
+        None => {}
+    }
+    crate::logging::start(crate::cli::LogFormat::Text, 0);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(serve(flags))
+}
+
+async fn serve(flags: Flags) -> Result<(), String> {
+    let mut settings = Settings::new(flags.conf);
+    if let Some(port) = flags.port {
+        settings.default_port = port;
+    }
+    let needs = sealane_dnsserver::check(&settings).map_err(|e| e.to_string())?;
+    let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    if needs.cluster {
+        let client = client().await?;
+        let mut sources = vec![Source::Services, Source::EndpointSlices, Source::Namespaces];
+        if needs.pods {
+            sources.push(Source::Pods);
+        }
+        tokio::spawn(async move { watch_catalog(client, &sources, publish, std::future::pending()).await });
+    } else {
+        // Nobody will write; the channel stays open all the same.
+        std::mem::forget(publish);
+    }
+    sealane_dnsserver::run(settings, snapshots, crate::up::terminated()).await.map_err(|e| e.to_string())
+}
+
+/// The API by the Pod's ServiceAccount, or by KUBECONFIG outside of a Pod.
+async fn client() -> Result<kube::Client, String> {
+    let config = match kube::Config::incluster_env() {
+        Ok(config) => config,
+        Err(_) => kube::Config::infer().await.map_err(|e| format!("no way to the API: {e}"))?,
+    };
+    kube::Client::try_from(config).map_err(|e| format!("the API's client: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_corednss() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for text in ["-conf /x -dns.port 1053", "--conf=/x --dns.port=1053", "-conf=/x -p 1053"] {
+            let flags = parse(&words(text)).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!((flags.conf.to_str(), flags.port), (Some("/x"), Some(1053)), "{text}");
+        }
+        for (text, why) in [
+            ("-cnf x", "unknown flag -cnf"),
+            ("-conf", "needs a value"),
+            ("x", "unexpected"),
+            ("-p a", "not a port"),
+        ] {
+            assert!(parse(&words(text)).err().unwrap_or_default().contains(why), "{text}");
+        }
+    }
+}

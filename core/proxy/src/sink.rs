@@ -1,0 +1,85 @@
+//! Where frontends are put into force.
+
+use crate::{Change, Frontend, FrontendKey, NodeContext};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// What is in force: frontends by key, in which service and port name do not count
+/// ([`Frontend::means`] compares them).
+pub type Installed = BTreeMap<FrontendKey, Frontend>;
+
+/// Carries out what the table decided. Every sink keeps this contract:
+///
+/// - `replace` puts exactly these frontends into force, whatever was there before;
+/// - `apply` takes changes in the order in which a [`Table`](crate::Table) gave them out, all or none of them;
+/// - after an error, `replace` is the way on;
+/// - new connections never meet a state between two tables;
+/// - `read_back` says what is truly in force, read from where packets are handled.
+pub trait RuleSink {
+    /// Why it could not.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Puts these frontends, and no others, into force.
+    fn replace(
+        &mut self,
+        node: &NodeContext,
+        frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
+    ) -> Result<(), Self::Error>;
+
+    /// Puts changes into force; when it returns, new connections follow them.
+    fn apply(&mut self, changes: &[Change]) -> Result<(), Self::Error>;
+
+    /// Clears away what `replace` and `apply` left: elements for packets that were on their way, and flows of UDP to
+    /// backends that are gone. Takes up to some milliseconds.
+    fn settle(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Whether nobody else removed what was put into force.
+    fn intact(&mut self) -> Result<bool, Self::Error> {
+        Ok(true)
+    }
+
+    /// What is in force.
+    fn read_back(&mut self) -> Result<Installed, Self::Error>;
+}
+
+/// A sink that keeps frontends in memory: for tests, and to trace packets without a kernel.
+#[derive(Clone, Debug, Default)]
+pub struct InMemorySink {
+    installed: Installed,
+    /// How many changes `apply` was given.
+    pub changes: usize,
+    /// How many times `replace` was called.
+    pub replaced: usize,
+}
+
+impl RuleSink for InMemorySink {
+    type Error = Infallible;
+
+    fn replace(
+        &mut self,
+        _: &NodeContext,
+        frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
+    ) -> Result<(), Infallible> {
+        self.installed = frontends.iter().map(|(k, f)| (*k, Frontend::clone(f))).collect();
+        self.replaced += 1;
+        Ok(())
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Result<(), Infallible> {
+        for change in changes {
+            match change.after() {
+                Some(new) => self.installed.insert(new.key, Frontend::clone(new)),
+                None => self.installed.remove(&change.key()),
+            };
+        }
+        self.changes += changes.len();
+        Ok(())
+    }
+
+    fn read_back(&mut self) -> Result<Installed, Infallible> {
+        Ok(self.installed.clone())
+    }
+}

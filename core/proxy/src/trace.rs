@@ -1,0 +1,86 @@
+//! What becomes of a packet.
+
+use crate::{Backend, Class, Frontend, FrontendKey, Masquerade, NodeContext, Table, Target};
+use sealane_catalog::Protocol;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// The first packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Destination port.
+    pub port: u16,
+    /// The source address is the node's own (`fib saddr type local`).
+    pub from_node: bool,
+}
+
+/// Where it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// At one of `backends`.
+    Dnat {
+        /// Equally likely.
+        backends: BTreeSet<Backend>,
+        /// Those that see the node's address as the source.
+        masqueraded: BTreeSet<Backend>,
+    },
+    /// Refused with ICMP port unreachable.
+    Reject,
+    /// Swallowed.
+    Drop,
+    /// Not the proxy's business.
+    Pass,
+}
+
+impl Table {
+    /// What becomes of a packet.
+    pub fn trace(&self, packet: &Packet) -> Fate {
+        let key = FrontendKey { address: packet.destination, protocol: packet.protocol, port: packet.port };
+        if let Some(frontend) = self.frontends().get(&key) {
+            return trace_frontend(frontend, self.node(), packet);
+        }
+        let first = FrontendKey { address: packet.destination, protocol: Protocol::Tcp, port: 0 };
+        let mut of_address = self.frontends().range(first..).take_while(|(k, _)| k.address == first.address);
+        match of_address.any(|(_, f)| f.class == Class::ClusterIp) {
+            true => Fate::Reject,
+            false => Fate::Pass,
+        }
+    }
+}
+
+/// What a frontend does with a packet that is sent to it.
+pub fn trace_frontend(frontend: &Frontend, node: &NodeContext, packet: &Packet) -> Fate {
+    let from_pod = node.is_pod(packet.source);
+    let (target, masquerade) = match &frontend.outside {
+        None => (
+            &frontend.target,
+            match frontend.masquerade {
+                Masquerade::Never => false,
+                Masquerade::OffCluster => !from_pod,
+                Masquerade::Always => true,
+            },
+        ),
+        Some(_) if from_pod => (&frontend.target, false),
+        Some(_) if packet.from_node => (&frontend.target, true),
+        Some(outside) => (outside, false),
+    };
+    match target {
+        Target::Balance(backends) => Fate::Dnat {
+            backends: backends.iter().copied().collect(),
+            // Hairpin: who reaches itself would answer itself past the node.
+            masqueraded: backends
+                .iter()
+                .copied()
+                .filter(|b| masquerade || b.address == packet.source)
+                .collect(),
+        },
+        Target::Reject => Fate::Reject,
+        Target::Drop => Fate::Drop,
+    }
+}

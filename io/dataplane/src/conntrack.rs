@@ -1,0 +1,208 @@
+//! Flows of UDP that go where their frontend no longer leads. A UDP client that keeps its port keeps its flow alive,
+//! and with it an endpoint that is gone; TCP's end by themselves (kube-proxy: pkg/proxy/conntrack/cleanup.go).
+
+use crate::message::{AttributeIter, Messages, flags};
+use crate::netlink::{Netlink, NetlinkError};
+use sealane_catalog::Protocol;
+use sealane_proxy::{Backend, Change, Frontend, FrontendKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ZONE: u16 = 18;
+const UDP: u8 = 17;
+
+/// Frontends of UDP and where their flows may go.
+pub(crate) type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
+
+fn backends(frontend: &Frontend) -> BTreeSet<Backend> {
+    let targets = [Some(&frontend.target), frontend.outside.as_ref()];
+    targets.into_iter().flatten().flat_map(|t| t.backends().iter().copied()).collect()
+}
+
+/// All frontends of UDP.
+pub(crate) fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
+    frontends.filter(|f| f.key.protocol == Protocol::Udp).map(|f| (f.key, backends(f))).collect()
+}
+
+/// Frontends of UDP that lost a backend, or had none: flows from before then went past them.
+pub(crate) fn changed(changes: &[Change]) -> Served {
+    let udp = changes.iter().filter(|c| c.key().protocol == Protocol::Udp);
+    udp.filter_map(|change| {
+        let before = change.before().map(|f| backends(f)).unwrap_or_default();
+        let after = change.after().map(|f| backends(f)).unwrap_or_default();
+        let stale = if before.is_empty() { !after.is_empty() } else { !before.is_subset(&after) };
+        stale.then_some((change.key(), after))
+    })
+    .collect()
+}
+
+/// One end of a flow as a tuple says it.
+#[derive(Debug, PartialEq, Eq)]
+struct Tuple {
+    protocol: u8,
+    source: (IpAddr, u16),
+    destination: (IpAddr, u16),
+}
+
+fn tuple(attributes: &AttributeIter<'_>) -> Option<Tuple> {
+    let ip = attributes.nest(1)?;
+    let address = |v4, v6| -> Option<IpAddr> {
+        match (ip.get(v4), ip.get(v6)) {
+            (Some(octets), _) => <[u8; 4]>::try_from(octets).ok().map(|o| Ipv4Addr::from(o).into()),
+            (_, Some(octets)) => <[u8; 16]>::try_from(octets).ok().map(|o| Ipv6Addr::from(o).into()),
+            _ => None,
+        }
+    };
+    let transport = attributes.nest(2)?;
+    let port = |kind| transport.get(kind).and_then(|v| v.try_into().ok()).map(u16::from_be_bytes);
+    Some(Tuple {
+        protocol: *transport.get(1)?.first()?,
+        source: (address(1, 3)?, port(2)?),
+        destination: (address(2, 4)?, port(3)?),
+    })
+}
+
+/// A flow is stale if it came to a frontend and is answered by somebody who doesn't serve that.
+fn is_stale(attributes: &AttributeIter<'_>, served: &Served) -> Option<bool> {
+    let original = tuple(&attributes.nest(TUPLE_ORIGINAL)?)?;
+    if original.protocol != UDP {
+        return Some(false);
+    }
+    let (address, port) = original.destination;
+    let Some(backends) = served.get(&FrontendKey { address, protocol: Protocol::Udp, port }) else {
+        return Some(false);
+    };
+    let (address, port) = tuple(&attributes.nest(TUPLE_REPLY)?)?.source;
+    Some(!backends.contains(&Backend { address, port }))
+}
+
+/// Deletes the stale flows of some frontends. Costs a walk over the flows, so it is not done for nothing.
+pub(crate) fn forget_stale(netlink: &mut Netlink, served: &Served) -> Result<(), NetlinkError> {
+    for family in [rustix::net::AddressFamily::INET, rustix::net::AddressFamily::INET6] {
+        let ipv4 = family == rustix::net::AddressFamily::INET;
+        if !served.keys().any(|k| k.address.is_ipv4() == ipv4) {
+            continue;
+        }
+        let family = family.as_raw() as u8;
+        let mut request = Messages::default();
+        request.push(GET, flags::DUMP, family, |_| {});
+        let mut deletions = Vec::new();
+        netlink.dump(&request, |message| {
+            let attributes = message.attributes();
+            if is_stale(&attributes, served) == Some(true) {
+                let mut deletion = Messages::default();
+                deletion.push(DELETE, 0, family, |a| {
+                    for (kind, value) in
+                        attributes.clone().filter(|(k, _)| [TUPLE_ORIGINAL, ZONE].contains(k))
+                    {
+                        if kind == ZONE {
+                            a.bytes(kind, value);
+                        } else {
+                            a.nest(kind, |n| AttributeIter::new(value).for_each(|(k, v)| copy_nest(n, k, v)));
+                        }
+                    }
+                });
+                deletions.push(deletion);
+            }
+        })?;
+        for deletion in deletions {
+            match netlink.send(deletion) {
+                // It ended by itself.
+                Err(error) if error.is_not_found() => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn copy_nest(out: &mut crate::message::Attributes<'_>, kind: u16, value: &[u8]) {
+    out.nest(kind, |n| AttributeIter::new(value).for_each(|(k, v)| n.bytes(k, v)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::received;
+    use sealane_catalog::NamespacedName;
+    use sealane_proxy::{Class, Masquerade, Target};
+
+    fn frontend(backends: &[&str]) -> Arc<Frontend> {
+        let list: Vec<Backend> =
+            backends.iter().map(|b| Backend { address: b.parse().unwrap(), port: 53 }).collect();
+        Arc::new(Frontend {
+            key: FrontendKey { address: "10.96.0.10".parse().unwrap(), protocol: Protocol::Udp, port: 53 },
+            service: NamespacedName { namespace: "kube-system".into(), name: "kube-dns".into() },
+            port_name: "dns".into(),
+            class: Class::ClusterIp,
+            affinity: None,
+            masquerade: Masquerade::Never,
+            target: if list.is_empty() { Target::Reject } else { Target::Balance(list.into()) },
+            outside: None,
+        })
+    }
+
+    #[test]
+    fn flows_are_looked_through_only_where_one_may_be_stale() {
+        let set = |old: &[&str], new: &[&str]| Change::SetFrontend { old: frontend(old), new: frontend(new) };
+        let (a, b) = ("10.244.0.1", "10.244.0.2");
+        let table = [
+            (set(&[a], &[a, b]), false),
+            (set(&[a, b], &[a]), true),
+            (set(&[a], &[]), true),
+            (set(&[], &[a]), true),
+            (set(&[], &[]), false),
+            (set(&[a], &[b]), true),
+            (Change::AddFrontend(frontend(&[a])), true),
+            (Change::AddFrontend(frontend(&[])), false),
+            (Change::RemoveFrontend(frontend(&[a])), true),
+            (Change::RemoveFrontend(frontend(&[])), false),
+        ];
+        for (change, expected) in table {
+            assert_eq!(!changed(std::slice::from_ref(&change)).is_empty(), expected, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_flow_is_stale_when_somebody_else_answers() {
+        let flow = |protocol: u8, destination: [u8; 4], answers: [u8; 4]| {
+            let mut out = Messages::default();
+            let ends =
+                [(TUPLE_ORIGINAL, [10, 244, 0, 9], destination), (TUPLE_REPLY, answers, [10, 244, 0, 9])];
+            out.push(0, 0, 2, |a| {
+                for (kind, source, destination) in ends {
+                    a.nest(kind, |t| {
+                        t.nest(1, |ip| {
+                            ip.bytes(1, &source);
+                            ip.bytes(2, &destination);
+                        });
+                        t.nest(2, |p| {
+                            p.bytes(1, &[protocol]);
+                            p.bytes(2, &53u16.to_be_bytes());
+                            p.bytes(3, &53u16.to_be_bytes());
+                        });
+                    });
+                }
+            });
+            out
+        };
+        let served = served([frontend(&["10.244.0.1"])].iter());
+        let dns = [10, 96, 0, 10];
+        let table = [
+            (flow(UDP, dns, [10, 244, 0, 1]), Some(false)),
+            (flow(UDP, dns, [10, 244, 0, 2]), Some(true)),
+            (flow(UDP, dns, dns), Some(true)),
+            (flow(6, dns, [10, 244, 0, 2]), Some(false)),
+            (flow(UDP, [10, 96, 0, 11], [10, 244, 0, 2]), Some(false)),
+        ];
+        for (flow, expected) in table {
+            let message = received(flow.bytes()).next().unwrap();
+            assert_eq!(is_stale(&message.attributes(), &served), expected);
+        }
+    }
+}

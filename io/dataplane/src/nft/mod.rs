@@ -1,0 +1,25 @@
+//! The nftables sink. One table `sealane` for each family, whose size in rules depends on neither the number
+//! of Services nor that of endpoints:
+//!
+//! ```text
+//! services   (address, protocol, port)                    -> action     data map
+//! outside    (address, protocol, port)                    -> action     data map: what those outside of the cluster get
+//! actions    action                                       -> goto chain verdict map, small: a big one makes each change cost its size
+//! leaves     action                                       -> goto chain the same for `outside`, without the chains that look there
+//! endpoints  (address, protocol, port, index)             -> (address, port)
+//! affinity   (source, address, protocol, port)            -> (address, port)   learnt by the kernel, with a timeout
+//! members    (address, protocol, port, address, port)     set: backends that affinity may still lead to
+//! cluster    address                                      set: other ports of cluster addresses are refused
+//! hairpin    (address, address)                           set: endpoints that reach themselves
+//! ```
+//!
+//! and a chain for each distinct action, say `balance-3-off-cluster`.
+
+mod action;
+mod elements;
+mod expr;
+mod layout;
+mod read;
+mod sink;
+
+pub use sink::NftSink;

@@ -1,0 +1,351 @@
+//! The kernel's own state and real connections, in namespaces of the test's own. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+
+mod lab;
+
+use lab::{Lab, Namespace, Rules, answers, ask, connect, entry, name, pod_ip, pod_ip6, service};
+use sealane_catalog::{ServiceType, TrafficPolicy};
+use sealane_dataplane::{Update, spawn};
+use sealane_proxy::{RuleSink, Table, contract};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+fn endpoints(numbers: &[usize]) -> Vec<(IpAddr, &'static str)> {
+    numbers.iter().map(|n| (pod_ip(*n), "n1")).collect()
+}
+
+#[test]
+fn the_kernel_keeps_the_contract() {
+    let namespace = Namespace::new();
+    for seed in 0..30 {
+        let mut sink = namespace.sink();
+        contract::check(&mut sink, &contract::node(), &contract::history(seed, 15))
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
+}
+
+#[test]
+fn nft_lists_what_stands_there() {
+    let namespace = Namespace::new();
+    let mut rules = Rules::new(&namespace);
+    let rule_lines = |listing: &str| listing.lines().filter(|l| l.contains("dnat")).count();
+    rules.set(entry(service("a", &["10.96.0.20", "fd00:96::20"]), &endpoints(&[0, 1, 2])));
+    let one = namespace.command("nft list ruleset");
+    for text in [
+        "table ip sealane",
+        "table ip6 sealane",
+        "10.96.0.20 . tcp . 80",
+        "10.244.1.2 . 8080",
+        "chain balance-3-offcluster",
+        "numgen random mod 3",
+        "type nat hook prerouting priority dstnat",
+        "reject",
+    ] {
+        assert!(one.contains(text), "{text} is missing in\n{one}");
+    }
+    for n in 0..100 {
+        rules.set(entry(service(&format!("s{n}"), &[&format!("10.96.1.{n}")]), &endpoints(&[0, 1, 2])));
+    }
+    let many = namespace.command("nft list ruleset");
+    assert_eq!(rule_lines(&one), rule_lines(&many), "rules do not grow with Services");
+    // Session affinity's rules look up by what they looked up: nft must not abort over them either.
+    let sticky = sealane_catalog::Service { affinity_seconds: Some(60), ..service("b", &["10.96.0.30"]) };
+    rules.set(entry(sticky, &endpoints(&[0, 1])));
+    assert!(namespace.command("nft list ruleset").contains("update @affinity"));
+    rules.sink.clear().unwrap();
+    assert_eq!(namespace.command("nft list ruleset"), "");
+}
+
+#[test]
+fn connections_spread_evenly() {
+    let lab = Lab::new(4);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    rules.set(entry(service("web", &["10.96.0.20"]), &endpoints(&[0, 1, 2])));
+    let mut counts = BTreeMap::new();
+    for (number, source) in answers(&lab.pods[3], "10.96.0.20:80", 600) {
+        *counts.entry(number).or_insert(0) += 1;
+        assert_eq!(source, pod_ip(3), "Pods keep their source");
+    }
+    // 200 each, standard deviation 11.5: beyond 6 of them once in half a billion runs.
+    assert!(counts.len() == 3 && counts.values().all(|c| (130..=270).contains(c)), "{counts:?}");
+    // From the node itself, by its output hook, and masqueraded: its address towards each Pod.
+    for (number, source) in answers(&lab.node, "10.96.0.20:80", 10) {
+        assert_eq!(source.to_string(), format!("10.244.{number}.1"));
+    }
+    // Off the cluster: masqueraded.
+    for (number, source) in answers(&lab.outside, "10.96.0.20:80", 10) {
+        assert_eq!(source.to_string(), format!("10.244.{number}.1"));
+    }
+    // UDP as well.
+    let seen: BTreeSet<usize> = lab.pods[3].run(|| {
+        let fresh = |_| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect("10.96.0.20:80").unwrap();
+            ask(&socket).unwrap().0
+        };
+        (0..60).map(fresh).collect()
+    });
+    assert_eq!(seen, BTreeSet::from([0, 1, 2]));
+}
+
+#[test]
+fn ipv6_is_served_too() {
+    let lab = Lab::new(3);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    let mut sticky = service("web", &["10.96.0.20", "fd00:96::20"]);
+    let both: Vec<(IpAddr, &str)> =
+        [pod_ip(0), pod_ip(1), pod_ip6(0), pod_ip6(1)].into_iter().map(|a| (a, "n1")).collect();
+    rules.set(entry(sticky.clone(), &both));
+    let pods = |list: Vec<lab::Answer>| list.into_iter().map(|(n, _)| n).collect::<BTreeSet<usize>>();
+    assert_eq!(pods(answers(&lab.pods[2], "[fd00:96::20]:80", 40)), BTreeSet::from([0, 1]));
+    let own = answers(&lab.pods[0], "[fd00:96::20]:80", 40);
+    assert!(own.iter().any(|(n, s)| *n == 0 && *s != pod_ip6(0)), "hairpin is masqueraded: {own:?}");
+    sticky.affinity_seconds = Some(60);
+    rules.set(entry(sticky.clone(), &both));
+    assert_eq!(pods(answers(&lab.pods[2], "[fd00:96::20]:80", 20)).len(), 1);
+    rules.set(entry(sticky, &[]));
+    let refused = connect(&lab.pods[2], "[fd00:96::20]:80", 1).remove(0).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn affinity_sticks_until_the_endpoint_goes() {
+    let lab = Lab::new(6);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    let sticky = lab::service("web", &["10.96.0.20"]);
+    let sticky = sealane_catalog::Service { affinity_seconds: Some(10_800), ..sticky };
+    rules.set(entry(sticky.clone(), &endpoints(&[0, 1, 2, 3])));
+    let led = |pod: usize| {
+        let pods: BTreeSet<usize> =
+            answers(&lab.pods[pod], "10.96.0.20:80", 20).into_iter().map(|(n, _)| n).collect();
+        assert_eq!(pods.len(), 1, "client {pod} was led to {pods:?}");
+        pods.into_iter().next().unwrap()
+    };
+    let (first, second) = (led(4), led(5));
+    // Another Service that comes, and endpoints that come, move nobody.
+    rules.set(entry(service("other", &["10.96.0.21"]), &endpoints(&[0])));
+    assert_eq!((led(4), led(5)), (first, second));
+    let rest: Vec<usize> = (0..4).filter(|n| *n != first).collect();
+    rules.set(entry(sticky.clone(), &endpoints(&rest)));
+    let moved = led(4);
+    assert_ne!(moved, first);
+    if second != first {
+        assert_eq!(led(5), second);
+    }
+    rules.set(entry(sticky.clone(), &endpoints(&[0, 1, 2, 3])));
+    assert_eq!(led(4), moved, "who comes back does not take its clients back");
+    // Without affinity it spreads again.
+    rules
+        .set(entry(sealane_catalog::Service { affinity_seconds: None, ..sticky }, &endpoints(&[0, 1, 2, 3])));
+    let pods: BTreeSet<usize> =
+        answers(&lab.pods[4], "10.96.0.20:80", 60).into_iter().map(|(n, _)| n).collect();
+    assert_eq!(pods.len(), 4);
+}
+
+#[test]
+fn nobody_there_is_refused_at_once() {
+    let lab = Lab::new(2);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    let mut exposed = service("web", &["10.96.0.20"]);
+    exposed.kind = ServiceType::NodePort;
+    exposed.ports[0].node_port = 30_080;
+    rules.set(entry(exposed.clone(), &[]));
+    let refused = |from: &Namespace, to: &str| {
+        let begun = Instant::now();
+        let error = connect(from, to, 1).remove(0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
+        // A second SYN would come after one second: the first one was answered.
+        assert!(begun.elapsed() < Duration::from_secs(1), "{to}");
+    };
+    for from in [&lab.pods[0], &lab.node, &lab.outside] {
+        refused(from, "10.96.0.20:80");
+        refused(from, "192.0.2.10:30080");
+        refused(from, "10.96.0.20:8443"); // no such port
+    }
+    let udp = lab.pods[0].run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("10.96.0.20:80").unwrap();
+        ask(&socket).unwrap_err().kind()
+    });
+    assert_eq!(udp, ErrorKind::ConnectionRefused);
+    // As soon as somebody is there, they get through.
+    rules.set(entry(exposed, &endpoints(&[1])));
+    assert_eq!(answers(&lab.pods[0], "10.96.0.20:80", 1), [(1, pod_ip(0))]);
+    refused(&lab.pods[0], "10.96.0.20:8443");
+}
+
+#[test]
+fn hairpin_sees_the_node() {
+    let lab = Lab::new(1);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    rules.set(entry(service("web", &["10.96.0.20"]), &endpoints(&[0])));
+    for (number, source) in answers(&lab.pods[0], "10.96.0.20:80", 5) {
+        assert_eq!((number, source.to_string().as_str()), (0, "10.244.0.1"));
+    }
+}
+
+#[test]
+fn node_ports_and_external_policies() {
+    let lab = Lab::new(3);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    let mut exposed = service("web", &["10.96.0.20"]);
+    exposed.kind = ServiceType::NodePort;
+    exposed.ports[0].node_port = 30_080;
+    exposed.external_ips = vec!["203.0.113.1".parse().unwrap()];
+    // Pod 1 stands in for an endpoint on another node.
+    let spread = [(pod_ip(0), "n1"), (pod_ip(1), "n2")];
+    let away = [(pod_ip(1), "n2")];
+    let seen = |from: &Namespace, to: &str| answers(from, to, 40).into_iter().collect::<BTreeSet<_>>();
+    let expected = |list: &[(usize, &str)]| {
+        list.iter().map(|(n, a)| (*n, a.parse().unwrap())).collect::<BTreeSet<lab::Answer>>()
+    };
+    rules.set(entry(exposed.clone(), &spread));
+    for to in ["192.0.2.10:30080", "203.0.113.1:80"] {
+        let masqueraded = expected(&[(0, "10.244.0.1"), (1, "10.244.1.1")]);
+        assert_eq!(seen(&lab.outside, to), masqueraded);
+        assert_eq!(seen(&lab.pods[2], to), masqueraded);
+        assert_eq!(seen(&lab.node, to), masqueraded);
+    }
+    exposed.external_policy = TrafficPolicy::Local;
+    rules.set(entry(exposed.clone(), &spread));
+    for to in ["192.0.2.10:30080", "203.0.113.1:80"] {
+        assert_eq!(
+            seen(&lab.outside, to),
+            expected(&[(0, lab::OUTSIDE_ADDRESS)]),
+            "its own source, here alone"
+        );
+        assert_eq!(seen(&lab.pods[2], to), expected(&[(0, "10.244.2.2"), (1, "10.244.2.2")]));
+        assert_eq!(seen(&lab.node, to), expected(&[(0, "10.244.0.1"), (1, "10.244.1.1")]));
+    }
+    rules.set(entry(exposed.clone(), &away));
+    let dropped = connect(&lab.outside, "192.0.2.10:30080", 1).remove(0).unwrap_err();
+    assert_eq!(dropped.kind(), ErrorKind::TimedOut);
+    assert_eq!(seen(&lab.pods[2], "192.0.2.10:30080"), expected(&[(1, "10.244.2.2")]));
+    exposed.internal_policy = TrafficPolicy::Local;
+    rules.set(entry(exposed, &away));
+    let dropped = connect(&lab.pods[2], "10.96.0.20:80", 1).remove(0).unwrap_err();
+    assert_eq!(dropped.kind(), ErrorKind::TimedOut);
+}
+
+#[test]
+fn udp_flows_leave_with_their_endpoint() {
+    let lab = Lab::new(3);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    let dns = service("dns", &["10.96.0.10"]);
+    rules.set(entry(dns.clone(), &endpoints(&[0])));
+    // One client, one socket, one flow.
+    let socket = lab.pods[2].run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("10.96.0.10:80").unwrap();
+        socket
+    });
+    assert_eq!(ask(&socket).unwrap().0, 0);
+    rules.set(entry(dns.clone(), &endpoints(&[1])));
+    assert_eq!(ask(&socket).unwrap().0, 1, "the flow follows");
+    // An endpoint that comes takes nobody away.
+    rules.set(entry(dns.clone(), &endpoints(&[0, 1])));
+    assert_eq!(ask(&socket).unwrap().0, 1);
+    rules.set(entry(dns.clone(), &[]));
+    assert_eq!(ask(&socket).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    rules.set(entry(dns, &endpoints(&[0])));
+    assert_eq!(ask(&socket).unwrap().0, 0);
+}
+
+/// Replacing an endpoint under load fails no connection.
+#[test]
+fn changes_lose_no_connection() {
+    let lab = Lab::new(4);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    let web = service("web", &["10.96.0.20"]);
+    rules.set(entry(web.clone(), &endpoints(&[0, 1, 2])));
+    let changed = AtomicBool::new(false);
+    let outcomes = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut outcomes = Vec::new();
+            while !changed.load(Ordering::Relaxed) {
+                outcomes.extend(connect(&lab.pods[3], "10.96.0.20:80", 20));
+            }
+            outcomes
+        });
+        let sets: [&[usize]; 4] = [&[0], &[1, 2], &[0, 1, 2], &[2]];
+        for round in 0..60 {
+            rules.set(entry(web.clone(), &endpoints(sets[round % 4])));
+        }
+        changed.store(true, Ordering::Relaxed);
+        client.join().unwrap()
+    });
+    let failed: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err()).collect();
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), outcomes.len(), failed[0]);
+}
+
+#[test]
+fn the_thread_follows_and_repairs() {
+    let lab = Lab::new(2);
+    lab.serve();
+    let (updates, inbox) = std::sync::mpsc::channel();
+    let proxy = spawn(Table::new(lab::context()), lab.node.sink(), inbox).unwrap();
+    let wait = |revision: u64| {
+        let mut applied = proxy.applied().clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { applied.wait_for(|r| *r >= revision).await.map(|_| ()) }).unwrap();
+    };
+    let web = |list: &[usize]| Some(Arc::new(entry(service("web", &["10.96.0.20"]), &endpoints(list))));
+    updates.send(Update { revision: 10, services: vec![(name("web"), web(&[0]))], node: None }).unwrap();
+    wait(10);
+    assert_eq!(answers(&lab.pods[1], "10.96.0.20:80", 1), [(0, pod_ip(1))]);
+    updates.send(Update { revision: 11, services: vec![(name("web"), web(&[1]))], node: None }).unwrap();
+    wait(11);
+    assert_eq!(answers(&lab.pods[0], "10.96.0.20:80", 1), [(1, pod_ip(0))]);
+    // An update that changes no rule is applied as well.
+    updates.send(Update { revision: 12, services: vec![], node: None }).unwrap();
+    wait(12);
+    let (full, partial, failures) = proxy.metrics().syncs();
+    assert_eq!((full, partial, failures), (1, 1, 0));
+    // Somebody flushes; any update, or a second without one, finds out.
+    lab.node.command("nft flush ruleset");
+    updates.send(Update { revision: 13, services: vec![], node: None }).unwrap();
+    wait(13);
+    assert_eq!(answers(&lab.pods[0], "10.96.0.20:80", 1), [(1, pod_ip(0))]);
+    // Somebody writes behind our back what we are about to write: the batch fails, all is written anew.
+    lab.node.command("nft delete element ip sealane services { 10.96.0.20 . tcp . 80 }");
+    updates.send(Update { revision: 14, services: vec![(name("web"), web(&[]))], node: None }).unwrap();
+    wait(14);
+    let refused = connect(&lab.pods[0], "10.96.0.20:80", 1).remove(0).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert!(proxy.metrics().syncs().2 >= 1);
+    drop(updates);
+    proxy.join();
+}
+
+#[test]
+fn maps_grow() {
+    let namespace = Namespace::new();
+    let mut rules = Rules::new(&namespace);
+    let entries: Vec<sealane_catalog::Entry> = (0..1500)
+        .map(|n: usize| {
+            let address = format!("10.97.{}.{}", n / 250, n % 250);
+            entry(service(&format!("s{n}"), &[&address]), &endpoints(&[n % 7, n % 11]))
+        })
+        .collect();
+    for part in entries.chunks(100) {
+        let keyed: Vec<_> = part.iter().map(|e| (&e.service.as_ref().unwrap().key, Some(e))).collect();
+        let changes = rules.table.update(keyed);
+        rules.sink.apply(&changes).unwrap();
+    }
+    let installed = rules.sink.read_back().unwrap();
+    assert_eq!(installed.len(), 3000);
+    assert!(rules.table.frontends().values().all(|f| f.means(&installed[&f.key])));
+    assert!(rules.sink.intact().unwrap());
+}

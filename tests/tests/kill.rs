@@ -1,0 +1,143 @@
+//! kill -9 of `up` and of its launcher while Deployments come and go: what was acknowledged is there afterwards, the
+//! right Pods run, and nothing stale stays.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sealane_tests::{Start, Up, eventually};
+
+/// Deployments that are kept at a time.
+const KEPT: usize = 3;
+
+/// What kubectl's exit status has promised.
+#[derive(Default)]
+struct Promised {
+    /// Created, and no deletion begun.
+    there: BTreeSet<String>,
+    /// Deleted.
+    gone: BTreeSet<String>,
+    /// In order of creation.
+    order: Vec<String>,
+}
+
+/// Creates Deployments and deletes those before the last few, until told to stop.
+fn churn(up: &Up, round: usize, promised: &Mutex<Promised>, done: &AtomicUsize, stop: &AtomicBool) {
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let name = format!("d-{round}-{n}");
+        let words = ["create", "deployment", &name, "--image=sealane/demo", "--", "sleep", "infinity"];
+        if up.kubectl(&words).status.success() {
+            let mut promised = promised.lock().unwrap();
+            promised.there.insert(name.clone());
+            promised.order.push(name);
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        let oldest = {
+            let mut promised = promised.lock().unwrap();
+            let full = promised.order.len() > KEPT;
+            full.then(|| {
+                let oldest = promised.order.remove(0);
+                // From now on nothing is promised of it, until its deletion is acknowledged.
+                promised.there.remove(&oldest);
+                oldest
+            })
+        };
+        if let Some(oldest) = oldest
+            && up.kubectl(&["delete", "deployment", &oldest]).status.success()
+        {
+            promised.lock().unwrap().gone.insert(oldest);
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Lets the churn run for some acknowledged operations and a moment that differs from round to round.
+fn some_time(round: usize, done: &AtomicUsize) {
+    let enough = 2 + round % 5;
+    eventually("acknowledged operations", || {
+        let n = done.load(Ordering::Relaxed);
+        if n >= enough { Ok(()) } else { Err(format!("{n} of {enough}")) }
+    });
+    let moment = Instant::now() + Duration::from_millis(round as u64 * 37 % 200);
+    while Instant::now() < moment {
+        std::thread::yield_now();
+    }
+}
+
+/// The programs of the Deployments' Pods.
+fn sleepers(up: &Up) -> usize {
+    let line = |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    up.processes().into_iter().filter(|p| line(*p).ends_with(b"sleep\0infinity\0")).count()
+}
+
+#[track_caller]
+fn as_promised(up: &Up, round: usize, promised: &Mutex<Promised>) {
+    let mut promised = promised.lock().unwrap();
+    let listed = up.value(&["get", "deployments"], "{.items[*].metadata.name}");
+    let found: BTreeSet<String> = listed.split_whitespace().map(str::to_owned).collect();
+    let lost: Vec<_> = promised.there.difference(&found).collect();
+    assert!(lost.is_empty(), "round {round}: acknowledged and lost: {lost:?}");
+    let back: Vec<_> = promised.gone.intersection(&found).collect();
+    assert!(back.is_empty(), "round {round}: deleted and there again: {back:?}");
+    // Those without an answer count from now on as what they are.
+    promised.order = found.iter().cloned().collect();
+    promised.there.clone_from(&found);
+    eventually(&format!("round {round}: one Pod for each Deployment"), || {
+        let all = up.json(&["get", "pods"]);
+        let mut owners = BTreeSet::new();
+        for pod in all["items"].as_array().unwrap() {
+            let ready = pod["status"]["containerStatuses"][0]["ready"] == true;
+            if !ready || !pod["metadata"]["deletionTimestamp"].is_null() {
+                return Err(up.ok(&["get", "pods", "-o", "wide"]));
+            }
+            owners.insert(pod["metadata"]["labels"]["app"].as_str().unwrap_or_default().to_owned());
+        }
+        let count = sleepers(up);
+        let right =
+            owners == found && all["items"].as_array().unwrap().len() == found.len() && count == found.len();
+        let shown = || {
+            format!(
+                "{} programs, {} Deployments\n{}",
+                count,
+                found.len(),
+                up.ok(&["get", "pods", "-o", "wide"])
+            )
+        };
+        if right { Ok(()) } else { Err(shown()) }
+    });
+    up.ready_pods("kube-system", "k8s-app=kube-dns", 1);
+}
+
+#[test]
+fn killed_again_and_again() {
+    let rounds: usize = std::env::var("SEALANE_KILL_ROUNDS").map_or(4, |n| n.parse().expect("a number"));
+    let start = Start::new();
+    let promised = Mutex::new(Promised::default());
+    let mut up = start.up();
+    for round in 0..rounds {
+        let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let launcher = round % 2 == 1;
+        let family = std::thread::scope(|scope| {
+            scope.spawn(|| churn(&up, round, &promised, &done, &stop));
+            some_time(round, &done);
+            let family = up.family();
+            let pid = if launcher { up.launcher() } else { up.pid() };
+            kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+            stop.store(true, Ordering::Relaxed);
+            family
+        });
+        if !launcher {
+            up.killed(&family);
+            up = start.up();
+        }
+        as_promised(&up, round, &promised);
+    }
+    up.stop();
+}
