@@ -1,1 +1,77 @@
-fn main() {}
+//! What a developer runs, under one name: `cargo xtask COMMAND`.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  ci                 everything that a change must pass (.ci/run)
+  bench [FLAGS]      the figures and their bars, on a release build (as root; --json, --short)
+  kill [ROUNDS]      kill -9 at any point, ROUNDS times (50), and what the next start finds
+  golden             kube-apiserver's recorded answers against ours: what agrees, and the list of the rest
+  help               this
+";
+
+/// How often the kill test kills unless told otherwise.
+const ROUNDS: u32 = 50;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        ["ci"] => run(Command::new("bash").arg(".ci/run")),
+        ["bench", flags @ ..] => bench(flags),
+        ["kill"] => kill(ROUNDS),
+        ["kill", rounds] => match rounds.parse() {
+            Ok(rounds) if rounds > 0 => kill(rounds),
+            _ => return wrong(&format!("`{rounds}` is not a number of rounds")),
+        },
+        ["golden"] => {
+            run(cargo().args(["test", "-p", "sealane-tests", "--test", "golden", "--", "--nocapture"]))
+        }
+        _ => return wrong(&format!("no such command: {}", words.join(" "))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wrong(what: &str) -> ExitCode {
+    eprint!("xtask: {what}\n\n{HELP}");
+    ExitCode::from(2)
+}
+
+fn bench(flags: &[&str]) -> Result<(), String> {
+    run(cargo().args(["build", "--release", "-p", "sealane", "-p", "sealane-bench"]))?;
+    run(cargo().args(["run", "--release", "-q", "-p", "sealane-bench", "--"]).args(flags))
+}
+
+fn kill(rounds: u32) -> Result<(), String> {
+    let rounds = rounds.to_string();
+    let test = ["test", "-p", "sealane-tests", "--test", "kill", "--", "--nocapture"];
+    run(cargo().env("SEALANE_KILL_ROUNDS", rounds).args(test))
+}
+
+/// The cargo that runs this.
+fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a program at the workspace's root.
+fn run(command: &mut Command) -> Result<(), String> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command.current_dir(here.parent().unwrap_or(here)).status();
+    let status: ExitStatus = status.map_err(|error| format!("{name}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{name}: {status}")) }
+}

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::kinds::Kind;
 use crate::schema::{self, Definition, Field};
 use crate::status::Status;
-use crate::{protobuf, yaml};
+use crate::{protobuf, time, yaml};
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,30 +32,42 @@ pub type Problem = String;
 /// 400 where it cannot be read, is another kind's, or a field has the wrong type.
 pub fn body(kind: &Kind, bytes: &[u8], format: Format) -> Result<(Value, Vec<Problem>), Status> {
     let mut problems = Vec::new();
+    let refuse = |why: &str| unrecognized(kind, why, bytes);
+    let no_kind = |why: &str| refuse(&format!("couldn't get version/kind; json parse error: {why}"));
     let mut value = match format {
-        Format::Json => json(kind, bytes, &mut problems)?,
-        Format::Yaml => {
-            let text = String::from_utf8_lossy(bytes);
-            yaml::parse(&text).map_err(|e| unrecognized(kind, &format!("yaml: {e}"), &text))?
-        }
-        Format::Protobuf => {
-            protobuf::decode(bytes).map_err(|e| unrecognized(kind, &e.to_string(), "protobuf"))?
-        }
+        Format::Json => json(bytes, &mut problems).map_err(|why| no_kind(&why))?,
+        Format::Yaml => yaml::parse(&String::from_utf8_lossy(bytes)).map_err(|e| no_kind(&e.to_string()))?,
+        Format::Protobuf => protobuf::decode(bytes).map_err(|e| refuse(&e.to_string()))?,
     };
     let Some(object) = value.as_object_mut() else {
-        return Err(unrecognized(kind, "json: cannot unmarshal into Go value of type struct", "…"));
+        let what = json_type(&value);
+        return Err(no_kind(&format!("json: cannot unmarshal {what} into Go value of type {TYPE_META}")));
     };
-    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-    let (version, name) = (text("apiVersion"), text("kind"));
+    let text = |name: &str| match object.get(name) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => Err(no_kind(&format!(
+            "json: cannot unmarshal {} into Go struct field .{name} of type string",
+            json_type(other)
+        ))),
+    };
+    let (version, name) = (text("apiVersion")?, text("kind")?);
     let own = kind.api_version();
     if !version.is_empty() && version != own || !name.is_empty() && name != kind.kind {
-        return Err(other_kind(kind, &version, &name));
+        return Err(other_kind(kind, &version, &name, value));
     }
     object.insert("apiVersion".into(), own.into());
     object.insert("kind".into(), kind.kind.into());
     conform(kind, &mut value, &mut problems)?;
+    if format == Format::Json && problems.len() > 1 {
+        in_document_order(bytes, &mut problems);
+    }
     Ok((value, problems))
 }
+
+/// What Go calls the struct that a body's kind is read into.
+const TYPE_META: &str =
+    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
 
 /// Holds a document against its kind's schema: unknown fields go, nulls go, types must fit.
 ///
@@ -64,25 +76,31 @@ pub fn body(kind: &Kind, bytes: &[u8], format: Format) -> Result<(Value, Vec<Pro
 pub fn conform(kind: &Kind, value: &mut Value, problems: &mut Vec<Problem>) -> Result<(), Status> {
     let Some(definition) = schema::definition(kind.schema) else { return Ok(()) };
     let mut walk = Walk { problems, path: Vec::new() };
-    walk.definition(definition, value, kind.kind).map_err(|why| {
-        let what = kind.kind;
-        Status::bad_request(format!(
-            "{what} in version {:?} cannot be handled as a {what}: {why}",
-            kind.version
-        ))
-    })
+    walk.definition(definition, value, kind.kind)
+        .map_err(|why| unhandled(kind.kind, kind.version, kind.kind, &why))
 }
 
-fn json(kind: &Kind, bytes: &[u8], problems: &mut Vec<Problem>) -> Result<Value, Status> {
-    let shown = if bytes.is_empty() { "<empty>".into() } else { String::from_utf8_lossy(bytes) };
-    let fail = |e: serde_json::Error| {
-        unrecognized(kind, &format!("json parse error: {}", go_syntax(&e, bytes)), &shown)
-    };
+fn unhandled(name: &str, version: &str, wanted: &str, why: &str) -> Status {
+    Status::bad_request(format!("{name} in version {version:?} cannot be handled as a {wanted}: {why}"))
+}
+
+fn json(bytes: &[u8], problems: &mut Vec<Problem>) -> Result<Value, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let mut path = Vec::new();
-    let value = Strict { path: &mut path, problems }.deserialize(&mut deserializer).map_err(fail)?;
-    deserializer.end().map_err(fail)?;
+    let strict = Strict { path: &mut Vec::new(), problems, paths: &mut None };
+    let value = strict.deserialize(&mut deserializer).map_err(|e| go_syntax(&e, bytes))?;
+    deserializer.end().map_err(|e| go_syntax(&e, bytes))?;
     Ok(value)
+}
+
+/// Problems are said as the body has them; a document's fields are sorted.
+fn in_document_order(bytes: &[u8], problems: &mut [Problem]) {
+    let mut paths = Some(Vec::new());
+    let strict = Strict { path: &mut Vec::new(), problems: &mut Vec::new(), paths: &mut paths };
+    // It has been read before.
+    let _ = strict.deserialize(&mut serde_json::Deserializer::from_slice(bytes));
+    let paths = paths.unwrap_or_default();
+    let field = |problem: &Problem| problem.split_once(" field ").map_or("", |(_, field)| field).to_owned();
+    problems.sort_by_cached_key(|problem| paths.iter().position(|path| *path == field(problem)));
 }
 
 /// Go's words for a syntax error, where they are easy to tell.
@@ -103,29 +121,55 @@ fn go_syntax(e: &serde_json::Error, bytes: &[u8]) -> String {
     }
 }
 
-fn unrecognized(kind: &Kind, why: &str, shown: &str) -> Status {
+/// The body's beginning stands behind the reason, in hexadecimal where it is no JSON object (`summarizeData`).
+fn unrecognized(kind: &Kind, why: &str, bytes: &[u8]) -> Status {
+    const SHOWN: usize = 1024;
+    let head = &bytes[..bytes.len().min(SHOWN)];
+    let mut shown = match bytes.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(head).into_owned(),
+        Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if bytes.len() > SHOWN {
+        shown.push_str(" ...");
+    }
     Status::bad_request(format!(
-        "the object provided is unrecognized (must be of type {}): couldn't get version/kind; {why} ({shown})",
+        "the object provided is unrecognized (must be of type {}): {why} ({shown})",
         kind.kind
     ))
 }
 
-fn other_kind(kind: &Kind, version: &str, name: &str) -> Status {
+/// A body that names another kind is read as that kind first, and fails at the latest where it would be converted.
+fn other_kind(kind: &Kind, version: &str, name: &str, mut value: Value) -> Status {
     let short = version.rsplit('/').next().unwrap_or(version);
-    let why = if crate::kinds::by_kind(version, name).is_some() {
-        format!("{name} is no {}", kind.kind)
-    } else {
-        format!(
+    let refuse = |why: &str| unhandled(name, short, kind.kind, why);
+    let Some(named) = crate::kinds::by_kind(version, name) else {
+        return refuse(&format!(
             "no kind {name:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""
-        )
+        ));
     };
-    Status::bad_request(format!("{name} in version {short:?} cannot be handled as a {}: {why}", kind.kind))
+    if let Some(definition) = schema::definition(named.schema) {
+        let mut walk = Walk { problems: &mut Vec::new(), path: Vec::new() };
+        if let Err(why) = walk.definition(definition, &mut value, name) {
+            return refuse(&why);
+        }
+    }
+    let package = kind.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    refuse(&format!("converting ({short}.{name}) to ({package}.{}): unknown conversion", kind.kind))
 }
 
 /// Reads any JSON, noting keys that stand twice; the last one counts.
 struct Strict<'a> {
     path: &'a mut Vec<String>,
     problems: &'a mut Vec<Problem>,
+    /// Where there is one: every field's path in quotes, as they come.
+    paths: &'a mut Option<Vec<String>>,
+}
+
+impl Strict<'_> {
+    fn inner(&mut self) -> Strict<'_> {
+        Strict { path: self.path, problems: self.problems, paths: self.paths }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
@@ -150,11 +194,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(v.into())
     }
     fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-        // 3.0 is an integer to Go's JSON where it fits one.
-        #[allow(clippy::cast_possible_truncation)]
-        let whole = v as i64;
-        #[allow(clippy::cast_precision_loss, clippy::float_cmp)]
-        if whole as f64 == v { Ok(whole.into()) } else { Ok(v.into()) }
+        // 3.0 stays what it is: Go's JSON takes it for no integer.
+        Ok(v.into())
     }
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {
         Ok(v.into())
@@ -162,11 +203,11 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Value, A::Error> {
         let mut out = Vec::new();
         loop {
             self.path.push(format!("[{}]", out.len()));
-            let item = items.next_element_seed(Strict { path: self.path, problems: self.problems })?;
+            let item = items.next_element_seed(self.inner())?;
             self.path.pop();
             match item {
                 Some(item) => out.push(item),
@@ -174,11 +215,14 @@ impl<'de> Visitor<'de> for Strict<'_> {
             }
         }
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
         while let Some(key) = fields.next_key::<String>()? {
             self.path.push(key.clone());
-            let value = fields.next_value_seed(Strict { path: self.path, problems: self.problems })?;
+            if let Some(paths) = self.paths.as_mut() {
+                paths.push(format!("{:?}", join(self.path)));
+            }
+            let value = fields.next_value_seed(self.inner())?;
             if out.insert(key, value).is_some() {
                 self.problems.push(format!("duplicate field {:?}", join(self.path)));
             }
@@ -211,20 +255,20 @@ impl Walk<'_> {
         }
         let Value::Object(object) = value else { return Err(self.mismatch(value, name, name)) };
         object.retain(|_, v| !v.is_null());
-        let unknown: Vec<String> =
-            object.keys().filter(|k| !definition.fields.contains_key(k.as_str())).cloned().collect();
-        for key in unknown {
-            object.remove(&key);
-            self.path.push(key);
-            self.problems.push(format!("unknown field {:?}", join(&self.path)));
+        let mut unknown = Vec::new();
+        for (key, value) in object.iter_mut() {
+            self.path.push(key.clone());
+            match definition.fields.get(key.as_str()) {
+                Some(field) => self.field(field, value, name)?,
+                None => {
+                    self.problems.push(format!("unknown field {:?}", join(&self.path)));
+                    unknown.push(key.clone());
+                }
+            }
             self.path.pop();
         }
-        for (key, value) in object.iter_mut() {
-            if let Some(field) = definition.fields.get(key.as_str()) {
-                self.path.push(key.clone());
-                self.field(field, value, name)?;
-                self.path.pop();
-            }
+        for key in unknown {
+            object.remove(&key);
         }
         Ok(())
     }
@@ -232,13 +276,12 @@ impl Walk<'_> {
     fn field(&mut self, field: &Field, value: &mut Value, owner: &str) -> Result<(), String> {
         if !field.reference.is_empty() {
             return match field.type_name() {
-                "Quantity" => {
-                    self.scalar(value, owner, "resource.Quantity", |v| v.is_string() || v.is_number())
-                }
+                "Quantity" => quantity(value),
                 "IntOrString" => {
                     self.scalar(value, owner, "intstr.IntOrString", |v| v.is_string() || v.is_i64())
                 }
-                "Time" | "MicroTime" => self.scalar(value, owner, "string", Value::is_string),
+                "Time" => self.time(value, owner, false),
+                "MicroTime" => self.time(value, owner, true),
                 name => match field.definition() {
                     Some(definition) => self.definition(definition, value, name),
                     None => Ok(()),
@@ -262,6 +305,7 @@ impl Walk<'_> {
                 let Some(item) = &field.items else { return Ok(()) };
                 for (n, value) in items.iter_mut().enumerate() {
                     self.path.push(format!("[{n}]"));
+                    zero_for_null(item, value);
                     self.field(item, value, owner)?;
                     self.path.pop();
                 }
@@ -273,10 +317,7 @@ impl Walk<'_> {
                 };
                 let Some(inner) = &field.values else { return Ok(()) };
                 for (key, value) in fields.iter_mut() {
-                    // A null in a map of strings is its zero value.
-                    if value.is_null() && inner.kind == "string" {
-                        *value = Value::String(String::new());
-                    }
+                    zero_for_null(inner, value);
                     self.path.push(key.clone());
                     self.field(inner, value, owner)?;
                     self.path.pop();
@@ -299,6 +340,20 @@ impl Walk<'_> {
         }
     }
 
+    /// Go writes times in UTC, whole or in microseconds.
+    fn time(&self, value: &mut Value, owner: &str, micro: bool) -> Result<(), String> {
+        let Some(text) = value.as_str() else { return Err(self.mismatch(value, owner, "string")) };
+        let written = if micro {
+            time::parse_micro(text).map(time::format_micro)
+        } else {
+            time::parse(text).map(time::format)
+        };
+        let layout = if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
+        let why = || format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"");
+        *value = written.ok_or_else(why)?.into();
+        Ok(())
+    }
+
     fn scalar(
         &mut self,
         value: &Value,
@@ -312,24 +367,55 @@ impl Walk<'_> {
     /// Go's `UnmarshalTypeError`.
     fn mismatch(&self, value: &Value, owner: &str, go: &str) -> String {
         let what = match value {
-            Value::Null => "null".into(),
-            Value::Bool(_) => "bool".into(),
             Value::Number(n) if go == "int32" || go == "int64" => format!("number {n}"),
-            Value::Number(_) => "number".into(),
-            Value::String(_) => "string".to_owned(),
-            Value::Array(_) => "array".into(),
-            Value::Object(_) => "object".into(),
+            other => json_type(other).to_owned(),
         };
         let path: Vec<String> = self.path.iter().filter(|p| !p.starts_with('[')).cloned().collect();
         format!("json: cannot unmarshal {what} into Go struct field {owner}.{} of type {go}", join(&path))
     }
 }
 
+/// What Go's JSON calls a value.
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A null in a list or a map is its type's zero value.
+fn zero_for_null(field: &Field, value: &mut Value) {
+    if !value.is_null() {
+        return;
+    }
+    *value = match (field.type_name(), field.kind) {
+        ("Quantity", _) => "0".into(),
+        ("IntOrString", _) | (_, "integer" | "number") => 0.into(),
+        ("Time" | "MicroTime", _) => return,
+        (_, "string") => "".into(),
+        (_, "boolean") => false.into(),
+        (_, "array") => Value::Array(Vec::new()),
+        _ => Value::Object(Map::new()),
+    };
+}
+
+/// Go writes quantities in their canonical form.
+fn quantity(value: &mut Value) -> Result<(), String> {
+    let canonical = crate::quantity::canonical(value).ok_or(
+        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+    )?;
+    *value = canonical.into();
+    Ok(())
+}
+
 /// A field's type as Go prints it.
 fn go_type(field: &Field) -> String {
     if !field.reference.is_empty() {
-        let package = if field.reference.contains("apimachinery") { "v1" } else { "v1" };
-        return format!("{package}.{}", field.type_name());
+        return format!("v1.{}", field.type_name());
     }
     match field.kind {
         "array" => format!("[]{}", field.items.as_deref().map_or_else(|| "string".into(), go_type)),

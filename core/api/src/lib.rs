@@ -21,6 +21,7 @@ pub mod discovery;
 pub mod document;
 pub mod field;
 pub mod kinds;
+pub mod managed;
 pub mod names;
 pub mod object;
 pub mod patch;

@@ -17,6 +17,13 @@ pub fn write(value: &Value) -> String {
     serde_yaml_ng::to_string(value).unwrap_or_default()
 }
 
+/// 3.0 is 3 once Go has written it as JSON.
+fn number(n: f64) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    #[allow(clippy::cast_possible_truncation)]
+    if n.fract() == 0.0 && n.abs() <= EXACT { Value::from(n as i64) } else { Value::from(n) }
+}
+
 fn convert(value: serde_yaml_ng::Value) -> Result<Value, String> {
     use serde_yaml_ng::Value as Yaml;
     Ok(match value {
@@ -24,7 +31,7 @@ fn convert(value: serde_yaml_ng::Value) -> Result<Value, String> {
         Yaml::Bool(b) => Value::Bool(b),
         Yaml::Number(n) => {
             let whole = n.as_i64().map(Value::from).or_else(|| n.as_u64().map(Value::from));
-            whole.or_else(|| n.as_f64().map(Value::from)).unwrap_or(Value::Null)
+            whole.or_else(|| n.as_f64().map(number)).unwrap_or(Value::Null)
         }
         Yaml::String(s) => Value::String(s),
         Yaml::Sequence(items) => Value::Array(items.into_iter().map(convert).collect::<Result<_, _>>()?),

@@ -161,7 +161,7 @@ fn roll(
     plan: &mut Plan,
 ) {
     let Some(new) = &sets.new else { return create(index, deployment, sets, progress, now, plan) };
-    let all: i32 = sets.all().map(|s| size(s)).sum();
+    let all: i32 = sets.all().map(|s| held(index, s)).sum();
     let target = rollout::new_size(deployment, size(new), all);
     settle(deployment, new, target, newest(sets), plan);
     if target == size(new) {
@@ -190,7 +190,9 @@ fn recreate(
     // All old Pods have ended, and not just been told to, before a new one begins.
     let running = sets.old.iter().any(|set| {
         set.status.as_ref().is_some_and(|s| s.replicas > 0)
-            || index.owned_by(meta::uid(&set.metadata)).any(|d| matches!(d, Doc::Pod(p) if !pods::is_terminal(p)))
+            || index
+                .owned_by(meta::uid(&set.metadata))
+                .any(|d| matches!(d, Doc::Pod(p) if !pods::is_terminal(p)))
     });
     if scaled || running {
         return;
@@ -200,6 +202,14 @@ fn recreate(
     if progress.is_complete(deployment) {
         cleanup(deployment, sets, plan);
     }
+}
+
+/// A set's size, or its Pods where more are still there: a set that was told to shrink makes room when it has, so that
+/// there are never more than `maxSurge` allows.
+fn held(index: &Index, set: &ReplicaSet) -> i32 {
+    let active = |doc: &&Doc| matches!(doc, Doc::Pod(pod) if pods::is_active(pod));
+    let pods = index.owned_by(meta::uid(&set.metadata)).filter(active).count();
+    size(set).max(i32::try_from(pods).unwrap_or(i32::MAX))
 }
 
 /// The revision that the new set must have: above that of all others.
@@ -233,7 +243,7 @@ fn create(
     template.metadata.get_or_insert_default().labels.get_or_insert_default().extend([hashed.clone()]);
     let mut selector = spec.selector.clone();
     selector.match_labels.get_or_insert_default().extend([hashed]);
-    let all: i32 = sets.all().map(|s| size(s)).sum();
+    let all: i32 = sets.all().map(|s| held(index, s)).sum();
     let replicas = rollout::new_size(deployment, 0, all);
     let revision = newest(sets).unwrap_or(1).to_string();
     let mut annotations = inherited(deployment);
@@ -259,9 +269,14 @@ fn create(
     let body = serde_json::to_value(&set).unwrap_or_default();
     let write = Write::Create { kind: row("apps/v1", "ReplicaSet"), namespace, body };
     let message = format!("Scaled up replica set {set_name} from 0 to {replicas}");
-    let note = Note::normal(meta::reference::<Deployment>(&deployment.metadata), "ScalingReplicaSet", message)
-        .or("ReplicaSetCreateError", format!("Failed to create new replica set {set_name:?}: "));
-    if replicas > 0 { plan.push_noted(write, note) } else { plan.push(write) }
+    let note =
+        Note::normal(meta::reference::<Deployment>(&deployment.metadata), "ScalingReplicaSet", message)
+            .or("ReplicaSetCreateError", format!("Failed to create new replica set {set_name:?}: "));
+    if replicas > 0 {
+        plan.push_noted(write, note)
+    } else {
+        plan.push(write)
+    }
     progress.revision = Some(revision);
     progress.note_created(deployment, &set_name, now);
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sealane_api::kinds::Subresource;
 
@@ -101,7 +103,9 @@ impl Progress {
     /// All replicas are the new set's and available.
     pub(crate) fn is_complete(&self, deployment: &Deployment) -> bool {
         let all = some(wanted(deployment));
-        self.status.updated_replicas == all && self.status.replicas == all && self.status.available_replicas == all
+        self.status.updated_replicas == all
+            && self.status.replicas == all
+            && self.status.available_replicas == all
     }
 
     fn progressing(&mut self, status: &str, reason: &str, message: String, now: Timestamp) {
@@ -113,13 +117,18 @@ impl Progress {
         if deadline(deployment).is_none() {
             return;
         }
-        let reason = condition(&self.conditions, PROGRESSING).and_then(|c| c.reason.clone()).unwrap_or_default();
+        let reason =
+            condition(&self.conditions, PROGRESSING).and_then(|c| c.reason.clone()).unwrap_or_default();
         if reason == LATE {
             return;
         }
         match (paused, reason == "DeploymentPaused") {
-            (true, false) => self.progressing("Unknown", "DeploymentPaused", "Deployment is paused".to_owned(), now),
-            (false, true) => self.progressing("Unknown", "DeploymentResumed", "Deployment is resumed".to_owned(), now),
+            (true, false) => {
+                self.progressing("Unknown", "DeploymentPaused", "Deployment is paused".to_owned(), now)
+            }
+            (false, true) => {
+                self.progressing("Unknown", "DeploymentResumed", "Deployment is resumed".to_owned(), now)
+            }
             _ => {}
         }
     }
@@ -169,7 +178,8 @@ impl Progress {
             return None;
         }
         if self.got_on(&held) {
-            let mut new = made(PROGRESSING, "True", "ReplicaSetUpdated", format!("{what} is progressing."), now);
+            let mut new =
+                made(PROGRESSING, "True", "ReplicaSetUpdated", format!("{what} is progressing."), now);
             if let Some(old) = current.as_ref().filter(|c| c.status == "True") {
                 new.last_transition_time.clone_from(&old.last_transition_time);
             }
@@ -193,8 +203,15 @@ impl Progress {
 }
 
 /// Plans the write of status and revision, which is one, where either changes.
-pub(crate) fn write(deployment: &Deployment, sets: &Sets, mut progress: Progress, now: Timestamp, plan: &mut Plan) {
-    let enough = progress.status.available_replicas.unwrap_or(0) >= wanted(deployment) - max_unavailable(deployment);
+pub(crate) fn write(
+    deployment: &Deployment,
+    sets: &Sets,
+    mut progress: Progress,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let enough =
+        progress.status.available_replicas.unwrap_or(0) >= wanted(deployment) - max_unavailable(deployment);
     let available = if enough {
         ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
     } else {

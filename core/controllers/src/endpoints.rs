@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::doc::Key;
-use crate::endpointslice::{HEADLESS, TRIGGER_TIME, hostname, is_headless, publishes_not_ready, target_ref, written};
+use crate::endpointslice::{
+    HEADLESS, TRIGGER_TIME, hostname, is_headless, publishes_not_ready, target_ref, written,
+};
 use crate::index::Index;
 use crate::plan::{Plan, Write, delete, row, update};
 use crate::{meta, pods, ports};
@@ -73,7 +75,10 @@ pub(crate) fn plan(index: &Index, key: &Key) -> Plan {
         Some(held) => {
             let old = held.subsets.clone().unwrap_or_default();
             let annotation = |k: &str| held.metadata.annotations.as_ref().and_then(|a| a.get(k)).cloned();
-            if old == subsets && held.metadata.labels.as_ref() == Some(&labels) && annotation(OVER_CAPACITY) == over {
+            if old == subsets
+                && held.metadata.labels.as_ref() == Some(&labels)
+                && annotation(OVER_CAPACITY) == over
+            {
                 return plan;
             }
             let mut new = Endpoints::clone(held);
@@ -148,7 +153,13 @@ struct Subsets {
 }
 
 impl Subsets {
-    fn add(&mut self, service: &Service, pod: &k8s_openapi::api::core::v1::Pod, address: &EndpointAddress, ready: bool) {
+    fn add(
+        &mut self,
+        service: &Service,
+        pod: &k8s_openapi::api::core::v1::Pod,
+        address: &EndpointAddress,
+        ready: bool,
+    ) {
         let uid = address.target_ref.as_ref().and_then(|t| t.uid.clone()).unwrap_or_default();
         let key = (address.ip.parse().ok(), uid);
         self.addresses.insert(key.clone(), address.clone());

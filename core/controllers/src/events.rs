@@ -63,9 +63,16 @@ impl Recorder {
             said.last = now;
             self.by_age.insert((now, said.key.name.to_string()), what.clone());
             let body = json!({"count": said.count, "lastTimestamp": at});
-            return Write::Patch { kind, key: said.key.clone(), subresource: None, patch: Patch::Merge, body };
+            return Write::Patch {
+                kind,
+                key: said.key.clone(),
+                subresource: None,
+                patch: Patch::Merge,
+                body,
+            };
         }
-        let namespace = about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
+        let namespace =
+            about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
         // As client-go names them: the object and the time in hexadecimal; the clock may stand still, so count on.
         let mut stamp = now.as_nanosecond();
         while self.by_age.contains_key(&(now, format!("{name}.{stamp:x}"))) {

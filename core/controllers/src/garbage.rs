@@ -123,7 +123,8 @@ enum State {
 
 fn state(index: &Index, namespace: &str, owner: &OwnerReference) -> State {
     if let Some(held) = index.by_uid(&owner.uid) {
-        let waits = held.is_terminating() && has(held.meta(), FOREGROUND) && owner.block_owner_deletion == Some(true);
+        let waits =
+            held.is_terminating() && has(held.meta(), FOREGROUND) && owner.block_owner_deletion == Some(true);
         let same = meta::name(held.meta()) == owner.name
             && held.meta().namespace.as_deref().is_none_or(|n| n == namespace);
         return match (same, waits) {

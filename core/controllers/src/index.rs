@@ -43,8 +43,12 @@ pub enum Event {
     ListBegins(Row),
     /// An object of the list.
     Listed(Doc),
-    /// The list is complete: what was not in it is gone.
+    /// The list is complete: what was not in it is gone. Only where nothing is written beside it: what was written
+    /// after the list was drawn up and before this index heard that it begins would go too.
     ListEnds(Row),
+    /// The list, drawn up at this revision (its `metadata.resourceVersion`), is complete: what was not in it and is
+    /// no newer is gone. Right whatever is written meanwhile.
+    ListEndsAt(Row, u64),
     /// The API answered a write (or a [`Write::Confirm`]) with this version.
     Written(Doc),
     /// The API answered that the object is gone for good.
@@ -172,23 +176,33 @@ impl Index {
             Event::ListBegins(kind) => {
                 self.relists.insert(kind.plural, Relist::default());
             }
-            Event::ListEnds(kind) => {
-                let relist = self.relists.remove(kind.plural).unwrap_or_default();
-                self.listed.insert(kind.plural);
-                let stale: Vec<(Id, String)> = self
-                    .range(kind.plural, None)
-                    .filter(|(id, _)| !relist.seen.contains(&id.key) && !relist.written.contains(&id.key))
-                    .map(|(id, doc)| (id.clone(), doc.uid().to_owned()))
-                    .collect();
-                for (id, uid) in stale {
-                    self.gone.insert(&uid);
-                    self.remove(&id, &uid, &mut work);
-                }
-            }
+            Event::ListEnds(kind) => self.sweep(kind, None, &mut work),
+            Event::ListEndsAt(kind, revision) => self.sweep(kind, Some(revision), &mut work),
         }
         work.sort_unstable();
         work.dedup();
         work
+    }
+
+    fn sweep(&mut self, kind: Row, revision: Option<u64>, work: &mut Vec<Work>) {
+        let relist = self.relists.remove(kind.plural).unwrap_or_default();
+        self.listed.insert(kind.plural);
+        let is_stale = |id: &Id, doc: &Doc| {
+            let newer = match revision {
+                Some(revision) => doc.revision() > revision,
+                None => relist.written.contains(&id.key),
+            };
+            !relist.seen.contains(&id.key) && !newer
+        };
+        let stale: Vec<(Id, String)> = self
+            .range(kind.plural, None)
+            .filter(|(id, doc)| is_stale(id, doc))
+            .map(|(id, doc)| (id.clone(), doc.uid().to_owned()))
+            .collect();
+        for (id, uid) in stale {
+            self.gone.insert(&uid);
+            self.remove(&id, &uid, work);
+        }
     }
 
     /// Whether a kind's first list is complete. Nothing may be planned before all kinds' are.
@@ -389,7 +403,10 @@ impl Index {
         }
     }
 
-    pub(crate) fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<core::Pod>> + use<'a> {
+    pub(crate) fn pods_in<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &'a Arc<core::Pod>> + use<'a> {
         self.range("pods", Some(namespace)).filter_map(|(_, doc)| match doc {
             Doc::Pod(pod) => Some(pod),
             _ => None,
@@ -402,16 +419,14 @@ impl Index {
         pod: &'a Key,
         labels: Option<&'a Labels>,
     ) -> impl Iterator<Item = &'a Key> {
-        terms(pod, labels)
-            .into_iter()
-            .filter_map(|term| self.services_by_term.get(&term))
-            .flatten()
-            .filter(move |key| {
+        terms(pod, labels).into_iter().filter_map(|term| self.services_by_term.get(&term)).flatten().filter(
+            move |key| {
                 self.service(key).is_some_and(|s| {
                     let selector = s.spec.as_ref().and_then(|s| s.selector.as_ref());
                     selector.is_some_and(|terms| labels::has_all(terms, labels))
                 })
-            })
+            },
+        )
     }
 
     pub(crate) fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Arc<discovery::EndpointSlice>> {

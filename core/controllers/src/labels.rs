@@ -46,9 +46,18 @@ mod tests {
             (serde_json::json!({}), true),
             (serde_json::json!({"matchLabels": {"app": "web"}}), true),
             (serde_json::json!({"matchLabels": {"app": "db"}}), false),
-            (serde_json::json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]}), true),
-            (serde_json::json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}), false),
-            (serde_json::json!({"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["x"]}]}), true),
+            (
+                serde_json::json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]}),
+                true,
+            ),
+            (
+                serde_json::json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}),
+                false,
+            ),
+            (
+                serde_json::json!({"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["x"]}]}),
+                true,
+            ),
             (serde_json::json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}), false),
             (serde_json::json!({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}), true),
         ] {

@@ -32,8 +32,8 @@ mod garbage;
 mod index;
 mod labels;
 mod meta;
-mod namespace;
 mod names;
+mod namespace;
 mod nodes;
 mod plan;
 mod pods;
@@ -122,7 +122,9 @@ impl Controller {
 /// garbage collector looks at them all.
 pub fn watched_kinds() -> impl Iterator<Item = Row> {
     let watched = |k: &&sealane_api::Kind| {
-        k.kind != "Event" && k.stored_as.is_none() && ["list", "watch", "delete"].iter().all(|verb| k.allows(verb))
+        k.kind != "Event"
+            && k.stored_as.is_none()
+            && ["list", "watch", "delete"].iter().all(|verb| k.allows(verb))
     };
     sealane_api::kinds::KINDS.iter().filter(watched).map(Row)
 }

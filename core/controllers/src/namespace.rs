@@ -62,23 +62,60 @@ pub(crate) fn plan(index: &Index, key: &Key, now: Timestamp) -> Plan {
 }
 
 /// What the status says of a deletion that takes its time (`status_condition_utils.go`).
-fn status(namespace: &Namespace, left: &[(String, usize)], finalizing: &[String], now: Timestamp, plan: &mut Plan) {
+fn status(
+    namespace: &Namespace,
+    left: &[(String, usize)],
+    finalizing: &[String],
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     let mut counted: std::collections::BTreeMap<&String, usize> = std::collections::BTreeMap::new();
     for finalizer in finalizing {
         *counted.entry(finalizer).or_default() += 1;
     }
-    let remaining: Vec<String> = left.iter().map(|(what, n)| format!("{what} has {n} resource instances")).collect();
-    let waiting: Vec<String> = counted.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
+    let remaining: Vec<String> =
+        left.iter().map(|(what, n)| format!("{what} has {n} resource instances")).collect();
+    let waiting: Vec<String> =
+        counted.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
     let table = [
-        ("NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered".to_owned()),
-        ("NamespaceDeletionGroupVersionParsingFailure", "False", "ParsedGroupVersions", "All legacy kube types successfully parsed".to_owned()),
-        ("NamespaceDeletionContentFailure", "False", "ContentDeleted", "All content successfully deleted, may be waiting on finalization".to_owned()),
-        ("NamespaceContentRemaining", "True", "SomeResourcesRemain", format!("Some resources are remaining: {}", remaining.join(", "))),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            "False",
+            "ResourcesDiscovered",
+            "All resources successfully discovered".to_owned(),
+        ),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            "False",
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed".to_owned(),
+        ),
+        (
+            "NamespaceDeletionContentFailure",
+            "False",
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization".to_owned(),
+        ),
+        (
+            "NamespaceContentRemaining",
+            "True",
+            "SomeResourcesRemain",
+            format!("Some resources are remaining: {}", remaining.join(", ")),
+        ),
         if waiting.is_empty() {
-            ("NamespaceFinalizersRemaining", "False", "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+            (
+                "NamespaceFinalizersRemaining",
+                "False",
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished".to_owned(),
+            )
         } else {
-            ("NamespaceFinalizersRemaining", "True", "SomeFinalizersRemain",
-                format!("Some content in the namespace has finalizers remaining: {}", waiting.join(", ")))
+            (
+                "NamespaceFinalizersRemaining",
+                "True",
+                "SomeFinalizersRemain",
+                format!("Some content in the namespace has finalizers remaining: {}", waiting.join(", ")),
+            )
         },
     ];
     let mut object = Namespace::clone(namespace);

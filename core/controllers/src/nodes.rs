@@ -42,7 +42,9 @@ fn last_sign(index: &Index, node: &Node) -> Timestamp {
         Some(Doc::Lease(lease)) => lease.spec.as_ref().and_then(|s| s.renew_time.as_ref()).map(|t| t.0),
         _ => None,
     };
-    let beat = condition(node, "Ready").filter(|c| c.status != "Unknown").and_then(|c| c.last_heartbeat_time.as_ref());
+    let beat = condition(node, "Ready")
+        .filter(|c| c.status != "Unknown")
+        .and_then(|c| c.last_heartbeat_time.as_ref());
     let signs = [renewed, beat.map(|t| t.0), meta::created(&node.metadata), Some(index.config.started)];
     signs.into_iter().flatten().max().unwrap_or(index.config.started)
 }
@@ -111,7 +113,10 @@ fn go_unknown(node: &Node, now: Timestamp, plan: &mut Plan) {
         body: json!({"metadata": {"uid": node.metadata.uid}, "status": {"conditions": changed}}),
     };
     let about = meta::reference::<Node>(&node.metadata);
-    plan.push_noted(write, Note::normal(about, "NodeNotReady", format!("Node {name} status is now: NodeNotReady")));
+    plan.push_noted(
+        write,
+        Note::normal(about, "NodeNotReady", format!("Node {name} status is now: NodeNotReady")),
+    );
 }
 
 /// The taints that the Node should have: its own, and those that its conditions stand for.
@@ -133,7 +138,10 @@ fn taints(node: &Node, ready: &str, now: Timestamp) -> Vec<Taint> {
         wanted.push((CORDONED, "NoSchedule"));
     }
     let ours = |key: &str| {
-        key == NOT_READY || key == UNREACHABLE || key == CORDONED || PRESSURES.iter().any(|(_, taint)| *taint == key)
+        key == NOT_READY
+            || key == UNREACHABLE
+            || key == CORDONED
+            || PRESSURES.iter().any(|(_, taint)| *taint == key)
     };
     // A Node may register itself as not ready; that taint goes once it says Ready.
     let keeps = |t: &Taint| {
@@ -185,7 +193,11 @@ fn evict(pod: &Pod, taints: &[Taint], now: Timestamp, plan: &mut Plan) {
         let until = if taking.is_empty() {
             Some(now)
         } else {
-            taking.iter().filter_map(|t| t.toleration_seconds).min().map(|s| meta::plus_seconds(since, s.max(0)))
+            taking
+                .iter()
+                .filter_map(|t| t.toleration_seconds)
+                .min()
+                .map(|s| meta::plus_seconds(since, s.max(0)))
         };
         at = match (at, until) {
             (Some(a), Some(b)) => Some(a.min(b)),

@@ -230,9 +230,18 @@ mod tests {
     #[test]
     fn every_kind_that_is_written_has_a_row() {
         for (api, kind) in [
-            ("v1", "Pod"), ("v1", "Namespace"), ("v1", "Node"), ("v1", "Service"), ("v1", "Endpoints"),
-            ("v1", "ConfigMap"), ("v1", "ServiceAccount"), ("v1", "Event"), ("apps/v1", "Deployment"),
-            ("discovery.k8s.io/v1", "EndpointSlice"), ("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"),
+            ("v1", "Pod"),
+            ("v1", "Namespace"),
+            ("v1", "Node"),
+            ("v1", "Service"),
+            ("v1", "Endpoints"),
+            ("v1", "ConfigMap"),
+            ("v1", "ServiceAccount"),
+            ("v1", "Event"),
+            ("apps/v1", "Deployment"),
+            ("discovery.k8s.io/v1", "EndpointSlice"),
+            ("apps/v1", "ReplicaSet"),
+            ("apps/v1", "StatefulSet"),
             ("apps/v1", "ControllerRevision"),
         ] {
             assert_eq!(row(api, kind).kind, kind);

@@ -69,6 +69,11 @@ pub(crate) fn in_endpoints(pod: &Pod, with_terminating: bool) -> bool {
 /// Its addresses, the primary one first.
 pub(crate) fn addresses(pod: &Pod) -> Vec<&str> {
     let Some(status) = &pod.status else { return Vec::new() };
-    let all: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty()).collect();
-    if all.is_empty() { status.pod_ip.as_deref().filter(|ip| !ip.is_empty()).into_iter().collect() } else { all }
+    let all: Vec<&str> =
+        status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty()).collect();
+    if all.is_empty() {
+        status.pod_ip.as_deref().filter(|ip| !ip.is_empty()).into_iter().collect()
+    } else {
+        all
+    }
 }

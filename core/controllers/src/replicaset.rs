@@ -39,9 +39,12 @@ pub(crate) fn plan(index: &Index, key: &Key, now: Timestamp, names: &mut Names) 
                     let base = format!("{}-", meta::name(&set.metadata));
                     let name = names.suffixed(&base);
                     let pod = pod_of(&template, &set.metadata, owner.clone(), &name, &base);
-                    let note =
-                        Note::normal(meta::reference::<ReplicaSet>(&set.metadata), "SuccessfulCreate", format!("Created pod: {name}"))
-                            .or("FailedCreate", "Error creating: ".to_owned());
+                    let note = Note::normal(
+                        meta::reference::<ReplicaSet>(&set.metadata),
+                        "SuccessfulCreate",
+                        format!("Created pod: {name}"),
+                    )
+                    .or("FailedCreate", "Error creating: ".to_owned());
                     let body = serde_json::to_value(&pod).unwrap_or_default();
                     plan.push_noted(
                         Write::Create { kind: row("v1", "Pod"), namespace: key.namespace.to_string(), body },
@@ -88,7 +91,8 @@ pub(crate) fn claim<'a, T: k8s_openapi::Resource>(
         if labels::selects(selector, pod.metadata.labels.as_ref()) {
             mine.push(pod);
         } else if !pods::is_terminating(pod) && owner.deletion_timestamp.is_none() {
-            let kept: Vec<_> = pod.metadata.owner_references.iter().flatten().filter(|o| o.uid != uid).collect();
+            let kept: Vec<_> =
+                pod.metadata.owner_references.iter().flatten().filter(|o| o.uid != uid).collect();
             plan.push(merge(row("v1", "Pod"), &pod.metadata, json!({"metadata": {"ownerReferences": kept}})));
         }
     }
@@ -104,7 +108,11 @@ pub(crate) fn claim<'a, T: k8s_openapi::Resource>(
             {
                 let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
                 owners.push(meta::controller_reference::<T>(owner));
-                plan.push(merge(row("v1", "Pod"), &pod.metadata, json!({"metadata": {"ownerReferences": owners}})));
+                plan.push(merge(
+                    row("v1", "Pod"),
+                    &pod.metadata,
+                    json!({"metadata": {"ownerReferences": owners}}),
+                ));
                 // Counted at once: its adoption must not race a creation in its stead.
                 mine.push(pod);
             }
@@ -232,7 +240,8 @@ pub(crate) fn nonzero(count: usize) -> Option<i32> {
 fn status(set: &ReplicaSet, mine: &[&Arc<Pod>], active: &[&Arc<Pod>], now: Timestamp, plan: &mut Plan) {
     let Some(spec) = &set.spec else { return };
     let min_ready = spec.min_ready_seconds.unwrap_or(0);
-    let template = spec.template.as_ref().and_then(|t| t.metadata.as_ref()?.labels.clone()).unwrap_or_default();
+    let template =
+        spec.template.as_ref().and_then(|t| t.metadata.as_ref()?.labels.clone()).unwrap_or_default();
     let old = set.status.clone().unwrap_or_default();
     let count = |f: &dyn Fn(&Pod) -> bool| active.iter().filter(|p| f(p)).count();
     let terminating = mine.iter().filter(|p| pods::is_terminating(p) && !pods::is_terminal(p)).count();
@@ -288,7 +297,8 @@ mod tests {
         ];
         let all: Vec<&Arc<Pod>> = pods.iter().collect();
         let related = HashMap::from([("n1".to_owned(), 1), ("n2".to_owned(), 2)]);
-        let names: Vec<_> = to_delete(&all, &related, 7, now).iter().map(|p| p.metadata.name.clone().unwrap()).collect();
+        let names: Vec<_> =
+            to_delete(&all, &related, 7, now).iter().map(|p| p.metadata.name.clone().unwrap()).collect();
         assert_eq!(names, ["unassigned", "pending", "unready", "crowded", "young", "old", "dear"]);
     }
 }

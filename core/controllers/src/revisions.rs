@@ -80,7 +80,11 @@ pub(crate) fn settle(set: &StatefulSet, held: &[Arc<ControllerRevision>], plan: 
                 revision: next,
             };
             let body = serde_json::to_value(&revision).unwrap_or_default();
-            plan.push(Write::Create { kind, namespace: set.metadata.namespace.clone().unwrap_or_default(), body });
+            plan.push(Write::Create {
+                kind,
+                namespace: set.metadata.namespace.clone().unwrap_or_default(),
+                body,
+            });
         }
     }
 }

@@ -28,7 +28,8 @@ pub(crate) fn available(set: &ReplicaSet) -> i32 {
 
 /// Whether it replaces Pods step by step.
 pub(crate) fn is_rolling(deployment: &Deployment) -> bool {
-    let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref()).and_then(|s| s.type_.as_deref());
+    let strategy =
+        deployment.spec.as_ref().and_then(|s| s.strategy.as_ref()).and_then(|s| s.type_.as_deref());
     strategy != Some("Recreate")
 }
 
@@ -106,7 +107,10 @@ pub(crate) fn shrink_old(
 
 /// The sizes of all active sets when a rollout's Deployment is scaled: each grows or shrinks by its share, what is left
 /// over goes to the largest.
-pub(crate) fn proportional(deployment: &Deployment, active: &[Arc<ReplicaSet>]) -> Vec<(Arc<ReplicaSet>, i32)> {
+pub(crate) fn proportional(
+    deployment: &Deployment,
+    active: &[Arc<ReplicaSet>],
+) -> Vec<(Arc<ReplicaSet>, i32)> {
     let wanted = wanted(deployment);
     let most = if wanted > 0 { wanted.saturating_add(fenceposts(deployment).0) } else { 0 };
     let to_add = most - active.iter().map(|s| size(s)).sum::<i32>();
@@ -207,7 +211,7 @@ mod tests {
     #[test]
     fn scaling_in_a_rollout_is_shared() {
         // Upstream's example: 10 replicas, surge 3, 8 old and 5 new; to 15.
-        let d = deployment(15, "3", "2");
+        let d = deployment(15, "20%", "10%");
         let sizes = proportional(&d, &[set("old", 8, 8, 13), set("new", 5, 0, 13)]);
         let by: Vec<_> = sizes.iter().map(|(s, n)| (s.metadata.name.clone().unwrap(), *n)).collect();
         assert_eq!(by, [("old".to_owned(), 11), ("new".to_owned(), 7)]);

@@ -80,7 +80,9 @@ fn unschedulable(
     };
     let held = pods::condition(pod, "PodScheduled");
     let same = held.is_some_and(|c| {
-        c.status == "False" && c.reason.as_deref() == Some("Unschedulable") && c.message.as_ref() == Some(&message)
+        c.status == "False"
+            && c.reason.as_deref() == Some("Unschedulable")
+            && c.message.as_ref() == Some(&message)
     });
     if same {
         return;
@@ -159,7 +161,8 @@ fn larger(to: &mut Amounts, other: Amounts) {
 type HostPort = (String, String, i32);
 
 fn host_ports(spec: &PodSpec) -> BTreeSet<HostPort> {
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
     ports
         .filter_map(|p| {
@@ -227,7 +230,8 @@ impl Room {
         if cordoned && !tolerations.iter().any(|t| tolerates(t, &cordon)) {
             return Some(vec!["node(s) were unschedulable".to_owned()]);
         }
-        let keeps_off = |t: &&Taint| t.effect != "PreferNoSchedule" && !tolerations.iter().any(|o| tolerates(o, t));
+        let keeps_off =
+            |t: &&Taint| t.effect != "PreferNoSchedule" && !tolerations.iter().any(|o| tolerates(o, t));
         if let Some(taint) = taints.iter().find(keeps_off) {
             let value = taint.value.as_deref().unwrap_or("");
             return Some(vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)]);
@@ -293,7 +297,8 @@ fn selects(spec: &PodSpec, node: &Node) -> bool {
     let by_selector = spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
     let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    by_selector && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| term_takes(term, labels, node)))
+    by_selector
+        && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| term_takes(term, labels, node)))
 }
 
 fn term_takes(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node: &Node) -> bool {
@@ -302,7 +307,9 @@ fn term_takes(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node: 
     // An empty term takes nothing.
     !(expressions.is_empty() && fields.is_empty())
         && expressions.iter().all(|r| takes(r, labels.get(&r.key).map(String::as_str)))
-        && fields.iter().all(|r| takes(r, Some(meta::name(&node.metadata)).filter(|_| r.key == "metadata.name")))
+        && fields
+            .iter()
+            .all(|r| takes(r, Some(meta::name(&node.metadata)).filter(|_| r.key == "metadata.name")))
 }
 
 fn takes(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {

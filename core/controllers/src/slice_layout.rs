@@ -132,7 +132,10 @@ mod tests {
     fn endpoint(n: usize) -> Endpoint {
         Endpoint {
             addresses: vec![format!("10.0.{}.{}", n / 250, n % 250)],
-            target_ref: Some(ObjectReference { name: Some(format!("p{n:04}")), ..ObjectReference::default() }),
+            target_ref: Some(ObjectReference {
+                name: Some(format!("p{n:04}")),
+                ..ObjectReference::default()
+            }),
             ..Endpoint::default()
         }
     }

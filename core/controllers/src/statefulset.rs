@@ -113,7 +113,8 @@ impl State<'_> {
         if !is_running_and_ready(pod) {
             return false;
         }
-        if let Some(wait) = pods::available_at(pod, self.min_ready()).and_then(|at| meta::until(at, self.now)) {
+        if let Some(wait) = pods::available_at(pod, self.min_ready()).and_then(|at| meta::until(at, self.now))
+        {
             plan.again_after(wait);
         }
         pods::is_available(pod, self.min_ready(), self.now)
@@ -142,7 +143,8 @@ impl State<'_> {
         }
         let condemned: Vec<_> = self.pods.iter().rev().filter(|(n, _)| !wanted.contains(n)).collect();
         // The first that isn't healthy may go although others wait for it.
-        let unhealthy = condemned.iter().rev().find(|(_, p)| pods::is_terminating(p) || !is_running_and_ready(p));
+        let unhealthy =
+            condemned.iter().rev().find(|(_, p)| pods::is_terminating(p) || !is_running_and_ready(p));
         let unhealthy = unhealthy.map(|(n, _)| **n);
         for (n, pod) in &condemned {
             if pods::is_terminating(pod) {
@@ -172,7 +174,8 @@ impl State<'_> {
         let max = rollout::scaled(max, self.replicas(), true).max(1);
         let mut unavailable = 0;
         for n in wanted.clone() {
-            let healthy = self.pods.get(&n).is_some_and(|p| !pods::is_terminating(p) && self.is_available(p, plan));
+            let healthy =
+                self.pods.get(&n).is_some_and(|p| !pods::is_terminating(p) && self.is_available(p, plan));
             unavailable += i32::from(!healthy);
         }
         for n in wanted.rev().take_while(|n| *n >= from) {
@@ -206,7 +209,8 @@ impl State<'_> {
     fn create(&self, n: i32, plan: &mut Plan) {
         let Some(spec) = self.spec() else { return };
         // Below the partition Pods come back as they were.
-        let keeps = !self.is_on_delete() && self.partition().is_some_and(|p| n < self.start().saturating_add(p));
+        let keeps =
+            !self.is_on_delete() && self.partition().is_some_and(|p| n < self.start().saturating_add(p));
         let (template, revision) = match &self.current_template {
             Some(template) if keeps => (template, self.current),
             _ => (&spec.template, self.update),
@@ -234,7 +238,8 @@ impl State<'_> {
         let count = |f: &dyn Fn(&Pod) -> bool| self.pods.values().filter(|p| f(p)).count();
         let of = |revision: &str| count(&|p| !pods::is_terminating(p) && revision_of(p) == Some(revision));
         let ready = count(&is_running_and_ready);
-        let available = count(&|p| is_running_and_ready(p) && pods::is_available(p, self.min_ready(), self.now));
+        let available =
+            count(&|p| is_running_and_ready(p) && pods::is_available(p, self.min_ready(), self.now));
         let updated = of(self.update);
         let wanted = usize::try_from(self.replicas()).unwrap_or(0);
         let done = !self.is_on_delete() && updated == wanted && ready == wanted && self.pods.len() == wanted;

@@ -16,7 +16,10 @@ pub(crate) fn changed(index: &Index, old: Option<&Doc>, new: Option<&Doc>, work:
     garbage(index, old, new, work);
     if new.is_none() || doc.is_terminating() {
         // What goes may be the last of its namespace.
-        if index.namespace(&Key::new("", &key.namespace)).is_some_and(|n| n.metadata.deletion_timestamp.is_some()) {
+        if index
+            .namespace(&Key::new("", &key.namespace))
+            .is_some_and(|n| n.metadata.deletion_timestamp.is_some())
+        {
             add(work, Controller::Namespace, Key::new("", &key.namespace));
         }
     }
@@ -44,7 +47,9 @@ pub(crate) fn changed(index: &Index, old: Option<&Doc>, new: Option<&Doc>, work:
                 // An orphan may be adopted.
                 for (id, other) in index.range("deployments", Some(&key.namespace)) {
                     if let Doc::Deployment(d) = other
-                        && d.spec.as_ref().is_some_and(|s| labels::selects(&s.selector, set.metadata.labels.as_ref()))
+                        && d.spec
+                            .as_ref()
+                            .is_some_and(|s| labels::selects(&s.selector, set.metadata.labels.as_ref()))
                     {
                         add(work, Controller::Deployment, id.key.clone());
                     }
@@ -129,7 +134,8 @@ fn garbage(index: &Index, old: Option<&Doc>, new: Option<&Doc>, work: &mut Vec<W
     }
     // An owner that waits for its dependents looks again when one goes or lets go of it.
     for reference in owners(old) {
-        if !owners(new).contains(&reference) && index.by_uid(&reference.uid).is_some_and(Doc::is_terminating) {
+        if !owners(new).contains(&reference) && index.by_uid(&reference.uid).is_some_and(Doc::is_terminating)
+        {
             add(work, Controller::Garbage, Key::new("", &reference.uid));
         }
     }
@@ -165,7 +171,9 @@ fn pod(index: &Index, old: Option<&Doc>, new: Option<&Doc>, key: &Key, work: &mu
         }
     }
     // Room came free.
-    let used = |pod: &Option<Arc<Pod>>| pod.as_ref().is_some_and(|p| !pods::node(p).is_empty() && !pods::is_terminal(p));
+    let used = |pod: &Option<Arc<Pod>>| {
+        pod.as_ref().is_some_and(|p| !pods::node(p).is_empty() && !pods::is_terminal(p))
+    };
     if used(&old_pod) && !used(&new_pod) {
         reschedule(index, work);
     }
@@ -218,7 +226,9 @@ fn node(index: &Index, old: Option<&Doc>, new: Option<&Doc>, key: &Key, work: &m
     if after.is_none() {
         lost_node(index, &key.name, work);
     }
-    let labels = |node: &Option<Arc<k8s_openapi::api::core::v1::Node>>| node.as_ref().map(|n| n.metadata.labels.clone());
+    let labels = |node: &Option<Arc<k8s_openapi::api::core::v1::Node>>| {
+        node.as_ref().map(|n| n.metadata.labels.clone())
+    };
     if labels(&before) != labels(&after) {
         for pod in index.pods_on(&key.name) {
             let pod_key = Key::of(&pod.metadata);

@@ -1,10 +1,10 @@
 //! Recorded scenarios of kube-controller-manager 1.36, played on these controllers.
 
-mod fake;
+mod memory;
 
 use std::collections::BTreeMap;
 
-use fake::{Cluster, text};
+use memory::{Cluster, text};
 use sealane_api::kinds::{Kind, Subresource, by_resource};
 use sealane_api::patch::PatchKind;
 use sealane_controllers::Controller;
@@ -34,7 +34,8 @@ fn target(path: &str) -> Target {
         "api" => ("", parts[1], &parts[2..]),
         _ => (parts[1], parts[2], &parts[3..]),
     };
-    let (namespace, rest) = if rest[0] == "namespaces" && rest.len() > 2 { (rest[1], &rest[2..]) } else { ("", rest) };
+    let (namespace, rest) =
+        if rest[0] == "namespaces" && rest.len() > 2 { (rest[1], &rest[2..]) } else { ("", rest) };
     Target {
         kind: by_resource(group, version, rest[0]).unwrap(),
         namespace: namespace.to_owned(),
@@ -100,17 +101,23 @@ fn normal(object: &Value, hashes: &[String]) -> Value {
         let status = &value["status"];
         let ready = status.pointer("/conditions/0/status").cloned().unwrap_or_default();
         let spec = &value["spec"];
-        let (phase, hostname, subdomain) = (status["phase"].clone(), spec["hostname"].clone(), spec["subdomain"].clone());
+        let (phase, hostname, subdomain) =
+            (status["phase"].clone(), spec["hostname"].clone(), spec["subdomain"].clone());
         let image = spec["containers"][0]["image"].clone();
         value["status"] = json!({"phase": phase, "ready": ready});
         value["spec"] = json!({"hostname": hostname, "subdomain": subdomain, "image": image});
-    } else if value.pointer("/spec/selector/matchLabels/pod-template-hash").is_some() || value.get("addressType").is_some() {
+    } else if value.pointer("/spec/selector/matchLabels/pod-template-hash").is_some()
+        || value.get("addressType").is_some()
+    {
         // How many writes it took is not compared.
         value["metadata"].as_object_mut().unwrap().remove("generation");
         if value.pointer("/status/observedGeneration").is_some() {
             value["status"].as_object_mut().unwrap().remove("observedGeneration");
         }
-    } else if value.get("data").is_some() || value.get("subsets").is_some() || value.get("addressType").is_some() {
+    } else if value.get("data").is_some()
+        || value.get("subsets").is_some()
+        || value.get("addressType").is_some()
+    {
         value["metadata"].as_object_mut().unwrap().remove("generation");
     }
     let mut said = value.to_string();
@@ -127,7 +134,10 @@ fn scrub(value: &mut Value) {
         Value::Object(map) => {
             map.retain(|_, v| !v.is_null());
             for (key, inner) in map.iter_mut() {
-                if key == "uid" || key.ends_with("Time") || key == "endpoints.kubernetes.io/last-change-trigger-time" {
+                if key == "uid"
+                    || key.ends_with("Time")
+                    || key == "endpoints.kubernetes.io/last-change-trigger-time"
+                {
                     *inner = json!("*");
                 }
                 scrub(inner);
@@ -186,7 +196,9 @@ fn play(file: &str) {
         let request = &step["request"];
         let mut at = target(text(request, "/path"));
         let body = request["body"].clone();
-        if at.kind.kind == "Pod" && let Some(name) = &at.name {
+        if at.kind.kind == "Pod"
+            && let Some(name) = &at.name
+        {
             at.name = Some(names.pod(&cluster, &at.namespace, name, &theirs));
         }
         let name = at.name.clone().unwrap_or_default();

@@ -152,12 +152,12 @@ pub fn rbac() -> Vec<Value> {
     roles.chain(bindings).collect()
 }
 
-/// The `kubernetes` Service at its address.
-pub fn kubernetes_service(address: Ipv4Addr) -> Value {
+/// The `kubernetes` Service at its address; `port` is where the API listens.
+pub fn kubernetes_service(address: Ipv4Addr, port: u16) -> Value {
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"clusterIP": address.to_string(), "clusterIPs": [address.to_string()], "sessionAffinity": "None",
-            "type": "ClusterIP", "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]}})
+            "type": "ClusterIP", "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]}})
 }
 
 /// Its Endpoints and slice: where Pods reach the API.
@@ -184,7 +184,7 @@ mod tests {
         let context = crate::Context { namespace: Some(&ns), ..crate::Context::default() };
         let mut all: Vec<Value> = NAMESPACES.iter().map(|n| namespace(n)).collect();
         all.extend(rbac());
-        all.push(kubernetes_service(Ipv4Addr::new(10, 96, 0, 1)));
+        all.push(kubernetes_service(Ipv4Addr::new(10, 96, 0, 1), 6443));
         all.extend(kubernetes_endpoints("10.244.0.1:6443".parse().unwrap()));
         for body in all {
             let kind = by_kind(body["apiVersion"].as_str().unwrap(), body["kind"].as_str().unwrap()).unwrap();

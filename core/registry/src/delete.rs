@@ -2,10 +2,10 @@
 //! (upstream `rest.BeforeDelete`, `registry/generic/registry/store.go`).
 
 use sealane_api::document::{int, items, map, text};
-use sealane_api::{Kind, Object, time};
+use sealane_api::{Kind, Object, Status, time};
 use serde_json::{Value, json};
 
-use crate::{Context, Result, check_preconditions};
+use crate::{Context, Result};
 
 /// `metav1.DeleteOptions`, as far as it decides anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn delete(
     options: &DeleteOptions,
     context: &Context<'_>,
 ) -> Result<Deletion> {
-    check_preconditions(kind, old, &options.version, &options.uid)?;
+    check_deletable(kind, old, options)?;
     let mut new = old.to_value();
     let wish = match options.propagation.as_str() {
         "Orphan" => Some("orphan"),
@@ -78,7 +78,10 @@ pub fn delete(
     // A shorter grace period counts, a longer one does not.
     if !marked || before.is_some_and(|b| grace < b) {
         meta["deletionTimestamp"] = json!(time::format(context.now + grace));
-        meta["deletionGracePeriodSeconds"] = json!(grace);
+        // A Namespace is finalized, not given time.
+        if kind.kind != "Namespace" {
+            meta["deletionGracePeriodSeconds"] = json!(grace);
+        }
         // The new generation tells the node that there is something to do.
         if let Some(generation) = meta.get("generation").map(int)
             && generation > 0
@@ -90,6 +93,37 @@ pub fn delete(
         map(&mut new, "status")["phase"] = json!("Terminating");
     }
     if new == *old.value() { Ok(Deletion::Pending) } else { Ok(Deletion::Marked(new)) }
+}
+
+/// A delete names the kind where other requests name the resource (`rest.BeforeDelete`).
+fn check_deletable(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<()> {
+    let refuse = |why: String| {
+        let mut status = Status::conflict(kind, old.name(), &why);
+        let own = if kind.group.is_empty() {
+            kind.kind.to_owned()
+        } else {
+            format!("{}.{}", kind.kind, kind.group)
+        };
+        status.message = format!("Operation cannot be fulfilled on {own} {:?}: {why}", old.name());
+        status.details["kind"] = json!(kind.kind);
+        Err(status)
+    };
+    let tail = "The object might have been deleted and then recreated";
+    if !options.uid.is_empty() && options.uid != old.uid() {
+        let (asked, own) = (&options.uid, old.uid());
+        return refuse(format!(
+            "the UID in the precondition ({asked}) does not match the UID in record ({own}). {tail}"
+        ));
+    }
+    let own = old.str(&["metadata", "resourceVersion"]);
+    if !options.version.is_empty() && options.version != own {
+        let asked = &options.version;
+        return refuse(format!(
+            "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record ({own}). \
+             The object might have been modified"
+        ));
+    }
+    Ok(())
 }
 
 fn set_finalizers(new: &mut Value, wish: Option<&str>, propagation: &str) {

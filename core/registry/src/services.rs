@@ -107,13 +107,9 @@ fn addresses(
             Ok(())
         }
         Err(why) => {
-            let ranges = all.ranges();
             let why = match why {
-                Refusal::Taken => "provided IP is already allocated".to_owned(),
-                _ => format!(
-                    "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}/{}",
-                    ranges.service_network, ranges.service_prefix
-                ),
+                Refusal::Taken => "provided IP is already allocated",
+                _ => "the provided network does not match the current range",
             };
             Err(refuse(kind, service, &path, &list, &format!("failed to allocate IP {address}: {why}")))
         }

@@ -86,9 +86,7 @@ pub fn replace(kind: &'static Kind, part: Part, mut body: Value, old: &Object) -
         return Err(Status::invalid(kind, old.name(), &vec![error]));
     }
     check_preconditions(kind, old, text(&meta["resourceVersion"]), text(&meta["uid"]))?;
-    if part != Part::Status {
-        defaults::apply(kind, &mut body);
-    }
+    defaults::apply(kind, &mut body);
     before_update(&mut body, old);
     let errors = match part {
         Part::Whole => {

@@ -2,8 +2,8 @@
 
 use http::request::Parts;
 use http::{HeaderMap, Request, header};
-use sealane_api::kinds::{self, by_kind};
 use sealane_api::Status;
+use sealane_api::kinds::{self, by_kind};
 use sealane_registry::rbac::{Attributes, User};
 use serde_json::json;
 
@@ -162,7 +162,8 @@ pub(crate) fn authorize(
     };
     let name = selected.unwrap_or_else(|| path.name.clone());
     // A Namespace is authorized in itself (`requestinfo.go`: namespaces are their own namespace).
-    let is_namespace = path.group.is_empty() && path.resource == "namespaces" && by_kind("v1", "Namespace").is_some();
+    let is_namespace =
+        path.group.is_empty() && path.resource == "namespaces" && by_kind("v1", "Namespace").is_some();
     let namespace = if is_namespace && !path.name.is_empty() { &path.name } else { &path.namespace };
     let asked = Attributes {
         verb,

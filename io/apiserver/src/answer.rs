@@ -48,7 +48,8 @@ pub(crate) fn object(code: u16, kind: &'static Kind, entry: &Arc<Entry>, format:
         }
         Format::Table(include) => {
             let mut table = columns::table(kind, [&entry.object], now(), include);
-            table["metadata"]["resourceVersion"] = entry.object.value()["metadata"]["resourceVersion"].clone();
+            table["metadata"]["resourceVersion"] =
+                entry.object.value()["metadata"]["resourceVersion"].clone();
             document(code, &table, format)
         }
         Format::Partial => document(code, &columns::partial(entry.object.value()), format),
@@ -61,7 +62,12 @@ pub(crate) fn object(code: u16, kind: &'static Kind, entry: &Arc<Entry>, format:
 }
 
 /// A list: its `metadata`, its items.
-pub(crate) fn list(kind: &'static Kind, listing: &Listing, metadata: &Value, format: Format) -> Response<Body> {
+pub(crate) fn list(
+    kind: &'static Kind,
+    listing: &Listing,
+    metadata: &Value,
+    format: Format,
+) -> Response<Body> {
     let entries = &listing.entries;
     match format {
         Format::Json => {

@@ -30,9 +30,10 @@ impl ApiServer {
     pub async fn bootstrap(&self) -> Result<(), BootstrapError> {
         let config = &self.0.config;
         // Each stage is one group of commits: waiting for the disk once is enough.
-        self.ensure_all(bootstrap::NAMESPACES.iter().map(|n| bootstrap::namespace(n)).collect(), false).await?;
+        self.ensure_all(bootstrap::NAMESPACES.iter().map(|n| bootstrap::namespace(n)).collect(), false)
+            .await?;
         let mut rest = bootstrap::rbac();
-        rest.push(bootstrap::kubernetes_service(config.ranges.address(1)));
+        rest.push(bootstrap::kubernetes_service(config.ranges.address(1), config.advertise.port()));
         self.ensure_all(rest, false).await?;
         // Without a node the API may be on the loopback alone, which nobody reaches by way of a Service, and which
         // endpoints must not name (pkg/apis/core/validation: ValidateNonSpecialIP).

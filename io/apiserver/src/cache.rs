@@ -28,7 +28,10 @@ pub struct Entry {
 impl Entry {
     fn read(value: &Bytes, revision: Revision) -> Option<Arc<Self>> {
         let mut document: Value = serde_json::from_slice(value).ok()?;
-        document.get_mut("metadata")?.as_object_mut()?.insert("resourceVersion".into(), json!(revision.to_string()));
+        document
+            .get_mut("metadata")?
+            .as_object_mut()?
+            .insert("resourceVersion".into(), json!(revision.to_string()));
         Some(Self::of(document))
     }
 
@@ -207,10 +210,8 @@ impl Cache {
     /// Takes in the changes of one or more whole commits.
     pub fn apply(&self, changes: &[Change]) {
         let Some(revision) = changes.last().map(|c| c.revision) else { return };
-        let parsed: Vec<Option<Arc<Entry>>> = changes
-            .iter()
-            .map(|c| c.value.as_ref().and_then(|v| Entry::read(v, c.revision)))
-            .collect();
+        let parsed: Vec<Option<Arc<Entry>>> =
+            changes.iter().map(|c| c.value.as_ref().and_then(|v| Entry::read(v, c.revision))).collect();
         let mut touched = Vec::new();
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -227,17 +228,6 @@ impl Cache {
             }
         }
         self.applied.send_replace(revision);
-    }
-
-    /// Notes a commit that changed nothing that is cached.
-    pub fn advance(&self, revision: Revision) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.revision = state.revision.max(revision);
-        self.applied.send_if_modified(|applied| {
-            let newer = revision > *applied;
-            *applied = (*applied).max(revision);
-            newer
-        });
     }
 
     /// Waits until the cache shows a revision; `false` where the store's feed has ended.

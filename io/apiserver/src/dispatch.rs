@@ -160,9 +160,11 @@ fn fits(kind: &Kind, method: &Method, path: &ResourcePath) -> bool {
 async fn read(body: Body) -> Result<Bytes, Status> {
     match Limited::new(body, BODY_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => {
-            Err(Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {BODY_MAX}")))
-        }
+        Err(e) if e.is::<LengthLimitError>() => Err(Status::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {BODY_MAX}"),
+        )),
         Err(e) => Err(Status::bad_request(format!("the body could not be read: {e}"))),
     }
 }

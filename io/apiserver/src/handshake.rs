@@ -59,8 +59,7 @@ impl ApiServer {
             .peer_certificates()
             .and_then(|chain| chain.first())
             .and_then(|certificate| sealane_pki::peer_identity(certificate));
-        let certificate =
-            identity.map(|i| User { name: i.user, groups: i.groups, ..User::default() });
+        let certificate = identity.map(|i| User { name: i.user, groups: i.groups, ..User::default() });
         let service = self.router().layer(Extension(Connection { certificate }));
         let builder = Builder::new(TokioExecutor::new());
         let connection =

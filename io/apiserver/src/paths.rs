@@ -78,7 +78,10 @@ fn root() -> Value {
         paths.push(format!("/apis/{group}"));
         paths.extend(discovery::versions(group).iter().map(|v| format!("/apis/{group}/{v}")));
     }
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from));
+    paths.extend(
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            .map(String::from),
+    );
     json!({"paths": paths})
 }
 
@@ -93,7 +96,9 @@ fn health(path: &str, query: &Query) -> http::Response<axum::body::Body> {
 fn aggregated(parts: &Parts) -> bool {
     parts.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).any(|v| {
         v.split(',').any(|range| {
-            range.contains("as=APIGroupDiscoveryList") && range.contains("v=v2") && !range.contains("v=v2beta1")
+            range.contains("as=APIGroupDiscoveryList")
+                && range.contains("v=v2")
+                && !range.contains("v=v2beta1")
         })
     })
 }
@@ -101,7 +106,8 @@ fn aggregated(parts: &Parts) -> bool {
 fn aggregate(parts: &Parts, core: bool) -> http::Response<axum::body::Body> {
     let body = discovery::aggregated(core).to_string();
     // What is served never changes while the process runs: its length and version tell one from another.
-    let etag = format!("\"{}-{}-{}\"", env!("CARGO_PKG_VERSION"), if core { "api" } else { "apis" }, body.len());
+    let etag =
+        format!("\"{}-{}-{}\"", env!("CARGO_PKG_VERSION"), if core { "api" } else { "apis" }, body.len());
     let known = parts.headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(etag.as_str());
     let mut response = if known { bytes(304, AGGREGATED, "") } else { bytes(200, AGGREGATED, body) };
     let headers = response.headers_mut();
@@ -162,7 +168,9 @@ fn schema_of(
         // Quantity, Time, IntOrString and the like are written as text or numbers.
         out = match key.rsplit('.').next().unwrap_or_default() {
             "Quantity" | "Time" | "MicroTime" => json!({"type": "string"}),
-            "IntOrString" => json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}),
+            "IntOrString" => {
+                json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+            }
             _ => json!({"type": "object"}),
         };
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE_NO_PAD};
 use http::{HeaderValue, Response, header};
 use sealane_api::validation::options;
 use sealane_api::{Kind, Status};
@@ -57,7 +58,8 @@ pub(crate) async fn get(call: &Call, kind: &'static Kind) -> Answer {
         reach(call, wanted).await?;
     }
     let name = &call.path.name;
-    let found = call.shared.cache.get(kind, call.namespace(), name).ok_or_else(|| Status::not_found(kind, name))?;
+    let found =
+        call.shared.cache.get(kind, call.namespace(), name).ok_or_else(|| Status::not_found(kind, name))?;
     Ok(answer::object(200, kind, &found, format))
 }
 
@@ -75,13 +77,20 @@ impl Place {
     }
 
     fn read(text: &str) -> Result<Self, Status> {
-        let invalid = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD
-            .decode(text.trim_end_matches('='))
-            .map_err(|_| invalid("illegal base64 data"))?;
+        let invalid = |why: &str| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
+        // Go's decoder does not mind what a cut token's last bits are.
+        let lenient = GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+        let bytes = lenient.decode(text.trim_end_matches('=')).map_err(|_| invalid("illegal base64 data"))?;
         let first = bytes.first().copied().unwrap_or(b' ');
         let token: Value = serde_json::from_slice(&bytes).map_err(|_| {
-            invalid(&format!("invalid character {:?} looking for beginning of value", char::from(first)).replace('"', "'"))
+            let shown = if first.is_ascii_graphic() {
+                char::from(first).to_string()
+            } else {
+                format!("\\u{first:04x}")
+            };
+            invalid(&format!("invalid character '{shown}' looking for beginning of value"))
         })?;
         match (token["rv"].as_u64(), token["start"].as_str()) {
             (Some(version), Some(start)) => {
@@ -102,7 +111,11 @@ fn checked<'a>(call: &'a Call, watch: bool) -> Result<options::List<'a>, Status>
         initial_events: query.flag("sendInitialEvents"),
     };
     let errors = options::list(options);
-    if errors.is_empty() { Ok(options) } else { Err(Status::invalid_of("meta.k8s.io", "ListOptions", "", &errors)) }
+    if errors.is_empty() {
+        Ok(options)
+    } else {
+        Err(Status::invalid_of("meta.k8s.io", "ListOptions", "", &errors))
+    }
 }
 
 pub(crate) fn selection(call: &Call, kind: &'static Kind) -> Result<Selection, Status> {
@@ -115,7 +128,11 @@ pub(crate) fn selection(call: &Call, kind: &'static Kind) -> Result<Selection, S
 
 fn key(kind: &Kind, entry: &crate::cache::Entry) -> String {
     let object = &entry.object;
-    if kind.namespaced() { format!("{}/{}", object.namespace(), object.name()) } else { object.name().to_owned() }
+    if kind.namespaced() {
+        format!("{}/{}", object.namespace(), object.name())
+    } else {
+        object.name().to_owned()
+    }
 }
 
 pub(crate) async fn list(call: &Call, kind: &'static Kind) -> Answer {
@@ -216,4 +233,3 @@ pub(crate) async fn watch(call: &Call, kind: &'static Kind) -> Answer {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
-

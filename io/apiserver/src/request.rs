@@ -192,7 +192,12 @@ mod tests {
         for path in ["/api/v1", "/apis", "/version", "/apis/apps/v1", "/api/v1/"] {
             assert_eq!(resource_path(path), None, "{path}");
         }
-        for path in ["/api/v1/nothing", "/api/v1/pods/p", "/api/v1/namespaces/x/nodes/n", "/api/v1/namespaces/x/pods/p/x"] {
+        for path in [
+            "/api/v1/nothing",
+            "/api/v1/pods/p",
+            "/api/v1/namespaces/x/nodes/n",
+            "/api/v1/namespaces/x/pods/p/x",
+        ] {
             assert!(resource_path(path).unwrap().target().is_none(), "{path}");
         }
     }

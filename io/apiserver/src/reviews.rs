@@ -36,7 +36,9 @@ pub(crate) async fn answer(call: &Call, kind: &'static Virtual, body: &Bytes) ->
     let status = match kind.kind {
         "SelfSubjectReview" => json!({"userInfo": user_info(&call.user)}),
         "SelfSubjectAccessReview" => decision(call, &call.user, &review["spec"]),
-        "SubjectAccessReview" | "LocalSubjectAccessReview" => decision(call, &subject(&review["spec"]), &review["spec"]),
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            decision(call, &subject(&review["spec"]), &review["spec"])
+        }
         "SelfSubjectRulesReview" => rules(call, text(&review["spec"]["namespace"])),
         "TokenReview" => token(call, &review["spec"]),
         _ => return Err(answer::no_resource()),

@@ -25,7 +25,7 @@ use crate::tokens::TokenIssuer;
 pub struct Config {
     /// Ranges of Services and node ports.
     pub ranges: Ranges,
-    /// Where Pods reach the API: the address of the `kubernetes` Service's endpoint.
+    /// Where Pods reach the API: the `kubernetes` Service's endpoint, which may not be a loopback address.
     pub advertise: SocketAddrV4,
     /// `iss` of ServiceAccount tokens, and the audience that they have unless they ask for another.
     pub issuer: String,
@@ -37,7 +37,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             ranges: Ranges::default(),
-            advertise: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 6443),
+            // The first address of the default Pod range: the node's bridge.
+            advertise: SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, 1), 6443),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             watch_timeout: Duration::from_secs(3600),
         }

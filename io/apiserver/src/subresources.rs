@@ -206,7 +206,8 @@ async fn log(call: &Call) -> Answer {
         since_seconds: query.get("sinceSeconds").parse().ok(),
         since_time: Some(query.get("sinceTime").to_owned()).filter(|t| !t.is_empty()),
     };
-    let lines = call.shared.nodes.logs(namespace.to_owned(), name.to_owned(), options).await.map_err(Status::from)?;
+    let lines =
+        call.shared.nodes.logs(namespace.to_owned(), name.to_owned(), options).await.map_err(Status::from)?;
     // A follower ends with the server.
     let stopped = stopped(call.shared.stop.subscribe());
     let body = Body::from_stream(lines.map_err(std::io::Error::other).take_until(Box::pin(stopped)).boxed());
@@ -232,7 +233,8 @@ pub(crate) async fn stream(
     let found = pod(&shared, &namespace, &name)?;
     let nodes = Arc::clone(&shared.nodes);
     if which == Some(Subresource::PortForward) {
-        let ports = query.all("ports").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+        let ports =
+            query.all("ports").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
         return streaming::port_forward(request, nodes, namespace, name, ports).await;
     }
     if which == Some(Subresource::Proxy) {

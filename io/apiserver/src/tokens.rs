@@ -88,7 +88,8 @@ pub(crate) fn request(shared: &Shared, account: &Entry, mut body: Value) -> Resu
     body["kind"] = json!("TokenRequest");
     body["apiVersion"] = json!("authentication.k8s.io/v1");
     let uid = account.uid();
-    body["metadata"] = json!({"name": name, "namespace": namespace, "uid": uid, "creationTimestamp": time::format(at)});
+    body["metadata"] =
+        json!({"name": name, "namespace": namespace, "uid": uid, "creationTimestamp": time::format(at)});
     if !body["spec"].is_object() {
         body["spec"] = json!({});
     }
@@ -101,25 +102,38 @@ pub(crate) fn request(shared: &Shared, account: &Entry, mut body: Value) -> Resu
     Ok(body)
 }
 
-fn bind(shared: &Shared, private: &mut Value, namespace: &str, account: &str, bound: &Value) -> Result<(), Status> {
+fn bind(
+    shared: &Shared,
+    private: &mut Value,
+    namespace: &str,
+    account: &str,
+    bound: &Value,
+) -> Result<(), Status> {
     let (kind, name, uid) = (text(&bound["kind"]), text(&bound["name"]), text(&bound["uid"]));
     let row = match kind {
         "Pod" | "Secret" | "Node" => by_kind("v1", kind),
         _ => None,
     };
     let Some(row) = row else {
-        return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to type {kind:?}")));
+        return Err(Status::bad_request(format!(
+            "cannot bind token for serviceaccount {account:?} to type {kind:?}"
+        )));
     };
     let found = shared.cache.get(row, namespace, name).ok_or_else(|| Status::not_found(row, name))?;
     if !uid.is_empty() && uid != found.object.uid() {
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record ({}). \
-             The object might have been deleted and then recreated", found.object.uid());
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record ({}). \
+             The object might have been deleted and then recreated",
+            found.object.uid()
+        );
         return Err(Status::conflict(row, name, &why));
     }
     if kind == "Pod" {
         let own = found.object.str(&["spec", "serviceAccountName"]);
         if own != account {
-            let why = format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name.");
+            let why = format!(
+                "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+            );
             return Err(Status::bad_request(why));
         }
         let node = found.object.str(&["spec", "nodeName"]);
@@ -138,12 +152,17 @@ fn bind(shared: &Shared, private: &mut Value, namespace: &str, account: &str, bo
 
 /// The user of a token, and which of the audiences it is for (`audiences` empty: the API's own): its account must
 /// still be there, and so must the Pod that it is bound to.
-pub(crate) fn verify(shared: &Shared, token: &str, audiences: &[String]) -> Result<(User, Vec<String>), String> {
+pub(crate) fn verify(
+    shared: &Shared,
+    token: &str,
+    audiences: &[String],
+) -> Result<(User, Vec<String>), String> {
     let claims = shared.tokens.verify(token, now()).map_err(|e| e.to_string())?;
     let own = [shared.config.issuer.clone()];
     let wanted = if audiences.is_empty() { &own[..] } else { audiences };
     let given = items(&claims["aud"]);
-    let fits: Vec<String> = wanted.iter().filter(|a| given.iter().any(|g| g == a.as_str())).cloned().collect();
+    let fits: Vec<String> =
+        wanted.iter().filter(|a| given.iter().any(|g| g == a.as_str())).cloned().collect();
     if fits.is_empty() {
         return Err("the token is for another audience".into());
     }

@@ -167,13 +167,15 @@ impl State {
                 let event = json!({"type": seen, "object": object});
                 Bytes::from(format!("---\n{}", sealane_api::yaml::write(&event)))
             }
-            Format::Protobuf => protobuf::encode_watch_event(seen, object).map_or_else(Bytes::new, |message| {
-                // `streaming/framer`: the length, four bytes, big-endian, before each message.
-                let mut frame = BytesMut::with_capacity(message.len() + 4);
-                frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-                frame.put_slice(&message);
-                frame.freeze()
-            }),
+            Format::Protobuf => {
+                protobuf::encode_watch_event(seen, object).map_or_else(Bytes::new, |message| {
+                    // `streaming/framer`: the length, four bytes, big-endian, before each message.
+                    let mut frame = BytesMut::with_capacity(message.len() + 4);
+                    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+                    frame.put_slice(&message);
+                    frame.freeze()
+                })
+            }
         }
     }
 
@@ -203,11 +205,8 @@ impl State {
 
     fn expired(&mut self) -> Bytes {
         let (asked, floor) = (self.at, self.cache.revision());
-        let status = sealane_api::Status::new(
-            410,
-            "Expired",
-            format!("too old resource version: {asked} ({floor})"),
-        );
+        let status =
+            sealane_api::Status::new(410, "Expired", format!("too old resource version: {asked} ({floor})"));
         match self.watch.format {
             Format::Protobuf => self.encode("ERROR", &Entry::of(status.to_value())),
             _ => json_line("ERROR", &status.to_value()),
@@ -247,7 +246,11 @@ mod tests {
         }
     }
 
-    async fn read(watch: Watch, cache: &Arc<Cache>, stop: watch::Receiver<bool>) -> Vec<(String, String, u64)> {
+    async fn read(
+        watch: Watch,
+        cache: &Arc<Cache>,
+        stop: watch::Receiver<bool>,
+    ) -> Vec<(String, String, u64)> {
         let stream = frames(watch, Arc::clone(cache), stop);
         let mut said = Vec::new();
         for chunk in stream.collect::<Vec<_>>().await {
@@ -268,13 +271,21 @@ mod tests {
     #[tokio::test]
     async fn what_leaves_the_selection_is_deleted_and_what_comes_back_is_added() {
         let cache = Arc::new(Cache::new(&[], 0));
-        for change in [put("a", "1", 1), put("b", "0", 2), put("a", "0", 3), put("b", "1", 4), put("b", "1", 5)] {
+        for change in
+            [put("a", "1", 1), put("b", "0", 2), put("a", "0", 3), put("b", "1", 4), put("b", "1", 5)]
+        {
             cache.apply(&[change]);
         }
         cache.apply(&[Change { value: None, ..put("b", "", 6) }]);
         let (_keep, stop) = watch::channel(true);
         let said = read(asked("on=1", 0), &cache, stop).await;
-        let wanted = [("ADDED", "a", 1), ("DELETED", "a", 3), ("ADDED", "b", 4), ("MODIFIED", "b", 5), ("DELETED", "b", 6)];
+        let wanted = [
+            ("ADDED", "a", 1),
+            ("DELETED", "a", 3),
+            ("ADDED", "b", 4),
+            ("MODIFIED", "b", 5),
+            ("DELETED", "b", 6),
+        ];
         assert_eq!(said, expect(&wanted));
     }
 

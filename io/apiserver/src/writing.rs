@@ -11,8 +11,8 @@ use sealane_api::patch::{self, PatchKind};
 use sealane_api::validation::options;
 use sealane_api::{Kind, Object, Status, decode, time, yaml};
 use sealane_registry::{
-    Claim, Context, DeleteOptions, Deletion, Expect, Part, Txn, Write, delete as decide, finalized, replace, services,
-    stored,
+    Claim, Context, DeleteOptions, Deletion, Expect, Part, Txn, Write, delete as decide, finalized, replace,
+    services, stored,
 };
 use sealane_store::{Revision, StoreError};
 use serde_json::{Value, json};
@@ -169,6 +169,10 @@ pub(crate) async fn insert(
     let around = Surroundings::of(shared, kind, &body, namespace);
     for attempt in 1.. {
         let mut document = sealane_registry::create(kind, body.clone(), namespace, &around.context())?;
+        if dry_run && let Some(version) = body["metadata"].get("resourceVersion") {
+            // What is not stored is not compared: it stays as it was sent.
+            document["metadata"]["resourceVersion"] = version.clone();
+        }
         let taken = allocate(shared, kind, &mut document, None)?;
         let name = text(&document["metadata"]["name"]).to_owned();
         let exists = shared.cache.get(kind, namespace, &name).is_some();
@@ -263,7 +267,8 @@ async fn write_over(
     write: Write,
 ) -> Result<Option<Revision>, Status> {
     let key = kind.storage().key(old.namespace(), old.name());
-    let txn = Txn { checks: vec![(key.clone(), Expect::Revision(old.revision()))], writes: vec![(key, write)] };
+    let txn =
+        Txn { checks: vec![(key.clone(), Expect::Revision(old.revision()))], writes: vec![(key, write)] };
     match commit(shared, txn).await {
         Ok(revision) => Ok(Some(revision)),
         Err(StoreError::Conflict { .. }) => {
@@ -306,7 +311,9 @@ fn check_name(document: &Value, name: &str) -> Result<(), Status> {
     if given == name {
         return Ok(());
     }
-    Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
+    Err(Status::bad_request(format!(
+        "the name of the object ({given}) does not match the name on the URL ({name})"
+    )))
 }
 
 pub(crate) async fn update(call: &Call, kind: &'static Kind, body: Bytes) -> Answer {
@@ -324,7 +331,10 @@ pub(crate) async fn update_part(call: &Call, kind: &'static Kind, part: Part, bo
         check_name(&document, name)?;
         let dry_run = dry_run(call);
         let place = (call.namespace(), name.as_str());
-        if part == Part::Whole && kind.create_on_update && call.shared.cache.get(kind, place.0, place.1).is_none() {
+        if part == Part::Whole
+            && kind.create_on_update
+            && call.shared.cache.get(kind, place.0, place.1).is_none()
+        {
             let made = insert(&call.shared, kind, document, place.0, dry_run).await?;
             return Ok(answer::object(201, kind, &made, format));
         }
@@ -350,8 +360,21 @@ pub(crate) async fn patch(call: &Call, kind: &'static Kind, body: Bytes) -> Answ
 
 /// The patch's language by its content type.
 pub(crate) fn patch_kind(call: &Call) -> Result<PatchKind, Status> {
-    let given = call.parts.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-    PatchKind::of(given).ok_or_else(|| Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type"))
+    let given =
+        call.parts.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    PatchKind::of(given).ok_or_else(|| {
+        let mut status = Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+        status.details = json!({});
+        status
+    })
+}
+
+/// Refusals of patches carry empty details.
+fn generic(mut status: Status) -> Status {
+    if status.code == 422 && status.details.is_null() {
+        status.details = json!({});
+    }
+    status
 }
 
 /// PATCH of an object, or of a part of it.
@@ -367,7 +390,7 @@ pub(crate) async fn patch_part(call: &Call, kind: &'static Kind, part: Part, bod
         } else {
             let mut noted = Vec::new();
             let entry = modify(&call.shared, kind, place, dry_run(call), |old| {
-                let new = patch::apply(kind, language, old.value(), &body)?;
+                let new = patch::apply(kind, language, old.value(), &body).map_err(generic)?;
                 patched(call, kind, part, new, old, &mut noted)
             });
             let entry = entry.await?;
@@ -394,7 +417,10 @@ fn patched(
     let mut problems = Vec::new();
     let shown = new.to_string();
     decode::conform(kind, &mut new, &mut problems).map_err(|status| {
-        let why = status.message.rsplit_once(&format!("cannot be handled as a {}: ", kind.kind)).map(|(_, why)| why);
+        let why = status
+            .message
+            .rsplit_once(&format!("cannot be handled as a {}: ", kind.kind))
+            .map(|(_, why)| why);
         let path = sealane_api::field::Path::root("patch");
         let why = why.unwrap_or(&status.message);
         let error = sealane_api::field::FieldError::invalid(&path, &json!(shown), why);
@@ -439,7 +465,11 @@ async fn apply(
 
 /// The options of a delete: the body's, or the query's where there is no body.
 pub(crate) fn delete_options(call: &Call, body: &[u8]) -> Result<Value, Status> {
-    let unreadable = |e: String| Status::bad_request(format!("the object provided is unrecognized (must be of type DeleteOptions): {e}"));
+    let unreadable = |e: String| {
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type DeleteOptions): {e}"
+        ))
+    };
     let mut document = if body.is_empty() {
         json!({})
     } else {

@@ -37,7 +37,10 @@ pub struct ControllersConfig {
 
 impl Default for ControllersConfig {
     fn default() -> Self {
-        ControllersConfig { root_ca_pem: String::new(), node_grace_seconds: Config::default().node_grace_seconds }
+        ControllersConfig {
+            root_ca_pem: String::new(),
+            node_grace_seconds: Config::default().node_grace_seconds,
+        }
     }
 }
 
@@ -178,8 +181,12 @@ impl Runner {
                 self.queue.done(work, false, plan.requeue_after, Instant::now());
                 continue;
             }
-            let open =
-                Open { requests: plan.actions.len(), failed: false, confirmed: false, after: plan.requeue_after };
+            let open = Open {
+                requests: plan.actions.len(),
+                failed: false,
+                confirmed: false,
+                after: plan.requeue_after,
+            };
             self.open.insert(work.clone(), open);
             for action in plan.actions {
                 self.send(work.clone(), action);
@@ -234,7 +241,10 @@ impl Runner {
                         if let Some(note) = note
                             && let Some((reason, before)) = note.failure
                         {
-                            self.note(work.controller, Note::warning(note.regarding, reason, format!("{before}{why}")));
+                            self.note(
+                                work.controller,
+                                Note::warning(note.regarding, reason, format!("{before}{why}")),
+                            );
                         }
                     }
                 }

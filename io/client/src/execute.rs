@@ -91,7 +91,8 @@ pub(crate) async fn execute(client: &Client, write: &Write) -> Answer {
             change(client, *kind, key, Request::patch(path).header("content-type", media), body).await
         }
         Write::Delete { kind, key, uid, resource_version, propagation, grace_seconds } => {
-            let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
+            let mut options =
+                json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
             if let Some(version) = resource_version {
                 options["preconditions"]["resourceVersion"] = version.as_str().into();
             }

@@ -318,8 +318,18 @@ fn make_node(config: &HostConfig, mtu: u32) -> Result<(), HostError> {
             )
         })?;
     }
-    links::no_bridge_hooks()
-        .map_err(|error| step("set net/bridge/bridge-nf-call-iptables in the node's network", error))
+    // Where the kernel has br_netfilter, it would rewrite Service traffic on the bridge, below routing, and then pass it
+    // on between isolated ports, which is to drop it. Here every packet between Pods is routed, and filtered there.
+    for family in ["ip", "ip6", "arp"] {
+        let name = format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables");
+        match fs::write(&name, "0") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(step(format!("turn {name} off in the node's network"), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Tries for up to two seconds: the kernel takes what a killed run had down in the background.

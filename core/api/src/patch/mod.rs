@@ -11,8 +11,6 @@ use crate::schema;
 use crate::status::Status;
 use crate::yaml;
 
-pub use strategic::Order;
-
 /// The patch languages, by content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchKind {

@@ -11,7 +11,7 @@ const DELETE_PREFIX: &str = "$deleteFromPrimitiveList/";
 const ORDER_PREFIX: &str = "$setElementOrder/";
 
 /// The wished order of a list's keys or values.
-pub type Order = Vec<Value>;
+type Order = Vec<Value>;
 
 /// Merges `patch` into `target`, an object of the given type.
 ///

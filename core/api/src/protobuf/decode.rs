@@ -23,6 +23,9 @@ pub enum DecodeError {
     /// A wire type that doesn't fit its field, or too deep.
     #[error("proto: wrong wireType or nesting in {0}")]
     Wire(String),
+    /// A wire type that there is none of.
+    #[error("proto: illegal wireType {0}")]
+    WireType(u64),
     /// A kind that the table doesn't have.
     #[error("no kind {kind:?} is registered for version {api_version:?}")]
     Kind {
@@ -106,7 +109,7 @@ impl<'a> Parts<'a> {
                 let four: [u8; 4] = self.take(4)?.try_into().map_err(|_| DecodeError::Short)?;
                 Wire::Number(u32::from_le_bytes(four).into())
             }
-            _ => return Err(DecodeError::Wire(format!("field {number}"))),
+            other => return Err(DecodeError::WireType(other)),
         };
         Ok((number, wire))
     }

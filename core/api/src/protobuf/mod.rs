@@ -4,9 +4,11 @@
 mod decode;
 mod encode;
 mod table;
+mod zero;
 
 pub use decode::{DecodeError, decode};
 pub use encode::{encode, encode_watch_event};
+pub use zero::zero;
 
 /// What every body begins with.
 const MAGIC: &[u8; 4] = b"k8s\0";

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 
 /// A field of a message.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Field {
     name: &'static str,
@@ -24,21 +24,6 @@ pub(super) struct Field {
     pub(super) pointer: bool,
     /// The inner message's fields stand in the outer JSON.
     pub(super) inline: bool,
-}
-
-impl Default for Field {
-    fn default() -> Self {
-        Field {
-            name: "",
-            kind: "",
-            map: None,
-            repeated: false,
-            json: None,
-            omitempty: false,
-            pointer: false,
-            inline: false,
-        }
-    }
 }
 
 impl Field {

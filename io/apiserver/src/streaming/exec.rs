@@ -58,6 +58,12 @@ pub(super) async fn run(socket: WebSocket, session: ExecSession, half_close: boo
     ending.abort();
 }
 
+/// Says why there is no session.
+pub(super) async fn refuse(mut socket: WebSocket, why: &str) {
+    let _ = socket.send(framed(ERROR, failed(why).to_string().as_bytes())).await;
+    let _ = socket.send(Message::Close(Some(CloseFrame { code: 1000, reason: "".into() }))).await;
+}
+
 async fn copy(channel: u8, mut from: mpsc::Receiver<Bytes>, to: mpsc::Sender<Message>) {
     while let Some(bytes) = from.recv().await {
         if to.send(framed(channel, &bytes)).await.is_err() {

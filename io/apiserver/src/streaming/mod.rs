@@ -44,9 +44,13 @@ pub async fn exec(
 ) -> Result<Response, Status> {
     let upgrade = websocket(request, &CHANNELS).await?;
     let half_close = upgrade.selected_protocol().is_some_and(|p| p == CHANNELS[0]);
-    // Refused before the upgrade: the client prints the Status.
-    let session = nodes.exec(namespace, pod, exec).await.map_err(Status::from)?;
-    Ok(upgrade.on_upgrade(move |socket| exec::run(socket, session, half_close)))
+    // After the upgrade: a client whose upgrade fails tries SPDY next, and prints that one's refusal.
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        match nodes.exec(namespace, pod, exec).await {
+            Ok(session) => exec::run(socket, session, half_close).await,
+            Err(why) => exec::refuse(socket, &why.to_string()).await,
+        }
+    }))
 }
 
 /// Connects local ports of the client with ports of a Pod. `ports` are those of the query, which only clients
