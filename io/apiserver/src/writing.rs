@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use http::Response;
-use sealane_api::defaults::pod_admission;
-use sealane_api::document::{items, text};
+use sealane_api::defaults::{self, pod_admission};
+use sealane_api::document::{items, map, text};
 use sealane_api::kinds::by_kind;
+use sealane_api::managed::{self, Writer};
 use sealane_api::patch::{self, PatchKind};
 use sealane_api::validation::options;
 use sealane_api::{Kind, Object, Status, decode, time, yaml};
@@ -78,6 +79,36 @@ fn finish(result: Answer, warnings: &[String], call: &Call) -> Answer {
     let mut response: Response<_> = result.unwrap_or_else(|status| answer::refusal(&status, format));
     answer::warn(response.headers_mut(), warnings.iter().map(String::as_str));
     Ok(response)
+}
+
+/// Who writes, for `managedFields`: the query's `fieldManager`, or the client's name before the first slash.
+fn manager(call: &Call) -> String {
+    let named = call.query.get("fieldManager");
+    if !named.is_empty() {
+        return named.to_owned();
+    }
+    let agent = call.parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    agent.split('/').next().unwrap_or_default().to_owned()
+}
+
+/// The subresource that a part is written through.
+fn subresource(part: Part) -> &'static str {
+    match part {
+        Part::Whole => "",
+        Part::Status => "status",
+        Part::Finalizers => "finalize",
+    }
+}
+
+/// Writes down who owns which fields, before anything is filled in that nobody asked for.
+fn own(call: &Call, kind: &Kind, document: &mut Value, old: Option<&Value>, part: Part) {
+    if kind.namespaced() && text(&document["metadata"]["namespace"]).is_empty() {
+        map(document, "metadata")["namespace"] = json!(call.namespace());
+    }
+    defaults::apply(kind, document);
+    let (manager, now) = (manager(call), time::format(now()));
+    let writer = Writer { manager: &manager, subresource: subresource(part), now: &now };
+    managed::update(kind, document, old, &writer);
 }
 
 async fn commit(shared: &Shared, txn: Txn) -> Result<Revision, StoreError> {
@@ -284,7 +315,8 @@ pub(crate) async fn create(call: &Call, kind: &'static Kind, body: Bytes) -> Ans
     check_options(call, "CreateOptions", false)?;
     let mut warnings = Vec::new();
     let result = async {
-        let document = decoded(call, kind, &body, &mut warnings)?;
+        let mut document = decoded(call, kind, &body, &mut warnings)?;
+        own(call, kind, &mut document, None, Part::Whole);
         let made = insert(&call.shared, kind, document, call.namespace(), dry_run(call)).await?;
         warnings.extend((kind.warnings)(made.object.value(), None));
         Ok(answer::object(201, kind, &made, format))
@@ -335,12 +367,16 @@ pub(crate) async fn update_part(call: &Call, kind: &'static Kind, part: Part, bo
             && kind.create_on_update
             && call.shared.cache.get(kind, place.0, place.1).is_none()
         {
+            let mut document = document;
+            own(call, kind, &mut document, None, part);
             let made = insert(&call.shared, kind, document, place.0, dry_run).await?;
             return Ok(answer::object(201, kind, &made, format));
         }
         let mut noted = Vec::new();
         let made = modify(&call.shared, kind, place, dry_run, |old| {
-            let new = replace(kind, part, document.clone(), old)?;
+            let mut document = document.clone();
+            own(call, kind, &mut document, Some(old.value()), part);
+            let new = replace(kind, part, document, old)?;
             if let Some(new) = &new {
                 noted = (kind.warnings)(new, Some(old.value()));
             }
@@ -428,6 +464,7 @@ fn patched(
     })?;
     judge(call, kind, problems, warnings)?;
     check_name(&new, old.name())?;
+    own(call, kind, &mut new, Some(old.value()), part);
     let new = replace(kind, part, new, old)?;
     if let Some(new) = &new {
         warnings.extend((kind.warnings)(new, Some(old.value())));
@@ -448,15 +485,29 @@ async fn apply(
     let name = call.path.name.as_str();
     check_name(&document, name)?;
     let place = (call.namespace(), name);
+    let (manager, stamp) = (manager(call), time::format(now()));
+    let writer = Writer { manager: &manager, subresource: subresource(part), now: &stamp };
+    let force = call.query.get("force") == "true";
+    let merged = |live: Option<&Value>| {
+        let mut new = managed::apply(kind, live, &document, &writer, force)?;
+        // What was pruned may have left gaps, which count as left out.
+        decode::conform(kind, &mut new, &mut Vec::new())?;
+        if kind.namespaced() && text(&new["metadata"]["namespace"]).is_empty() {
+            map(&mut new, "metadata")["namespace"] = json!(call.namespace());
+        }
+        Ok::<Value, Status>(new)
+    };
     if part == Part::Whole && call.shared.cache.get(kind, place.0, place.1).is_none() {
-        let entry = insert(&call.shared, kind, document, place.0, dry_run(call)).await?;
+        let entry = insert(&call.shared, kind, merged(None)?, place.0, dry_run(call)).await?;
         return Ok(Written { entry, created: true });
     }
-    let merge = document.to_string();
     let mut noted = Vec::new();
     let entry = modify(&call.shared, kind, place, dry_run(call), |old| {
-        let new = patch::apply(kind, PatchKind::Strategic, old.value(), merge.as_bytes())?;
-        patched(call, kind, part, new, old, &mut noted)
+        let new = replace(kind, part, merged(Some(old.value()))?, old)?;
+        if let Some(new) = &new {
+            noted = (kind.warnings)(new, Some(old.value()));
+        }
+        Ok(new)
     });
     let entry = entry.await?;
     warnings.extend(noted);

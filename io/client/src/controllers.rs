@@ -154,12 +154,15 @@ impl Runner {
         let event = match fed {
             Fed::ListBegins => Some(Event::ListBegins(row)),
             Fed::Listed(value) => read(value).map(Event::Listed),
-            Fed::ListEnds(_) => Some(Event::ListEnds(row)),
+            // A kind that is not served lists nothing at no revision.
+            Fed::ListEnds(0) => Some(Event::ListEnds(row)),
+            // What was written while the list was on its way is newer than it, and stays.
+            Fed::ListEnds(revision) => Some(Event::ListEndsAt(row, revision)),
             Fed::Applied(value) => read(value).map(Event::Applied),
             Fed::Deleted(value) => read(value).map(Event::Deleted),
             Fed::Revision(_) => None,
         };
-        let ends = matches!(event, Some(Event::ListEnds(_)));
+        let ends = matches!(event, Some(Event::ListEnds(_) | Event::ListEndsAt(..)));
         if let Some(event) = event {
             self.learn(event);
         }

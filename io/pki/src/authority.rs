@@ -1,7 +1,7 @@
 //! [`Pki`]: the CA and what it signs.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -180,7 +180,7 @@ pub fn peer_identity(certificate: &[u8]) -> Option<Identity> {
     Some(Identity { user, groups })
 }
 
-fn make_ca(ca_path: &PathBuf, key_path: &Path, now: i64) -> Result<(String, KeyPair), PkiError> {
+fn make_ca(ca_path: &Path, key_path: &Path, now: i64) -> Result<(String, KeyPair), PkiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = name_of("sealane", None);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
