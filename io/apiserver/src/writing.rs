@@ -7,6 +7,7 @@ use http::Response;
 use sealane_api::defaults::pod_admission;
 use sealane_api::document::{items, text};
 use sealane_api::kinds::by_kind;
+use sealane_api::managed::{self, Writer};
 use sealane_api::patch::{self, PatchKind};
 use sealane_api::validation::options;
 use sealane_api::{Kind, Object, Status, decode, time, yaml};
@@ -129,11 +130,12 @@ impl Surroundings {
         Surroundings { namespace, account, node }
     }
 
-    fn context(&self) -> Context<'_> {
+    fn context<'a>(&'a self, manager: &'a str) -> Context<'a> {
         Context {
             now: now(),
             uid: random(),
             suffix: random(),
+            manager,
             namespace: self.namespace.as_ref().map(|e| &e.object),
             service_account: self.account.as_ref().map(|e| &e.object),
             node: self.node.as_ref().map(|e| &e.object),
@@ -160,6 +162,7 @@ pub(crate) async fn insert(
     kind: &'static Kind,
     body: Value,
     namespace: &str,
+    manager: &str,
     dry_run: bool,
 ) -> Result<Arc<Entry>, Status> {
     if !dry_run && !text(&body["metadata"]["resourceVersion"]).is_empty() {
@@ -168,7 +171,7 @@ pub(crate) async fn insert(
     let generated = text(&body["metadata"]["name"]).is_empty();
     let around = Surroundings::of(shared, kind, &body, namespace);
     for attempt in 1.. {
-        let mut document = sealane_registry::create(kind, body.clone(), namespace, &around.context())?;
+        let mut document = sealane_registry::create(kind, body.clone(), namespace, &around.context(manager))?;
         if dry_run && let Some(version) = body["metadata"].get("resourceVersion") {
             // What is not stored is not compared: it stays as it was sent.
             document["metadata"]["resourceVersion"] = version.clone();
@@ -285,7 +288,8 @@ pub(crate) async fn create(call: &Call, kind: &'static Kind, body: Bytes) -> Ans
     let mut warnings = Vec::new();
     let result = async {
         let document = decoded(call, kind, &body, &mut warnings)?;
-        let made = insert(&call.shared, kind, document, call.namespace(), dry_run(call)).await?;
+        let made =
+            insert(&call.shared, kind, document, call.namespace(), call.manager(), dry_run(call)).await?;
         warnings.extend((kind.warnings)(made.object.value(), None));
         Ok(answer::object(201, kind, &made, format))
     };
@@ -335,12 +339,14 @@ pub(crate) async fn update_part(call: &Call, kind: &'static Kind, part: Part, bo
             && kind.create_on_update
             && call.shared.cache.get(kind, place.0, place.1).is_none()
         {
-            let made = insert(&call.shared, kind, document, place.0, dry_run).await?;
+            let made = insert(&call.shared, kind, document, place.0, call.manager(), dry_run).await?;
             return Ok(answer::object(201, kind, &made, format));
         }
         let mut noted = Vec::new();
+        let at = time::format(now());
+        let by = writer(call, part, &at);
         let made = modify(&call.shared, kind, place, dry_run, |old| {
-            let new = replace(kind, part, document.clone(), old)?;
+            let new = replace(kind, part, document.clone(), old, Some(&by))?;
             if let Some(new) = &new {
                 noted = (kind.warnings)(new, Some(old.value()));
             }
@@ -389,9 +395,11 @@ pub(crate) async fn patch_part(call: &Call, kind: &'static Kind, part: Part, bod
             apply(call, kind, part, &body, &mut warnings).await?
         } else {
             let mut noted = Vec::new();
+            let at = time::format(now());
+            let by = writer(call, part, &at);
             let entry = modify(&call.shared, kind, place, dry_run(call), |old| {
                 let new = patch::apply(kind, language, old.value(), &body).map_err(generic)?;
-                patched(call, kind, part, new, old, &mut noted)
+                patched(call, kind, (part, Some(&by)), new, old, &mut noted)
             });
             let entry = entry.await?;
             warnings.extend(noted);
@@ -404,11 +412,21 @@ pub(crate) async fn patch_part(call: &Call, kind: &'static Kind, part: Part, bod
     finish(result, &warnings, call)
 }
 
+/// Who owns what this request changes.
+fn writer<'a>(call: &'a Call, part: Part, now: &'a str) -> Writer<'a> {
+    let subresource = match part {
+        Part::Whole => "",
+        Part::Status => "status",
+        Part::Finalizers => "finalize",
+    };
+    Writer { manager: call.manager(), subresource, now }
+}
+
 /// The new version of an object from what a patch made of it.
 fn patched(
     call: &Call,
     kind: &'static Kind,
-    part: Part,
+    (part, by): (Part, Option<&Writer<'_>>),
     mut new: Value,
     old: &Object,
     warnings: &mut Vec<String>,
@@ -428,14 +446,15 @@ fn patched(
     })?;
     judge(call, kind, problems, warnings)?;
     check_name(&new, old.name())?;
-    let new = replace(kind, part, new, old)?;
+    let new = replace(kind, part, new, old, by)?;
     if let Some(new) = &new {
         warnings.extend((kind.warnings)(new, Some(old.value())));
     }
     Ok(new)
 }
 
-/// Server-side apply: what is applied is created where it is missing and merged where it is there.
+/// Server-side apply: what is applied is created where it is missing, and merged into what others own where it is
+/// there.
 async fn apply(
     call: &Call,
     kind: &'static Kind,
@@ -448,15 +467,18 @@ async fn apply(
     let name = call.path.name.as_str();
     check_name(&document, name)?;
     let place = (call.namespace(), name);
+    let at = time::format(now());
+    let by = writer(call, part, &at);
+    let force = call.query.flag("force") == Some(true);
     if part == Part::Whole && call.shared.cache.get(kind, place.0, place.1).is_none() {
-        let entry = insert(&call.shared, kind, document, place.0, dry_run(call)).await?;
+        let new = managed::apply(kind, None, &document, &by, force)?;
+        let entry = insert(&call.shared, kind, new, place.0, "", dry_run(call)).await?;
         return Ok(Written { entry, created: true });
     }
-    let merge = document.to_string();
     let mut noted = Vec::new();
     let entry = modify(&call.shared, kind, place, dry_run(call), |old| {
-        let new = patch::apply(kind, PatchKind::Strategic, old.value(), merge.as_bytes())?;
-        patched(call, kind, part, new, old, &mut noted)
+        let new = managed::apply(kind, Some(old.value()), &document, &by, force)?;
+        patched(call, kind, (part, None), new, old, &mut noted)
     });
     let entry = entry.await?;
     warnings.extend(noted);
