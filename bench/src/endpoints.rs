@@ -8,6 +8,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ const FIRST: u32 = u32::from_be_bytes([198, 18, 1, 0]);
 const PORT: u16 = 9000;
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const APP: &str = "bench-by-hand";
@@ -179,6 +181,10 @@ pub(crate) struct Visible {
     /// One durable commit: an empty ConfigMap's creation less the median of its readings, which cost the same but the
     /// commit.
     pub(crate) commit: Vec<f64>,
+    /// From the acknowledged status write on until a watch shows the EndpointSlice.
+    pub(crate) slice: Vec<f64>,
+    /// The same for the Endpoints object.
+    pub(crate) endpoints: Vec<f64>,
 }
 
 /// A hand-made EndpointSlice of a Service without selector: each change replaces its only endpoint by a fresh one.
@@ -240,6 +246,8 @@ pub(crate) fn after_status_write(cluster: &Cluster, place: Place, changes: usize
     };
     let addresses = [endpoint(first), endpoint(first + 1)];
     let mut api = cluster.connect()?;
+    let slices = cluster.connect()?.watch(SLICES)?.follow();
+    let objects = cluster.connect()?.watch(ENDPOINTS)?.follow();
     write_status(&mut api, 0, addresses[0], true)?;
     write_status(&mut api, 1, addresses[1], false)?;
     let mut probe = service(&mut api, name, place, Some(APP))?;
@@ -252,15 +260,56 @@ pub(crate) fn after_status_write(cluster: &Cluster, place: Place, changes: usize
         visible.commit.push(create);
         reads.push(read);
         write_status(&mut api, new, addresses[new], true)?;
+        let acknowledged = Instant::now();
         visible.change.push(probe.until(addresses[new])?);
+        for (events, times) in [(&slices, &mut visible.slice), (&objects, &mut visible.endpoints)] {
+            times.push(milliseconds(
+                first_with(events, addresses[new])?.saturating_duration_since(acknowledged),
+            ));
+        }
         write_status(&mut api, old, addresses[old], false)?;
         probe.until_gone(addresses[old])?;
+        for events in [&slices, &objects] {
+            first_without(events, addresses[old])?;
+        }
     }
     reads.sort_by(f64::total_cmp);
     let read = reads.get(reads.len() / 2).copied().unwrap_or_default();
     visible.commit.iter_mut().for_each(|create| *create -= read);
     api.delete(&format!("{SERVICES}/{name}"))?;
     Ok(visible)
+}
+
+/// When the first object came that has the address among its ready ones.
+fn first_with(events: &Receiver<(Instant, Value)>, address: Ipv4Addr) -> Result<Instant> {
+    first(events, |object| has_ready(object, address))
+}
+
+/// When the first object came that has it no more.
+fn first_without(events: &Receiver<(Instant, Value)>, address: Ipv4Addr) -> Result<Instant> {
+    first(events, |object| !has_ready(object, address))
+}
+
+fn first(events: &Receiver<(Instant, Value)>, wanted: impl Fn(&Value) -> bool) -> Result<Instant> {
+    loop {
+        let (when, event) = events.recv_timeout(PATIENCE).map_err(|e| format!("waited for an event: {e}"))?;
+        let object = &event["object"];
+        if object["metadata"].to_string().contains("bench-status-") && wanted(object) {
+            return Ok(when);
+        }
+    }
+}
+
+/// Of an EndpointSlice or an Endpoints object.
+fn has_ready(object: &Value, address: Ipv4Addr) -> bool {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let in_slice = list(&object["endpoints"])
+        .iter()
+        .any(|e| e["conditions"]["ready"] == true && list(&e["addresses"]).contains(&json!(address)));
+    let in_subsets = list(&object["subsets"])
+        .iter()
+        .any(|s| list(&s["addresses"]).iter().any(|a| a["ip"] == json!(address)));
+    in_slice || in_subsets
 }
 
 fn write_status(api: &mut Connection, pod: usize, address: Ipv4Addr, ready: bool) -> Result<Value> {
@@ -285,6 +334,17 @@ fn create_and_read(api: &mut Connection, name: &str) -> Result<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ready_addresses_are_found_in_both_kinds() {
+        let address = endpoint(0);
+        let slice = |ready| json!({"endpoints": [{"addresses": [address], "conditions": {"ready": ready}}]});
+        assert!(has_ready(&slice(true), address) && !has_ready(&slice(false), address));
+        let object = |field: &str| json!({"subsets": [{field: [{"ip": address}]}]});
+        assert!(
+            has_ready(&object("addresses"), address) && !has_ready(&object("notReadyAddresses"), address)
+        );
+    }
 
     #[test]
     fn each_change_has_an_address_of_its_own_in_the_range() {

@@ -5,7 +5,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -123,9 +125,13 @@ impl Connection {
         self.object("DELETE", path, None)
     }
 
-    /// Turns the connection into a stream of events.
-    pub(crate) fn watch(mut self, path: &str) -> Result<Watch> {
-        self.send("GET", path, None)?;
+    /// The events of a collection's objects from now on. The connection ends with them.
+    pub(crate) fn watch(mut self, collection: &str) -> Result<Watch> {
+        let list = self.get(collection)?;
+        let revision =
+            list["metadata"]["resourceVersion"].as_str().ok_or("a list without a resourceVersion")?;
+        let path = format!("{collection}?watch=true&resourceVersion={revision}");
+        self.send("GET", &path, None)?;
         let head = self.head()?;
         if head.status != 200 || !head.chunked {
             return Err(format!("GET {path}: {}, not a stream of events", head.status).into());
@@ -193,8 +199,21 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Reads on a thread of its own, so that an event's time is when it came. It ends with the stream.
+    pub(crate) fn follow(mut self) -> Receiver<(Instant, Value)> {
+        let (send, events) = channel();
+        thread::spawn(move || {
+            while let Ok(event) = self.next() {
+                if send.send((Instant::now(), event)).is_err() {
+                    return;
+                }
+            }
+        });
+        events
+    }
+
     /// The next event; an error at the stream's end or after a long silence.
-    pub(crate) fn next(&mut self) -> Result<Value> {
+    fn next(&mut self) -> Result<Value> {
         loop {
             if let Some(end) = self.pending.iter().position(|b| *b == b'\n') {
                 let event = serde_json::from_slice(&self.pending[..end])?;

@@ -157,6 +157,12 @@ impl Run {
                             .less(&commit),
                     );
                     self.figures.push(commit);
+                    for (what, samples) in
+                        [("EndpointSlice", visible.slice), ("Endpoints", visible.endpoints)]
+                    {
+                        let name = format!("  until a watch shows the {what}");
+                        self.figures.push(Figure::new(name, "ms", samples));
+                    }
                 }
             }
         }

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -13,10 +17,31 @@ use tar::{Builder, EntryType, Header};
 pub struct Image {
     /// As `kubectl run --image` names it.
     pub reference: String,
-    layer: std::sync::Arc<Vec<u8>>,
+    layer: Arc<Layer>,
     entrypoint: Vec<String>,
     cmd: Vec<String>,
     env: Vec<String>,
+}
+
+/// A layer in the forms in which it is handed out, each made once: hashing takes its time.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) tar: Vec<u8>,
+    pub(crate) tar_digest: String,
+    gzip: OnceLock<(Vec<u8>, String)>,
+}
+
+impl Layer {
+    /// Compressed, and that form's digest. The form is what counts: nothing is made smaller.
+    pub(crate) fn gzip(&self) -> &(Vec<u8>, String) {
+        self.gzip.get_or_init(|| {
+            let mut gzip = GzEncoder::new(Vec::new(), Compression::none());
+            gzip.write_all(&self.tar).unwrap();
+            let bytes = gzip.finish().unwrap();
+            let digest = digest(&bytes);
+            (bytes, digest)
+        })
+    }
 }
 
 /// A layer's content: directories first.
@@ -102,7 +127,8 @@ fn hex(bytes: &[u8]) -> String {
 impl Image {
     pub(crate) fn new(files: Files) -> Image {
         let env = strings(&["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
-        let layer = std::sync::Arc::new(files.layer());
+        let tar = files.layer();
+        let layer = Arc::new(Layer { tar_digest: digest(&tar), tar, gzip: OnceLock::new() });
         Image { reference: String::new(), layer, entrypoint: Vec::new(), cmd: Vec::new(), env }
     }
 
@@ -123,14 +149,14 @@ impl Image {
         self
     }
 
-    pub(crate) fn layer(&self) -> &[u8] {
+    pub(crate) fn layer(&self) -> &Layer {
         &self.layer
     }
 
     pub(crate) fn config(&self) -> Value {
         json!({"architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
             "config": {"Env": self.env, "Entrypoint": self.entrypoint, "Cmd": self.cmd},
-            "rootfs": {"type": "layers", "diff_ids": [digest(&self.layer)]}})
+            "rootfs": {"type": "layers", "diff_ids": [self.layer.tar_digest]}})
     }
 }
 
@@ -142,9 +168,9 @@ pub fn archive(path: &Path, images: &[Image]) {
     let mut manifest = Vec::new();
     for image in images {
         let config = image.config();
-        let name = config["rootfs"]["diff_ids"][0].as_str().unwrap().replace("sha256:", "") + "/layer.tar";
+        let name = image.layer().tar_digest.replace("sha256:", "") + "/layer.tar";
         if written.insert(name.clone()) {
-            add(&mut tar, &name, EntryType::Regular, 0o644, image.layer());
+            add(&mut tar, &name, EntryType::Regular, 0o644, &image.layer().tar);
         }
         let config = config.to_string();
         let file = format!("{}.json", hex(config.as_bytes()));

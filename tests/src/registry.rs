@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use serde_json::json;
 
 use crate::image::{Image, digest};
@@ -57,20 +55,18 @@ impl Registry {
     pub fn push(&self, image: &Image) {
         let (_, name) = image.reference.split_once('/').expect("a registry's name");
         let (repository, tag) = name.rsplit_once(':').expect("a tag");
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-        gzip.write_all(image.layer()).unwrap();
-        let layer = gzip.finish().unwrap();
+        let (layer, layer_digest) = image.layer().gzip();
         let config = image.config().to_string().into_bytes();
         let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(&config), "size": config.len()},
-            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest(&layer), "size": layer.len()}]});
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer_digest, "size": layer.len()}]});
         let manifest = manifest.to_string().into_bytes();
         let mut content = self.content.lock().unwrap();
         let blob = "application/octet-stream";
         content.insert(format!("{repository}/manifests/{tag}"), (MANIFEST, manifest.clone()));
         content.insert(format!("{repository}/manifests/{}", digest(&manifest)), (MANIFEST, manifest));
         content.insert(format!("{repository}/blobs/{}", digest(&config)), (blob, config));
-        content.insert(format!("{repository}/blobs/{}", digest(&layer)), (blob, layer));
+        content.insert(format!("{repository}/blobs/{layer_digest}"), (blob, layer.clone()));
     }
 
     /// How many manifests were asked for and found.
@@ -114,11 +110,12 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>, served: &AtomicUsize) -> 
             Some(found) => ("200 OK", found),
             None => ("404 Not Found", ("application/json", unknown.to_string().into_bytes())),
         };
-        let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nDocker-Content-Digest: {}\r\n\r\n",
-            body.len(),
-            digest(&body)
-        );
+        let mut head =
+            format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
+        if key.contains("/manifests/") {
+            head += &format!("Docker-Content-Digest: {}\r\n", digest(&body));
+        }
+        head += "\r\n";
         let mut out = stream;
         out.write_all(head.as_bytes())?;
         if method != "HEAD" {

@@ -1,6 +1,8 @@
 //! Whatever happens, and however late the watches are: the controllers come to rest where the specs say, and on the way
 //! there are never more Pods than allowed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may
+
 mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,7 @@
 //! Namespaces, owners and dependents, Nodes: what goes when something else does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may
+
 mod memory;
 
 use memory::{Cluster, text};

@@ -1,5 +1,7 @@
 //! Recorded scenarios of kube-controller-manager 1.36, played on these controllers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may
+
 mod memory;
 
 use std::collections::BTreeMap;
@@ -89,8 +91,9 @@ fn normal(object: &Value, hashes: &[String]) -> Value {
     for field in ["uid", "resourceVersion", "managedFields", "creationTimestamp", "selfLink"] {
         meta.remove(field);
     }
+    let ordinal = meta.get("labels").is_some_and(|l| l.get("statefulset.kubernetes.io/pod-name").is_some());
     if let Some(base) = meta.get("generateName").and_then(Value::as_str)
-        && !meta.get("labels").is_some_and(|l| l.get("statefulset.kubernetes.io/pod-name").is_some())
+        && !ordinal
     {
         meta.insert("name".to_owned(), json!(format!("{base}*")));
     }

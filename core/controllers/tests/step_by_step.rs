@@ -1,5 +1,7 @@
 //! StatefulSets and Deployments step by step, on an API in memory.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may
+
 mod memory;
 
 use memory::{Cluster, text};

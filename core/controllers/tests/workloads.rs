@@ -1,5 +1,7 @@
 //! Workloads come to rest where they should, whatever happens on the way and however watches lag.
 
+#![allow(clippy::unwrap_used)]
+
 mod fake;
 
 use fake::World;

@@ -112,6 +112,12 @@ impl Host {
         blocking(move || {
             // First the old one goes: its link and table have the new one's names.
             drop(lock(&inner.run).take());
+            if inner.config.rootless.is_none() {
+                // The kernel would remove the link with the old namespace, which lives while anybody has a socket there.
+                Socket::route()
+                    .and_then(|host| links::remove_host_link(&host))
+                    .map_err(|error| step("remove the host's link to the node that was lost", error))?;
+            }
             let run = start(&inner.config, inner.forwarding.as_ref())?;
             *lock(&inner.run) = Some(Arc::new(run));
             Ok(())

@@ -10,6 +10,7 @@ use sealane_registry::Ranges;
 use sealane_registry::rbac::User;
 use sealane_store::DiskStore;
 use serde_json::Value;
+use tokio::task::AbortHandle;
 
 use super::{adapters, system};
 use crate::config::UpConfig;
@@ -65,13 +66,12 @@ impl Api {
         Ok(Api { server, tls: Arc::new(tls) })
     }
 
-    /// Answers on a listener, until [`Api::close`].
-    pub(crate) fn serve(&self, listener: TcpListener) -> Result<(), String> {
+    /// Answers on a listener, until [`Api::close`] or until the task is aborted.
+    pub(crate) fn serve(&self, listener: TcpListener) -> Result<AbortHandle, String> {
         listener.set_nonblocking(true).map_err(|e| e.to_string())?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())?;
         let (server, tls) = (self.server.clone(), Arc::clone(&self.tls));
-        tokio::spawn(async move { server.serve(listener, tls).await });
-        Ok(())
+        Ok(tokio::spawn(async move { server.serve(listener, tls).await }).abort_handle())
     }
 
     /// A client in this process.
@@ -100,7 +100,8 @@ impl Api {
                 other => format!("{kind} {name}: {other}"),
             };
             // Asked first: a Service's address is refused as taken before its name is.
-            let get = http::Request::get(format!("{path}/{name}")).body(Vec::new()).map_err(|e| e.to_string())?;
+            let get =
+                http::Request::get(format!("{path}/{name}")).body(Vec::new()).map_err(|e| e.to_string())?;
             match client.request::<Value>(get).await {
                 Ok(_) => continue,
                 Err(kube::Error::Api(status)) if status.code == 404 => {}

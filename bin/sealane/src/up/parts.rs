@@ -16,6 +16,7 @@ use sealane_pki::Pki;
 use sealane_proxy::{NodeContext, Table};
 use sealane_store::DiskStore;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 use super::api::Api;
 use super::report::Report;
@@ -155,7 +156,7 @@ async fn start_node(
         snapshots,
         stopping: stopping.clone(),
     };
-    let proxy = network.join().await?;
+    let joined = network.join().await?;
     report.part("proxy", "nftables");
 
     api.create_all(&system::kube_dns(config)).await?;
@@ -183,7 +184,7 @@ async fn start_node(
             "does not answer yet; see `kubectl -n kube-system describe pod -l k8s-app=kube-dns`",
         ),
     }
-    let keeper = tokio::spawn(network.keep(proxy, fail.clone()));
+    let keeper = tokio::spawn(network.keep(joined, fail.clone()));
     Ok(Node { host, agent, keeper })
 }
 
@@ -201,12 +202,24 @@ struct Network {
     stopping: watch::Receiver<bool>,
 }
 
+/// What stands in the node's network; dropped, it leaves that network, which would otherwise live as long as a socket.
+struct Joined {
+    proxy: Proxy,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
 impl Network {
     /// Opens the API's address and writes the rules of all Services; returns when they are in force.
-    async fn join(&self) -> Result<Proxy, String> {
+    async fn join(&self) -> Result<Joined, String> {
         let at = system::api_for_pods(self.host.config().gateway());
         let bound = self.host.node_network(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
-        self.api.serve(bound.map_err(|e| format!("{at} in the node's network: {e}"))?)?;
+        let api = self.api.serve(bound.map_err(|e| format!("{at} in the node's network: {e}"))?)?;
         let socket = self.host.node_network(netlink_socket).await.map_err(|e| e.to_string())?;
         let sink = NftSink::open(socket.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         let mut context = NodeContext::new(self.config.node_name.as_str());
@@ -215,14 +228,16 @@ impl Network {
         context.pod_cidrs = cidr.to_string().parse().into_iter().collect();
         let (updates, inbox) = std::sync::mpsc::channel();
         let proxy = sealane_dataplane::spawn(Table::new(context), sink, inbox).map_err(|e| e.to_string())?;
-        tokio::spawn(feed(self.snapshots.clone(), updates));
+        // The proxy's thread ends with its feed.
+        let feed = tokio::spawn(feed(self.snapshots.clone(), updates)).abort_handle();
         let mut applied = proxy.applied().clone();
+        let joined = Joined { proxy, tasks: [api, feed] };
         let first = applied.wait_for(|r| *r > 0);
         match tokio::time::timeout(Duration::from_secs(10), first).await {
             Ok(Ok(_)) => {}
             _ => return Err("the service rules could not be written; see the log above".to_owned()),
         }
-        Ok(proxy)
+        Ok(joined)
     }
 
     /// Comes when kube-dns answers for a name of the cluster.
@@ -255,7 +270,7 @@ impl Network {
     }
 
     /// Makes the node's network anew whenever its launcher is lost; Pods are started again by the agent.
-    async fn keep(self, mut proxy: Proxy, fail: mpsc::UnboundedSender<String>) {
+    async fn keep(self, mut joined: Joined, fail: mpsc::UnboundedSender<String>) {
         let mut stopping = self.stopping.clone();
         loop {
             tokio::select! {
@@ -266,21 +281,19 @@ impl Network {
                 return;
             }
             tracing::warn!("the node's launcher ended; the node is made anew");
+            drop(joined);
             let remade = match self.host.restart().await {
                 Ok(()) => self.join().await,
                 Err(e) => Err(e.to_string()),
             };
             match remade {
-                Ok(fresh) => {
-                    // Its thread has ended with the socket of the node that is gone.
-                    drop(std::mem::replace(&mut proxy, fresh));
-                }
+                Ok(fresh) => joined = fresh,
                 Err(why) => {
                     let _ = fail.send(format!("the node's launcher ended and could not be replaced: {why}"));
                     return;
                 }
             }
-            tracing::info!(revision = *proxy.applied().borrow(), "the node is there again");
+            tracing::info!(revision = *joined.proxy.applied().borrow(), "the node is there again");
         }
     }
 }

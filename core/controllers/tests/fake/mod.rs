@@ -1,5 +1,7 @@
 //! A tiny API in memory whose watches lag, and a runner that plans against it: time is simulated, order is chosen.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::Timestamp;
@@ -346,10 +348,8 @@ impl World {
     /// Delivers, plans and runs until nothing moves.
     pub fn settle(&mut self, ready: bool) {
         for round in 0..4_000 {
-            if self.work.is_empty() || self.draw(3) == 0 {
-                if self.deliver() {
-                    continue;
-                }
+            if (self.work.is_empty() || self.draw(3) == 0) && self.deliver() {
+                continue;
             }
             if !self.step() && !self.deliver() && !self.node(ready) {
                 return;
