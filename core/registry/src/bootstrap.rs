@@ -158,7 +158,7 @@ pub fn rbac() -> Vec<Value> {
 pub fn kubernetes_service(address: Ipv4Addr, port: u16) -> Value {
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
-        "spec": {"clusterIP": address.to_string(), "clusterIPs": [address.to_string()], "sessionAffinity": "None",
+        "spec": {"clusterIP": address.to_string(), "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
             "type": "ClusterIP", "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]}})
 }
 

@@ -50,6 +50,8 @@ pub struct Context<'a> {
     pub namespace: Option<&'a Object>,
     /// A created Pod's ServiceAccount, where it exists.
     pub service_account: Option<&'a Object>,
+    /// Who writes, for `metadata.managedFields`; "" where nobody is to own what is written.
+    pub manager: &'a str,
     /// The Node that a Pod is created on or bound to, where it exists.
     pub node: Option<&'a Object>,
 }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use sealane_api::document::{int, map, remove, text};
-use sealane_api::{Kind, Object, Status, defaults};
+use sealane_api::managed::{self, Writer};
+use sealane_api::{Kind, Object, Status, defaults, time};
 use serde_json::{Value, json};
 
 use crate::metadata::{before_create, before_update, check_preconditions, settle_namespace};
@@ -29,6 +30,15 @@ pub fn create(kind: &'static Kind, mut body: Value, namespace: &str, context: &C
     let name = text(&body["metadata"]["name"]).to_owned();
     check_namespace(kind, &name, namespace, context)?;
     defaults::apply(kind, &mut body);
+    if !context.manager.is_empty() {
+        let now = time::format(context.now);
+        managed::update(
+            kind,
+            &mut body,
+            None,
+            &Writer { manager: context.manager, subresource: "", now: &now },
+        );
+    }
     (kind.prepare_create)(&mut body);
     before_create(kind, &mut body, context);
     if kind.kind == "Pod" {
@@ -72,11 +82,17 @@ fn check_namespace(kind: &Kind, name: &str, namespace: &str, context: &Context<'
 }
 
 /// The document that an update stores, or `None` where it changes nothing: then nothing is written and the
-/// version stays.
+/// version stays. `by` becomes the owner of what it changes; without, the body says who owns what.
 ///
 /// # Errors
 /// 409 where the body's version or uid is not the object's, 422 where validation refuses.
-pub fn replace(kind: &'static Kind, part: Part, mut body: Value, old: &Object) -> Result<Option<Value>> {
+pub fn replace(
+    kind: &'static Kind,
+    part: Part,
+    mut body: Value,
+    old: &Object,
+    by: Option<&Writer<'_>>,
+) -> Result<Option<Value>> {
     settle_namespace(kind, &mut body, old.namespace())?;
     let meta = &body["metadata"];
     if part == Part::Whole && text(&meta["resourceVersion"]).is_empty() && !kind.unconditional_update {
@@ -87,6 +103,9 @@ pub fn replace(kind: &'static Kind, part: Part, mut body: Value, old: &Object) -
     }
     check_preconditions(kind, old, text(&meta["resourceVersion"]), text(&meta["uid"]))?;
     defaults::apply(kind, &mut body);
+    if let Some(by) = by {
+        managed::update(kind, &mut body, Some(old.value()), by);
+    }
     before_update(&mut body, old);
     let errors = match part {
         Part::Whole => {
@@ -204,15 +223,15 @@ mod tests {
         let kind = by_kind("apps/v1", "Deployment").unwrap();
         let old = made(7);
         assert_eq!(old.value()["metadata"]["generation"], 1);
-        assert_eq!(replace(kind, Part::Whole, old.to_value(), &old).unwrap(), None, "nothing changed");
+        assert_eq!(replace(kind, Part::Whole, old.to_value(), &old, None).unwrap(), None, "nothing changed");
         let mut scaled = old.to_value();
         scaled["spec"]["replicas"] = json!(3);
-        let scaled = replace(kind, Part::Whole, scaled, &old).unwrap().unwrap();
+        let scaled = replace(kind, Part::Whole, scaled, &old, None).unwrap().unwrap();
         assert_eq!(scaled["metadata"]["generation"], 2);
         let mut status = old.to_value();
         status["status"]["replicas"] = json!(3);
         status["spec"]["replicas"] = json!(9);
-        let status = replace(kind, Part::Status, status, &old).unwrap().unwrap();
+        let status = replace(kind, Part::Status, status, &old, None).unwrap().unwrap();
         assert_eq!(status["metadata"]["generation"], 1);
         assert_eq!((&status["spec"]["replicas"], &status["status"]["replicas"]), (&json!(1), &json!(3)));
     }
@@ -223,7 +242,7 @@ mod tests {
         let old = made(7);
         let mut body = old.to_value();
         body["metadata"]["resourceVersion"] = json!("6");
-        let refused = replace(kind, Part::Whole, body, &old).unwrap_err();
+        let refused = replace(kind, Part::Whole, body, &old, None).unwrap_err();
         assert_eq!((refused.code, refused.reason), (409, "Conflict"));
     }
 }

@@ -1,14 +1,18 @@
 //! What a server makes before it is ready: namespaces, RBAC, the `kubernetes` Service and where it leads.
 
 use futures::future::join_all;
-use sealane_api::Status;
 use sealane_api::document::text;
 use sealane_api::kinds::by_kind;
+use sealane_api::managed::Writer;
+use sealane_api::{Status, time};
 use sealane_registry::{Part, bootstrap, replace};
 use serde_json::Value;
 
-use crate::server::ApiServer;
+use crate::server::{ApiServer, now};
 use crate::writing::{insert, modify};
+
+/// Who owns the fields of the first objects.
+const MANAGER: &str = "kube-apiserver";
 
 /// Why the first objects could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +56,12 @@ impl ApiServer {
         let namespace = text(&body["metadata"]["namespace"]).to_owned();
         let name = text(&body["metadata"]["name"]).to_owned();
         let result = if self.0.cache.get(kind, &namespace, &name).is_none() {
-            insert(&self.0, kind, body, &namespace, false).await.map(|_| ())
+            insert(&self.0, kind, body, &namespace, MANAGER, false).await.map(|_| ())
         } else if renew {
+            let now = time::format(now());
+            let by = Writer { manager: MANAGER, subresource: "", now: &now };
             let renewed = modify(&self.0, kind, (&namespace, &name), false, |old| {
-                replace(kind, Part::Whole, body.clone(), old)
+                replace(kind, Part::Whole, body.clone(), old, Some(&by))
             });
             renewed.await.map(|_| ())
         } else {

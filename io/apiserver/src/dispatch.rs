@@ -38,7 +38,20 @@ impl Call {
         negotiate::accepted(&self.parts.headers, views, include)
     }
 
-    /// `User-Agent` up to the first slash: the manager of fields where none is named.
+    /// Who owns what is written: `fieldManager`, or the `User-Agent` up to its first slash.
+    pub fn manager(&self) -> &str {
+        let named = self.query.get("fieldManager");
+        if !named.is_empty() {
+            return named;
+        }
+        let agent = self.parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let name = agent.split('/').next().unwrap_or("");
+        // A name of a manager ends at 128 bytes.
+        let name = name.get(..128).unwrap_or(name);
+        if name.is_empty() { "unknown" } else { name }
+    }
+
+    /// The namespace, "" for none or all.
     pub fn namespace(&self) -> &str {
         &self.path.namespace
     }

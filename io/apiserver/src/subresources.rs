@@ -7,9 +7,10 @@ use futures::{StreamExt, TryStreamExt};
 use http::{HeaderValue, Request, Response, header};
 use sealane_api::document::{items, text};
 use sealane_api::kinds::{Subresource, by_kind};
+use sealane_api::managed::Writer;
 use sealane_api::patch::{self, PatchKind};
 use sealane_api::validation::options;
-use sealane_api::{Kind, Object, Status, decode, scale, yaml};
+use sealane_api::{Kind, Object, Status, decode, scale, time, yaml};
 use sealane_registry::{Context, Part, pods, replace};
 use serde_json::{Value, json};
 
@@ -126,6 +127,8 @@ async fn scaled(call: &Call, kind: &'static Kind, body: Bytes) -> Answer {
     }
     let asked = if call.verb == "update" { Some(loose(call, &body)?) } else { None };
     let language = if asked.is_none() { Some(writing::patch_kind(call)?) } else { None };
+    let at = time::format(now());
+    let by = Writer { manager: call.manager(), subresource: "scale", now: &at };
     let change = |old: &Object| -> Result<Option<Value>, Status> {
         let wanted = match (&asked, language) {
             (Some(scale), _) => scale.clone(),
@@ -146,7 +149,7 @@ async fn scaled(call: &Call, kind: &'static Kind, body: Bytes) -> Answer {
         if !errors.is_empty() {
             return Err(Status::invalid_of("autoscaling", "Scale", old.name(), &errors));
         }
-        replace(kind, Part::Whole, new, old)
+        replace(kind, Part::Whole, new, old, Some(&by))
     };
     let made = modify(&call.shared, kind, place, dry_run(call), change).await?;
     Ok(answer::document(200, &scale::of(made.object.value()), format))

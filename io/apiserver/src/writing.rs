@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use http::Response;
-use sealane_api::defaults::{self, pod_admission};
-use sealane_api::document::{items, map, text};
+use sealane_api::defaults::pod_admission;
+use sealane_api::document::{items, text};
 use sealane_api::kinds::by_kind;
 use sealane_api::managed::{self, Writer};
 use sealane_api::patch::{self, PatchKind};
@@ -81,36 +81,6 @@ fn finish(result: Answer, warnings: &[String], call: &Call) -> Answer {
     Ok(response)
 }
 
-/// Who writes, for `managedFields`: the query's `fieldManager`, or the client's name before the first slash.
-fn manager(call: &Call) -> String {
-    let named = call.query.get("fieldManager");
-    if !named.is_empty() {
-        return named.to_owned();
-    }
-    let agent = call.parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    agent.split('/').next().unwrap_or_default().to_owned()
-}
-
-/// The subresource that a part is written through.
-fn subresource(part: Part) -> &'static str {
-    match part {
-        Part::Whole => "",
-        Part::Status => "status",
-        Part::Finalizers => "finalize",
-    }
-}
-
-/// Writes down who owns which fields, before anything is filled in that nobody asked for.
-fn own(call: &Call, kind: &Kind, document: &mut Value, old: Option<&Value>, part: Part) {
-    if kind.namespaced() && text(&document["metadata"]["namespace"]).is_empty() {
-        map(document, "metadata")["namespace"] = json!(call.namespace());
-    }
-    defaults::apply(kind, document);
-    let (manager, now) = (manager(call), time::format(now()));
-    let writer = Writer { manager: &manager, subresource: subresource(part), now: &now };
-    managed::update(kind, document, old, &writer);
-}
-
 async fn commit(shared: &Shared, txn: Txn) -> Result<Revision, StoreError> {
     let revision = shared.backend.commit(txn).await?;
     // Read your writes: the answer comes when the cache has it.
@@ -160,11 +130,12 @@ impl Surroundings {
         Surroundings { namespace, account, node }
     }
 
-    fn context(&self) -> Context<'_> {
+    fn context<'a>(&'a self, manager: &'a str) -> Context<'a> {
         Context {
             now: now(),
             uid: random(),
             suffix: random(),
+            manager,
             namespace: self.namespace.as_ref().map(|e| &e.object),
             service_account: self.account.as_ref().map(|e| &e.object),
             node: self.node.as_ref().map(|e| &e.object),
@@ -191,6 +162,7 @@ pub(crate) async fn insert(
     kind: &'static Kind,
     body: Value,
     namespace: &str,
+    manager: &str,
     dry_run: bool,
 ) -> Result<Arc<Entry>, Status> {
     if !dry_run && !text(&body["metadata"]["resourceVersion"]).is_empty() {
@@ -199,7 +171,7 @@ pub(crate) async fn insert(
     let generated = text(&body["metadata"]["name"]).is_empty();
     let around = Surroundings::of(shared, kind, &body, namespace);
     for attempt in 1.. {
-        let mut document = sealane_registry::create(kind, body.clone(), namespace, &around.context())?;
+        let mut document = sealane_registry::create(kind, body.clone(), namespace, &around.context(manager))?;
         if dry_run && let Some(version) = body["metadata"].get("resourceVersion") {
             // What is not stored is not compared: it stays as it was sent.
             document["metadata"]["resourceVersion"] = version.clone();
@@ -315,9 +287,9 @@ pub(crate) async fn create(call: &Call, kind: &'static Kind, body: Bytes) -> Ans
     check_options(call, "CreateOptions", false)?;
     let mut warnings = Vec::new();
     let result = async {
-        let mut document = decoded(call, kind, &body, &mut warnings)?;
-        own(call, kind, &mut document, None, Part::Whole);
-        let made = insert(&call.shared, kind, document, call.namespace(), dry_run(call)).await?;
+        let document = decoded(call, kind, &body, &mut warnings)?;
+        let made =
+            insert(&call.shared, kind, document, call.namespace(), call.manager(), dry_run(call)).await?;
         warnings.extend((kind.warnings)(made.object.value(), None));
         Ok(answer::object(201, kind, &made, format))
     };
@@ -367,16 +339,14 @@ pub(crate) async fn update_part(call: &Call, kind: &'static Kind, part: Part, bo
             && kind.create_on_update
             && call.shared.cache.get(kind, place.0, place.1).is_none()
         {
-            let mut document = document;
-            own(call, kind, &mut document, None, part);
-            let made = insert(&call.shared, kind, document, place.0, dry_run).await?;
+            let made = insert(&call.shared, kind, document, place.0, call.manager(), dry_run).await?;
             return Ok(answer::object(201, kind, &made, format));
         }
         let mut noted = Vec::new();
+        let at = time::format(now());
+        let by = writer(call, part, &at);
         let made = modify(&call.shared, kind, place, dry_run, |old| {
-            let mut document = document.clone();
-            own(call, kind, &mut document, Some(old.value()), part);
-            let new = replace(kind, part, document, old)?;
+            let new = replace(kind, part, document.clone(), old, Some(&by))?;
             if let Some(new) = &new {
                 noted = (kind.warnings)(new, Some(old.value()));
             }
@@ -425,9 +395,11 @@ pub(crate) async fn patch_part(call: &Call, kind: &'static Kind, part: Part, bod
             apply(call, kind, part, &body, &mut warnings).await?
         } else {
             let mut noted = Vec::new();
+            let at = time::format(now());
+            let by = writer(call, part, &at);
             let entry = modify(&call.shared, kind, place, dry_run(call), |old| {
                 let new = patch::apply(kind, language, old.value(), &body).map_err(generic)?;
-                patched(call, kind, part, new, old, &mut noted)
+                patched(call, kind, (part, Some(&by)), new, old, &mut noted)
             });
             let entry = entry.await?;
             warnings.extend(noted);
@@ -440,11 +412,21 @@ pub(crate) async fn patch_part(call: &Call, kind: &'static Kind, part: Part, bod
     finish(result, &warnings, call)
 }
 
+/// Who owns what this request changes.
+fn writer<'a>(call: &'a Call, part: Part, now: &'a str) -> Writer<'a> {
+    let subresource = match part {
+        Part::Whole => "",
+        Part::Status => "status",
+        Part::Finalizers => "finalize",
+    };
+    Writer { manager: call.manager(), subresource, now }
+}
+
 /// The new version of an object from what a patch made of it.
 fn patched(
     call: &Call,
     kind: &'static Kind,
-    part: Part,
+    (part, by): (Part, Option<&Writer<'_>>),
     mut new: Value,
     old: &Object,
     warnings: &mut Vec<String>,
@@ -464,15 +446,15 @@ fn patched(
     })?;
     judge(call, kind, problems, warnings)?;
     check_name(&new, old.name())?;
-    own(call, kind, &mut new, Some(old.value()), part);
-    let new = replace(kind, part, new, old)?;
+    let new = replace(kind, part, new, old, by)?;
     if let Some(new) = &new {
         warnings.extend((kind.warnings)(new, Some(old.value())));
     }
     Ok(new)
 }
 
-/// Server-side apply: what is applied is created where it is missing and merged where it is there.
+/// Server-side apply: what is applied is created where it is missing, and merged into what others own where it is
+/// there.
 async fn apply(
     call: &Call,
     kind: &'static Kind,
@@ -485,29 +467,18 @@ async fn apply(
     let name = call.path.name.as_str();
     check_name(&document, name)?;
     let place = (call.namespace(), name);
-    let (manager, stamp) = (manager(call), time::format(now()));
-    let writer = Writer { manager: &manager, subresource: subresource(part), now: &stamp };
-    let force = call.query.get("force") == "true";
-    let merged = |live: Option<&Value>| {
-        let mut new = managed::apply(kind, live, &document, &writer, force)?;
-        // What was pruned may have left gaps, which count as left out.
-        decode::conform(kind, &mut new, &mut Vec::new())?;
-        if kind.namespaced() && text(&new["metadata"]["namespace"]).is_empty() {
-            map(&mut new, "metadata")["namespace"] = json!(call.namespace());
-        }
-        Ok::<Value, Status>(new)
-    };
+    let at = time::format(now());
+    let by = writer(call, part, &at);
+    let force = call.query.flag("force") == Some(true);
     if part == Part::Whole && call.shared.cache.get(kind, place.0, place.1).is_none() {
-        let entry = insert(&call.shared, kind, merged(None)?, place.0, dry_run(call)).await?;
+        let new = managed::apply(kind, None, &document, &by, force)?;
+        let entry = insert(&call.shared, kind, new, place.0, "", dry_run(call)).await?;
         return Ok(Written { entry, created: true });
     }
     let mut noted = Vec::new();
     let entry = modify(&call.shared, kind, place, dry_run(call), |old| {
-        let new = replace(kind, part, merged(Some(old.value()))?, old)?;
-        if let Some(new) = &new {
-            noted = (kind.warnings)(new, Some(old.value()));
-        }
-        Ok(new)
+        let new = managed::apply(kind, Some(old.value()), &document, &by, force)?;
+        patched(call, kind, (part, None), new, old, &mut noted)
     });
     let entry = entry.await?;
     warnings.extend(noted);

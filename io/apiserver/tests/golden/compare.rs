@@ -115,8 +115,8 @@ fn walk(path: &str, theirs: &Value, ours: &Value, learned: &mut Learned, found: 
                 learned.learn(x, y);
             }
             for (key, value) in a {
-                // Who manages which field is not kept yet; a certificate is the cluster's own.
-                if matches!(key.as_str(), "managedFields" | "storageVersionHash" | "ca.crt") {
+                // A certificate is the cluster's own.
+                if matches!(key.as_str(), "storageVersionHash" | "ca.crt") {
                     continue;
                 }
                 let at = format!("{path}.{key}");
