@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 const HELP: &str = "\
 cargo xtask COMMAND
 
+  test [FLAGS]       builds the binary and runs every test (as root; flags go to cargo test)
   ci                 everything that a change must pass (.ci/run)
   bench [FLAGS]      the figures and their bars, on a release build (as root; --json, --short)
   kill [ROUNDS]      kill -9 at any point, ROUNDS times (50), and what the next start finds
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             print!("{HELP}");
             return ExitCode::SUCCESS;
         }
+        ["test", flags @ ..] => test(flags),
         ["ci"] => run(Command::new("bash").arg(".ci/run")),
         ["bench", flags @ ..] => bench(flags),
         ["kill"] => kill(ROUNDS),
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
             _ => return wrong(&format!("`{rounds}` is not a number of rounds")),
         },
         ["golden"] => {
-            run(cargo().args(["test", "-p", "sealane-tests", "--test", "golden", "--", "--nocapture"]))
+            run(cargo().args(["test", "-p", "sealane-apiserver", "--test", "golden", "--", "--nocapture"]))
         }
         _ => return wrong(&format!("no such command: {}", words.join(" "))),
     };
@@ -51,12 +53,19 @@ fn wrong(what: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// The black-box tests run the binary that is built here.
+fn test(flags: &[&str]) -> Result<(), String> {
+    run(cargo().args(["build", "-p", "sealane"]))?;
+    run(cargo().args(["test", "--workspace"]).args(flags))
+}
+
 fn bench(flags: &[&str]) -> Result<(), String> {
     run(cargo().args(["build", "--release", "-p", "sealane", "-p", "sealane-bench"]))?;
     run(cargo().args(["run", "--release", "-q", "-p", "sealane-bench", "--"]).args(flags))
 }
 
 fn kill(rounds: u32) -> Result<(), String> {
+    run(cargo().args(["build", "-p", "sealane"]))?;
     let rounds = rounds.to_string();
     let test = ["test", "-p", "sealane-tests", "--test", "kill", "--", "--nocapture"];
     run(cargo().env("SEALANE_KILL_ROUNDS", rounds).args(test))
