@@ -1,5 +1,5 @@
-//! kill -9 of `up` and of its launcher while Deployments come and go: what was acknowledged is there afterwards, the
-//! right Pods run, and nothing stale stays.
+//! kill -9 of `up`, of its launcher and of its Pods' processes while Deployments come and go: what was acknowledged is
+//! there afterwards, the right Pods run, and nothing stale stays.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -71,6 +71,17 @@ fn some_time(round: usize, done: &AtomicUsize) {
     }
 }
 
+/// Whom a round kills: `up`, its launcher, or one of the others, kube-dns among them.
+fn victim(up: &Up, round: usize) -> i32 {
+    let (own, launcher) = (up.pid(), up.launcher());
+    let others: Vec<i32> = up.processes().into_iter().filter(|p| *p != own && *p != launcher).collect();
+    match round % 3 {
+        0 => own,
+        1 => launcher,
+        _ => others[(round / 3) % others.len()],
+    }
+}
+
 /// The programs of the Deployments' Pods.
 fn sleepers(up: &Up) -> usize {
     let line = |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -123,17 +134,19 @@ fn killed_again_and_again() {
     let mut up = start.up();
     for round in 0..rounds {
         let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let launcher = round % 2 == 1;
         let family = std::thread::scope(|scope| {
             scope.spawn(|| churn(&up, round, &promised, &done, &stop));
             some_time(round, &done);
             let family = up.family();
-            let pid = if launcher { up.launcher() } else { up.pid() };
-            kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+            let pid = victim(&up, round);
+            if let Err(e) = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL) {
+                // A Pod that the churn deleted has ended by itself.
+                assert_eq!(e, rustix::io::Errno::SRCH);
+            }
             stop.store(true, Ordering::Relaxed);
-            family
+            (pid == up.pid()).then_some(family)
         });
-        if !launcher {
+        if let Some(family) = family {
             up.killed(&family);
             up = start.up();
         }

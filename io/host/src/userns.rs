@@ -122,6 +122,9 @@ fn refused(error: &io::Error) -> HostError {
     let why = if setting("user/max_user_namespaces") == Some(0) {
         "the kernel setting user.max_user_namespaces is 0: sysctl -w user.max_user_namespaces=15000"
             .to_owned()
+    } else if error.kind() == io::ErrorKind::StorageFull {
+        "user.max_user_namespaces is used up, here or outside of this container: raise it with sysctl, or run as root"
+            .to_owned()
     } else if setting("kernel/unprivileged_userns_clone") == Some(0) {
         "the kernel setting kernel.unprivileged_userns_clone is 0: sysctl -w kernel.unprivileged_userns_clone=1"
             .to_owned()
