@@ -19,8 +19,8 @@ use crate::config::UpConfig;
 pub(crate) use detach::down;
 pub(crate) use parts::start;
 
-/// Pods are given so long to end, whatever their grace period.
-const STOP: Duration = Duration::from_secs(5);
+/// Pods are given so long to end, whatever their grace period: with what comes after, all of it ends within 5 s.
+const STOP: Duration = Duration::from_millis(4500);
 
 /// The command.
 pub(crate) fn main(flags: &UpArgs) -> Result<(), String> {
