@@ -60,7 +60,9 @@ pub(super) fn merge(
             if !patch.contains_key(name)
                 && let (Some(Value::Array(items)), Value::Array(order)) = (object.get_mut(name), value)
             {
-                *items = arrange(std::mem::take(items), order, &[], field(name).map_or("", |f| f.key));
+                // Items that the order doesn't name keep their place among those that it does.
+                let server = items.clone();
+                *items = arrange(std::mem::take(items), order, &server, field(name).map_or("", |f| f.key));
             }
             continue;
         }
@@ -194,4 +196,27 @@ fn arrange(items: Vec<Value>, order: &[Value], server: &[Value], key: &str) -> V
     }
     out.extend(others);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::schema;
+
+    #[test]
+    fn an_order_alone_leaves_unnamed_items_where_they_stand() {
+        let mut pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "sidecar"}, {"name": "b"}]}});
+        let patch = json!({"spec": {"$setElementOrder/containers": [{"name": "a"}, {"name": "b"}]}});
+        let definition = schema::definition("io.k8s.api.core.v1.Pod");
+        merge(&mut pod, patch.as_object().unwrap(), definition).unwrap();
+        let names: Vec<&str> = pod["spec"]["containers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["a", "sidecar", "b"]);
+    }
 }

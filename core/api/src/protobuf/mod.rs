@@ -57,6 +57,8 @@ mod tests {
                 "spec": {"replicas": 0, "strategy": {"rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 1}}}}),
             json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"},
                 "spec": {"renewTime": "2026-11-21T00:32:37.000123Z", "leaseTransitions": -1}}),
+            json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 3},
+                "status": {"replicas": 2, "selector": "a=b"}}),
             json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": 404}),
         ] {
             let bytes = encode(&object).unwrap();
