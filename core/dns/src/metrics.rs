@@ -129,8 +129,7 @@ impl Metrics {
                         let (mut so_far, comma) = (0, if labels.is_empty() { "" } else { "," });
                         for (bound, n) in bounds.iter().zip(buckets) {
                             so_far += n;
-                            let _ =
-                                writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {so_far}");
+                            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {so_far}");
                         }
                         let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
                         let _ = writeln!(out, "{name}_sum{braces} {sum}\n{name}_count{braces} {count}");

@@ -229,7 +229,13 @@ pub trait Plugin: Any + Debug + Send {
     }
 
     /// What came of a [`Flow::Lookup`]: an answer always, SERVFAIL where it led too deep.
-    fn looked_up(&mut self, query: &mut Query, note: &mut Note, found: Message, cx: &mut Context<'_>) -> Flow {
+    fn looked_up(
+        &mut self,
+        query: &mut Query,
+        note: &mut Note,
+        found: Message,
+        cx: &mut Context<'_>,
+    ) -> Flow {
         Flow::Next
     }
 

@@ -7,8 +7,8 @@ use crate::chain::values::server_keys;
 pub use crate::chain::values::{Scheme, ServerKey, duration, parse_zones, resolv_conf};
 use crate::chain::{Block, Link, Needs, Plugin, Row, Setup, Want};
 use crate::corefile::{CorefileError, Position, ServerBlock, Sources, nearest, parse};
-pub use crate::order::plugin_names;
 use crate::order::ROWS;
+pub use crate::order::plugin_names;
 
 /// A whole configuration: server blocks in the file's order, each with its chain.
 #[derive(Debug, Default)]
@@ -113,10 +113,9 @@ impl Config {
 
     /// What the catalog has to be fed with.
     pub fn needs(&self) -> Needs {
-        self.plugins().map(Plugin::needs).fold(Needs::default(), |a, b| Needs {
-            cluster: a.cluster || b.cluster,
-            pods: a.pods || b.pods,
-        })
+        self.plugins()
+            .map(Plugin::needs)
+            .fold(Needs::default(), |a, b| Needs { cluster: a.cluster || b.cluster, pods: a.pods || b.pods })
     }
 }
 

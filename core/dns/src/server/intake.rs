@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 
 use super::{Effect, Server};
 use crate::chain::{Failure, Now, Peers, Query, Transport};
-use crate::message::{
-    CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode,
-};
+use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode};
 
 impl Server {
     pub(super) fn query(

@@ -30,10 +30,8 @@ static ENABLED: Family = Family::gauge(
 static PANICS: Family = Family::gauge("coredns_panics_total", "A metrics that counts the number of panics.");
 static RELOADS_FAILED: Family =
     Family::gauge("coredns_reload_failed_total", "Counter of the number of failed reload attempts.");
-static REVISION: Family = Family::gauge(
-    "sealane_dns_applied_revision",
-    "The newest resourceVersion that answers are made from.",
-);
+static REVISION: Family =
+    Family::gauge("sealane_dns_applied_revision", "The newest resourceVersion that answers are made from.");
 static SERVICES: Family = Family::gauge("sealane_dns_services", "Services known.");
 
 /// What happened.

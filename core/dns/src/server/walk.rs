@@ -38,7 +38,11 @@ enum Purpose {
     Asked(Box<Walk>, Asked),
     Waiting(Box<Walk>),
     /// A plugin's own question.
-    Own { block: usize, place: usize, asked: Asked },
+    Own {
+        block: usize,
+        place: usize,
+        asked: Asked,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +128,13 @@ impl Server {
     }
 
     /// What came back.
-    pub(super) fn answered(&mut self, pending: Pending, outcome: Outcome<'_>, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn answered(
+        &mut self,
+        pending: Pending,
+        outcome: Outcome<'_>,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
         if let Some(chains) = self.generation(pending.generation) {
             chains.under_way = chains.under_way.saturating_sub(1);
         }
@@ -311,9 +321,8 @@ impl Server {
             let why = Some("no next plugin found".to_owned());
             return Turn::Failed(Failure { rcode: rcode::SERVFAIL, why });
         }
-        let flow = self.call(walk, now, out, |plugin, walk, cx| {
-            plugin.down(&mut walk.query, &mut walk.note, cx)
-        });
+        let flow =
+            self.call(walk, now, out, |plugin, walk, cx| plugin.down(&mut walk.query, &mut walk.note, cx));
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
@@ -327,7 +336,13 @@ impl Server {
     }
 
     /// One plugin further up; the message where there is none.
-    fn up(&mut self, walk: &mut Walk, message: Message, now: Now, out: &mut Vec<Effect>) -> Result<Turn, Message> {
+    fn up(
+        &mut self,
+        walk: &mut Walk,
+        message: Message,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) -> Result<Turn, Message> {
         let mut message = message;
         if !Server::back(walk) {
             return Err(message);
@@ -449,7 +464,8 @@ impl Server {
     ) {
         for (generation, block, place) in self.places() {
             // Another random number for each.
-            let now = Now { random: now.random ^ ((block * 64 + place) as u64).wrapping_mul(0x9e37_79b9), ..now };
+            let now =
+                Now { random: now.random ^ ((block * 64 + place) as u64).wrapping_mul(0x9e37_79b9), ..now };
             self.with(generation, block, place, now, out, |plugin, cx| call(plugin, cx));
         }
     }
