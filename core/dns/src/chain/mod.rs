@@ -24,7 +24,7 @@ pub use ask::{Answer, Ask, TlsClient, Via};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use reply::{Class, Reply, classify, shuffle};
-pub use setup::{Block, Health, Link, Reload, Row, Settings, Setup};
+pub use setup::{Block, Health, Link, Reader, Reload, Row, Settings, Setup};
 pub use values::{Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
@@ -102,6 +102,8 @@ impl Flow {
 
 /// What a plugin says to an answer that passes it.
 #[derive(Debug)]
+// It lives for one call, and most flows hold a message anyway.
+#[allow(clippy::large_enum_variant)]
 pub enum Up {
     /// On, up the chain.
     Pass,
