@@ -20,10 +20,10 @@ use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
 use crate::cache::{Entry, Listing};
-use crate::dispatch::Call;
+use crate::call::Call;
 use crate::negotiate;
 use crate::reading;
-use crate::server::{Shared, now, random};
+use crate::shared::{Shared, now, random};
 
 /// How often a write is tried again that somebody else's came before.
 const ATTEMPTS: usize = 16;
