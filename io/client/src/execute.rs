@@ -11,7 +11,7 @@ use crate::feed::path;
 /// Why a write didn't happen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Somebody else wrote in between: plan again.
+    /// Somebody else wrote or deleted in between: plan again.
     #[error("{0}")]
     Conflict(String),
     /// Refused, or the API couldn't be reached.
@@ -51,7 +51,7 @@ fn failure(error: &kube::Error) -> Failure {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
     };
-    if code(error) == 409 { Failure::Conflict(text) } else { Failure::Other(text) }
+    if matches!(code(error), 404 | 409) { Failure::Conflict(text) } else { Failure::Other(text) }
 }
 
 fn written(kind: Row, answer: Value) -> Result<Option<Event>, Failure> {
