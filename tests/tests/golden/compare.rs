@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 /// Recorded words and ours: versions, uids, generated names, tokens.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Learned(HashMap<String, String>);
 
 impl Learned {
@@ -32,6 +32,10 @@ impl Learned {
             })
             .collect();
         format!("{path}?{}", query.join("&"))
+    }
+
+    fn knows(&self, theirs: &str) -> Option<&str> {
+        self.0.get(theirs).map(String::as_str)
     }
 
     fn learn(&mut self, theirs: &str, ours: &str) {
@@ -89,9 +93,92 @@ fn masked(text: &str) -> String {
 
 /// What differs, one line each.
 pub fn differences(theirs: &Value, ours: &Value, learned: &mut Learned) -> Vec<String> {
+    let (mut theirs, mut ours) = (theirs.clone(), ours.clone());
+    behind(&mut theirs, &mut ours);
     let mut found = Vec::new();
-    walk("", theirs, ours, learned, &mut found);
+    walk("", &theirs, &ours, learned, &mut found);
     found
+}
+
+/// Labels that hold a hash of what the object was made from: the hash is one's own, which objects share it is not.
+const HASHES: [&str; 3] =
+    ["pod-template-hash", "controller-revision-hash", "controller.kubernetes.io/hash"];
+
+fn label<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
+    object.pointer("/metadata/labels").or_else(|| object.get("labels"))?.get(name)
+}
+
+/// `k:{"uid":"…"}` of managedFields.
+fn same_key(theirs: &str, ours: &str) -> bool {
+    theirs.starts_with("k:") && masked(theirs) == masked(ours)
+}
+
+/// Whether the metadata is of an object that a controller alone writes: in how many steps is chance.
+fn counts_writes(metadata: &Value) -> bool {
+    let owner = metadata.pointer("/ownerReferences/0/controller") == Some(&Value::Bool(true));
+    owner || label(metadata, "endpointslice.kubernetes.io/managed-by").is_some()
+}
+
+/// Our items in the order of theirs, as far as that is an order of generated names, which is chance: an item
+/// that was met before is the same one again, a new one is the next of the same making.
+fn aligned(theirs: &[Value], ours: &[Value], learned: &Learned) -> Vec<Value> {
+    let text = |item: &Value, path: &str| item.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let name = |item: &Value| text(item, "/metadata/name").or_else(|| text(item, "/targetRef/name"));
+    let making = |item: &Value| HASHES.iter().find_map(|h| label(item, h)?.as_str().map(str::to_owned));
+    let chance = |item: &Value| making(item).is_some() || text(item, "/metadata/generateName").is_some();
+    if !theirs.iter().any(|t| chance(t) || name(t).is_some_and(|n| learned.knows(&n).is_some())) {
+        return ours.to_vec();
+    }
+    let mut left: Vec<Value> = ours.to_vec();
+    let mut order: Vec<Option<Value>> = vec![None; theirs.len()];
+    let place = |order: &mut Vec<Option<Value>>, left: &mut Vec<Value>, fits: &dyn Fn(&Value, &Value) -> bool| {
+        for (place, item) in order.iter_mut().zip(theirs).filter(|(p, _)| p.is_none()) {
+            if let Some(at) = left.iter().position(|o| fits(item, o)) {
+                *place = Some(left.remove(at));
+            }
+        }
+    };
+    place(&mut order, &mut left, &|t, o| {
+        let known = name(t).and_then(|n| learned.knows(&n).map(str::to_owned));
+        known.is_some() && known == name(o) || name(t).is_some() && !chance(t) && name(t) == name(o)
+    });
+    let met: Vec<&String> = learned.0.values().collect();
+    place(&mut order, &mut left, &|t, o| match (making(t), making(o)) {
+        (Some(t), Some(o)) => match learned.knows(&t) {
+            Some(known) => known == o,
+            None => !met.contains(&&o),
+        },
+        (None, None) => text(t, "/metadata/generateName") == text(o, "/metadata/generateName"),
+        _ => false,
+    });
+    let mut rest = left.into_iter();
+    let mut all: Vec<Value> = order.into_iter().filter_map(|p| p.or_else(|| rest.next())).collect();
+    all.extend(rest);
+    all
+}
+
+/// Where the recording was faster than its controllers, their part is left out on both sides.
+fn behind(theirs: &mut Value, ours: &mut Value) {
+    let seen = |v: &Value| v.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or(0);
+    if theirs.get("status").is_some() && seen(theirs) < seen(ours) {
+        for object in [&mut *theirs, &mut *ours] {
+            object.as_object_mut().map(|o| o.remove("status"));
+            if let Some(Value::Array(list)) = object.pointer_mut("/metadata/managedFields") {
+                list.retain(|m| m["manager"] != "kube-controller-manager");
+            }
+            if let Some(Value::Object(meta)) = object.get_mut("metadata")
+                && let Some(Value::Object(annotations)) = meta.get_mut("annotations")
+            {
+                annotations.remove("deployment.kubernetes.io/revision");
+                if annotations.is_empty() {
+                    meta.remove("annotations");
+                }
+            }
+        }
+    }
+    if let (Some(Value::Array(a)), Some(Value::Array(b))) = (theirs.get_mut("items"), ours.get_mut("items")) {
+        a.iter_mut().zip(b).for_each(|(a, b)| behind(a, b));
+    }
 }
 
 fn short(value: &Value) -> String {
@@ -107,10 +194,19 @@ fn walk(path: &str, theirs: &Value, ours: &Value, learned: &mut Learned, found: 
     let key = path.rsplit('.').next().unwrap_or("");
     match (theirs, ours) {
         (Value::Object(a), Value::Object(b)) => {
+            for hash in HASHES {
+                if let (Some(Value::String(x)), Some(Value::String(y))) = (label(theirs, hash), label(ours, hash)) {
+                    learned.learn(x, y);
+                    // A set's revision ends with the hash.
+                    if let (Some((_, x)), Some((_, y))) = (x.rsplit_once('-'), y.rsplit_once('-')) {
+                        learned.learn(x, y);
+                    }
+                }
+            }
             if let (Some(Value::String(x)), Some(Value::String(y)), Some(Value::String(base))) =
                 (a.get("name"), b.get("name"), a.get("generateName"))
                 && x.starts_with(base.as_str())
-                && y.starts_with(base.as_str())
+                && y.starts_with(learned.ours(base).as_str())
             {
                 learned.learn(x, y);
             }
@@ -120,16 +216,20 @@ fn walk(path: &str, theirs: &Value, ours: &Value, learned: &mut Learned, found: 
                     continue;
                 }
                 let at = format!("{path}.{key}");
-                match b.get(key) {
+                if key == "generation" && counts_writes(theirs) {
+                    continue;
+                }
+                match b.get(key).or_else(|| b.iter().find(|(k, _)| same_key(key, k)).map(|(_, v)| v)) {
                     Some(other) => walk(&at, value, other, learned, found),
                     None => found.push(format!("{at}: missing, theirs {}", short(value))),
                 }
             }
-            for key in b.keys().filter(|k| !a.contains_key(*k)) {
+            for key in b.keys().filter(|k| !a.contains_key(*k) && !a.keys().any(|t| same_key(t, k))) {
                 found.push(format!("{path}.{key}: ours alone, {}", short(&b[key])));
             }
         }
         (Value::Array(a), Value::Array(b)) => {
+            let b = &aligned(a, b, learned);
             if a.len() != b.len() {
                 found.push(format!("{path}: {} items, ours {}", a.len(), b.len()));
             }
