@@ -38,7 +38,7 @@ fn without_scheduler(value: &mut Value) {
     match value {
         Value::Object(map) => {
             if let Some(Value::Array(list)) = map.get_mut("conditions") {
-                list.retain(|c| c["type"] != "PodScheduled");
+                list.retain(|c| c["type"] != "PodScheduled" || c["status"] != "False");
                 if list.is_empty() {
                     map.remove("conditions");
                 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::{Extension, Router};
-use http::Request;
+use http::{HeaderValue, Request, header};
 use sealane_api::kinds::by_kind;
 use sealane_registry::rbac::{Rules, User};
 use sealane_registry::{Allocations, Ranges, services};

@@ -12,7 +12,10 @@ impl Learned {
     /// A recorded text with our words in it.
     pub fn ours(&self, recorded: &str) -> String {
         let mut text = recorded.to_owned();
-        for (theirs, ours) in self.0.iter().filter(|(t, _)| t.len() > 7) {
+        // The longest first: a name holds the hash of what it was made from.
+        let mut words: Vec<_> = self.0.iter().filter(|(t, _)| t.len() > 7 && text.contains(t.as_str())).collect();
+        words.sort_by_key(|(theirs, _)| std::cmp::Reverse(theirs.len()));
+        for (theirs, ours) in words {
             text = text.replace(theirs.as_str(), ours);
         }
         text
@@ -160,7 +163,7 @@ fn aligned(theirs: &[Value], ours: &[Value], learned: &Learned) -> Vec<Value> {
 /// Where the recording was faster than its controllers, their part is left out on both sides.
 fn behind(theirs: &mut Value, ours: &mut Value) {
     let seen = |v: &Value| v.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or(0);
-    if theirs.get("status").is_some() && seen(theirs) < seen(ours) {
+    if theirs.get("spec").is_some() && seen(theirs) < seen(ours) {
         for object in [&mut *theirs, &mut *ours] {
             object.as_object_mut().map(|o| o.remove("status"));
             if let Some(Value::Array(list)) = object.pointer_mut("/metadata/managedFields") {
