@@ -41,6 +41,14 @@ impl Learned {
         self.0.get(theirs).map(String::as_str)
     }
 
+    fn learn_hash(&mut self, theirs: &str, ours: &str) {
+        self.learn(theirs, ours);
+        // A set's revision ends with the hash.
+        if let (Some((_, theirs)), Some((_, ours))) = (theirs.rsplit_once('-'), ours.rsplit_once('-')) {
+            self.learn(theirs, ours);
+        }
+    }
+
     fn learn(&mut self, theirs: &str, ours: &str) {
         self.0.insert(theirs.to_owned(), ours.to_owned());
     }
@@ -98,6 +106,8 @@ fn masked(text: &str) -> String {
 pub fn differences(theirs: &Value, ours: &Value, learned: &mut Learned) -> Vec<String> {
     let (mut theirs, mut ours) = (theirs.clone(), ours.clone());
     behind(&mut theirs, &mut ours);
+    unordered(&mut theirs);
+    unordered(&mut ours);
     let mut found = Vec::new();
     walk("", &theirs, &ours, learned, &mut found);
     found
@@ -108,12 +118,14 @@ const HASHES: [&str; 3] =
     ["pod-template-hash", "controller-revision-hash", "controller.kubernetes.io/hash"];
 
 fn label<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
-    object.pointer("/metadata/labels").or_else(|| object.get("labels"))?.get(name)
+    let labels = object.pointer("/metadata/labels").or_else(|| object.pointer("/object/metadata/labels"));
+    labels.or_else(|| object.get("labels"))?.get(name)
 }
 
-/// `k:{"uid":"…"}` of managedFields.
+/// `k:{"uid":"…"}` of managedFields, and `k:{"ip":"…"}`: which Pod of a set got which address is chance.
 fn same_key(theirs: &str, ours: &str) -> bool {
-    theirs.starts_with("k:") && masked(theirs) == masked(ours)
+    let ip = |key: &str| key.starts_with("k:{\"ip\":");
+    theirs.starts_with("k:") && masked(theirs) == masked(ours) || ip(theirs) && ip(ours)
 }
 
 /// Whether the metadata is of an object that a controller alone writes: in how many steps is chance.
@@ -125,7 +137,10 @@ fn counts_writes(metadata: &Value) -> bool {
 /// Our items in the order of theirs, as far as that is an order of generated names, which is chance: an item
 /// that was met before is the same one again, a new one is the next of the same making.
 fn aligned(theirs: &[Value], ours: &[Value], learned: &Learned) -> Vec<Value> {
-    let text = |item: &Value, path: &str| item.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let text = |item: &Value, path: &str| {
+        let item = item.get("object").unwrap_or(item);
+        item.pointer(path).and_then(Value::as_str).map(str::to_owned)
+    };
     let name = |item: &Value| text(item, "/metadata/name").or_else(|| text(item, "/targetRef/name"));
     let making = |item: &Value| HASHES.iter().find_map(|h| label(item, h)?.as_str().map(str::to_owned));
     let chance = |item: &Value| making(item).is_some() || text(item, "/metadata/generateName").is_some();
@@ -158,6 +173,27 @@ fn aligned(theirs: &[Value], ours: &[Value], learned: &Learned) -> Vec<Value> {
     let mut all: Vec<Value> = order.into_iter().filter_map(|p| p.or_else(|| rest.next())).collect();
     all.extend(rest);
     all
+}
+
+/// managedFields without what tells who was faster: entries of one second stand by manager, and who was the first
+/// to write into a map owns the map.
+fn unordered(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for shared in ["f:annotations", "f:conditions"] {
+                if let Some(Value::Object(fields)) = map.get_mut(shared) {
+                    fields.remove(".");
+                }
+            }
+            if let Some(Value::Array(list)) = map.get_mut("managedFields") {
+                let text = |m: &Value, key: &str| m[key].as_str().unwrap_or("").to_owned();
+                list.sort_by_key(|m| (text(m, "operation"), text(m, "manager"), text(m, "subresource")));
+            }
+            map.values_mut().for_each(unordered);
+        }
+        Value::Array(list) => list.iter_mut().for_each(unordered),
+        _ => {}
+    }
 }
 
 /// Where the recording was faster than its controllers, their part is left out on both sides.
@@ -199,11 +235,14 @@ fn walk(path: &str, theirs: &Value, ours: &Value, learned: &mut Learned, found: 
         (Value::Object(a), Value::Object(b)) => {
             for hash in HASHES {
                 if let (Some(Value::String(x)), Some(Value::String(y))) = (label(theirs, hash), label(ours, hash)) {
-                    learned.learn(x, y);
-                    // A set's revision ends with the hash.
-                    if let (Some((_, x)), Some((_, y))) = (x.rsplit_once('-'), y.rsplit_once('-')) {
-                        learned.learn(x, y);
-                    }
+                    learned.learn_hash(x, y);
+                }
+            }
+            for revision in ["currentRevision", "updateRevision"] {
+                if let (Some(Value::String(x)), Some(Value::String(y))) = (a.get(revision), b.get(revision))
+                    && learned.knows(x).is_none()
+                {
+                    learned.learn_hash(x, y);
                 }
             }
             if let (Some(Value::String(x)), Some(Value::String(y)), Some(Value::String(base))) =
