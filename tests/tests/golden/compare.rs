@@ -13,7 +13,8 @@ impl Learned {
     pub fn ours(&self, recorded: &str) -> String {
         let mut text = recorded.to_owned();
         // The longest first: a name holds the hash of what it was made from.
-        let mut words: Vec<_> = self.0.iter().filter(|(t, _)| t.len() > 7 && text.contains(t.as_str())).collect();
+        let mut words: Vec<_> =
+            self.0.iter().filter(|(t, _)| t.len() > 7 && text.contains(t.as_str())).collect();
         words.sort_by_key(|(theirs, _)| std::cmp::Reverse(theirs.len()));
         for (theirs, ours) in words {
             text = text.replace(theirs.as_str(), ours);
@@ -114,8 +115,7 @@ pub fn differences(theirs: &Value, ours: &Value, learned: &mut Learned) -> Vec<S
 }
 
 /// Labels that hold a hash of what the object was made from: the hash is one's own, which objects share it is not.
-const HASHES: [&str; 3] =
-    ["pod-template-hash", "controller-revision-hash", "controller.kubernetes.io/hash"];
+const HASHES: [&str; 3] = ["pod-template-hash", "controller-revision-hash", "controller.kubernetes.io/hash"];
 
 fn label<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
     let labels = object.pointer("/metadata/labels").or_else(|| object.pointer("/object/metadata/labels"));
@@ -149,13 +149,14 @@ fn aligned(theirs: &[Value], ours: &[Value], learned: &Learned) -> Vec<Value> {
     }
     let mut left: Vec<Value> = ours.to_vec();
     let mut order: Vec<Option<Value>> = vec![None; theirs.len()];
-    let place = |order: &mut Vec<Option<Value>>, left: &mut Vec<Value>, fits: &dyn Fn(&Value, &Value) -> bool| {
-        for (place, item) in order.iter_mut().zip(theirs).filter(|(p, _)| p.is_none()) {
-            if let Some(at) = left.iter().position(|o| fits(item, o)) {
-                *place = Some(left.remove(at));
+    let place =
+        |order: &mut Vec<Option<Value>>, left: &mut Vec<Value>, fits: &dyn Fn(&Value, &Value) -> bool| {
+            for (place, item) in order.iter_mut().zip(theirs).filter(|(p, _)| p.is_none()) {
+                if let Some(at) = left.iter().position(|o| fits(item, o)) {
+                    *place = Some(left.remove(at));
+                }
             }
-        }
-    };
+        };
     place(&mut order, &mut left, &|t, o| {
         let known = name(t).and_then(|n| learned.knows(&n).map(str::to_owned));
         known.is_some() && known == name(o) || name(t).is_some() && !chance(t) && name(t) == name(o)
@@ -234,7 +235,9 @@ fn walk(path: &str, theirs: &Value, ours: &Value, learned: &mut Learned, found: 
     match (theirs, ours) {
         (Value::Object(a), Value::Object(b)) => {
             for hash in HASHES {
-                if let (Some(Value::String(x)), Some(Value::String(y))) = (label(theirs, hash), label(ours, hash)) {
+                if let (Some(Value::String(x)), Some(Value::String(y))) =
+                    (label(theirs, hash), label(ours, hash))
+                {
                     learned.learn_hash(x, y);
                 }
             }
