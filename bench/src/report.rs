@@ -16,26 +16,17 @@ pub(crate) struct Figure {
     bar: Option<(f64, Judged)>,
     /// Sorted.
     samples: Vec<f64>,
-    /// Median and 99th percentile of what else happened in that time and is no part of the figure.
-    less: Option<(f64, f64)>,
 }
 
 impl Figure {
     pub(crate) fn new(name: impl Into<String>, unit: &'static str, mut samples: Vec<f64>) -> Figure {
         samples.sort_by(f64::total_cmp);
-        Figure { name: name.into(), unit, bar: None, samples, less: None }
+        Figure { name: name.into(), unit, bar: None, samples }
     }
 
     /// At most `bar`, by the given statistic.
     pub(crate) fn bar(mut self, bar: f64, judged: Judged) -> Figure {
         self.bar = Some((bar, judged));
-        self
-    }
-
-    /// What else happened in that time and is no part of the figure. Then both statistics are held against the bar, each
-    /// less its like: a rare slow commit would excuse everything otherwise.
-    pub(crate) fn less(mut self, other: &Figure) -> Figure {
-        self.less = Some((other.median(), other.p99()));
         self
     }
 
@@ -54,10 +45,9 @@ impl Figure {
     /// The bar and what is held against it; `None` for figures without one and for those that were not measured.
     fn judged(&self) -> Option<(f64, f64)> {
         let (bar, judged) = self.bar.filter(|_| !self.samples.is_empty())?;
-        let measured = match (self.less, judged) {
-            (Some((median, p99)), _) => (self.median() - median).max(self.p99() - p99),
-            (None, Judged::Median) => self.median(),
-            (None, Judged::P99) => self.p99(),
+        let measured = match judged {
+            Judged::Median => self.median(),
+            Judged::P99 => self.p99(),
         };
         Some((bar, measured))
     }
@@ -81,14 +71,6 @@ impl Figure {
             Some(false) if self.samples.is_empty() => "NOT MEASURED",
             Some(false) => "MISSED",
         };
-        let verdict = match self.less {
-            None => word.to_owned(),
-            Some((median, p99)) => format!(
-                "{word}: less one commit, median {:.2}, p99 {:.2}",
-                self.median() - median,
-                self.p99() - p99
-            ),
-        };
         let number = |value: f64| format!("{value:.2}");
         let count = self.samples.len().to_string();
         [
@@ -98,7 +80,7 @@ impl Figure {
             number(self.median()),
             number(self.p99()),
             count,
-            verdict,
+            word.to_owned(),
         ]
     }
 
@@ -108,7 +90,6 @@ impl Figure {
             "bar": self.bar.map(|(bar, _)| bar),
             "judged": self.bar.map(|(_, judged)| match judged { Judged::Median => "median", Judged::P99 => "p99" }),
             "min": self.min(), "median": self.median(), "p99": self.p99(),
-            "less": self.less.map(|(median, p99)| json!({"median": median, "p99": p99})),
             "met": self.met(),
         })
     }
@@ -203,12 +184,6 @@ mod tests {
         let figure = |judged| Figure::new("x", "ms", samples()).bar(5.0, judged);
         assert_eq!(figure(Judged::Median).met(), Some(true));
         assert_eq!(figure(Judged::P99).met(), Some(false));
-        let commit = |samples| Figure::new("commit", "ms", samples);
-        assert_eq!(figure(Judged::P99).less(&commit(vec![1.0, 1.0, 4.0])).met(), Some(true));
-        assert_eq!(figure(Judged::P99).less(&commit(vec![1.0, 1.0, 3.0])).met(), Some(false));
-        // One slow commit excuses no slow median.
-        let slow = Figure::new("x", "ms", vec![7.0, 7.0, 9.0]).bar(5.0, Judged::P99);
-        assert_eq!(slow.less(&commit(vec![1.0, 1.0, 90.0])).met(), Some(false));
         assert_eq!(Figure::new("x", "ms", vec![]).bar(5.0, Judged::P99).met(), Some(false));
         assert_eq!(Figure::new("x", "ms", samples()).met(), None);
     }

@@ -12,14 +12,13 @@ use serde_json::json;
 use crate::deployment_status::{self as status, Progress};
 use crate::doc::{Doc, Key};
 use crate::index::Index;
+use crate::meta::annotation;
 use crate::plan::{Note, Plan, Write, delete, merge, row};
-use crate::rollout::{self, MAX_REPLICAS, size, wanted};
+use crate::rollout::{self, MAX_REPLICAS, REVISION, Sets, size, wanted};
 use crate::{labels, meta, names, pods};
 
 /// The label that tells the Pods of a Deployment's ReplicaSets apart.
-pub(crate) const HASH: &str = "pod-template-hash";
-/// Which rollout a Deployment or ReplicaSet stands for.
-pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
+const HASH: &str = "pod-template-hash";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 /// Annotations of a Deployment that its ReplicaSets don't get.
@@ -31,20 +30,6 @@ const OWN_ANNOTATIONS: [&str; 6] = [
     DESIRED,
     MAX_REPLICAS,
 ];
-
-/// A Deployment's ReplicaSets.
-pub(crate) struct Sets {
-    /// The one of its present template.
-    pub(crate) new: Option<Arc<ReplicaSet>>,
-    /// All others, oldest first.
-    pub(crate) old: Vec<Arc<ReplicaSet>>,
-}
-
-impl Sets {
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<ReplicaSet>> {
-        self.old.iter().chain(&self.new)
-    }
-}
 
 pub(crate) fn plan(index: &Index, key: &Key, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
@@ -87,10 +72,6 @@ pub(crate) fn plan(index: &Index, key: &Key, now: Timestamp) -> Plan {
     }
     status::write(deployment, &sets, progress, now, &mut plan);
     plan
-}
-
-pub(crate) fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
-    meta.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 /// The ReplicaSets that a Deployment owns; orphans that it selects are adopted, others let go.

@@ -9,10 +9,9 @@ use k8s_openapi::api::apps::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sealane_api::kinds::Subresource;
 
-use crate::deployment::{REVISION, Sets, annotation};
-use crate::meta;
+use crate::meta::{self, annotation};
 use crate::plan::{Plan, row, update};
-use crate::rollout::{max_unavailable, wanted};
+use crate::rollout::{REVISION, Sets, max_unavailable, wanted};
 
 const AVAILABLE: &str = "Available";
 const PROGRESSING: &str = "Progressing";

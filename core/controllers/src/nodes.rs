@@ -10,7 +10,6 @@ use serde_json::json;
 use crate::doc::{Doc, Key};
 use crate::index::{Index, full_name};
 use crate::plan::{Note, Patch, Plan, Write, delete, merge, row};
-use crate::scheduler::tolerates;
 use crate::{meta, pods};
 
 /// The namespace of the Nodes' Leases.
@@ -189,7 +188,7 @@ fn evict(pod: &Pod, taints: &[Taint], now: Timestamp, plan: &mut Plan) {
     let mut at: Option<Timestamp> = None;
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
         let since = taint.time_added.as_ref().map_or(now, |t| t.0);
-        let taking: Vec<_> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+        let taking: Vec<_> = tolerations.iter().filter(|t| pods::tolerates(t, taint)).collect();
         let until = if taking.is_empty() {
             Some(now)
         } else {

@@ -1,7 +1,7 @@
 //! What controllers ask of a Pod (`pkg/api/v1/pod`, `pkg/controller/controller_utils.go`).
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, Taint, Toleration};
 
 use crate::meta;
 
@@ -76,4 +76,21 @@ pub(crate) fn addresses(pod: &Pod) -> Vec<&str> {
     } else {
         all
     }
+}
+
+/// Whether a toleration takes a taint (`Toleration.ToleratesTaint`).
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let set = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+    let effect = set(&toleration.effect).is_none_or(|e| e == taint.effect);
+    let key = set(&toleration.key).is_none_or(|k| k == taint.key);
+    let value = toleration.value.as_deref().unwrap_or("");
+    let held = taint.value.as_deref().unwrap_or("");
+    let number = |text: &str| text.parse::<i64>().ok();
+    let by_value = match toleration.operator.as_deref().filter(|o| !o.is_empty()).unwrap_or("Equal") {
+        "Exists" => true,
+        "Lt" => number(held).zip(number(value)).is_some_and(|(held, bound)| held < bound),
+        "Gt" => number(held).zip(number(value)).is_some_and(|(held, bound)| held > bound),
+        _ => value == held,
+    };
+    effect && key && by_value
 }

@@ -1,4 +1,4 @@
-//! How many replicas each of a Deployment's ReplicaSets gets (`pkg/controller/deployment/{rolling,sync}.go`,
+//! A Deployment's ReplicaSets, and how many replicas each gets (`pkg/controller/deployment/{rolling,sync}.go`,
 //! `util/deployment_util.go`).
 
 use std::sync::Arc;
@@ -8,8 +8,24 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::meta;
 
+/// Which rollout a Deployment or ReplicaSet stands for.
+pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
 /// How many replicas the API let a ReplicaSet want at most when it was last scaled.
 pub(crate) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
+
+/// A Deployment's ReplicaSets.
+pub(crate) struct Sets {
+    /// The one of its present template.
+    pub(crate) new: Option<Arc<ReplicaSet>>,
+    /// All others, oldest first.
+    pub(crate) old: Vec<Arc<ReplicaSet>>,
+}
+
+impl Sets {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<ReplicaSet>> {
+        self.old.iter().chain(&self.new)
+    }
+}
 
 /// `spec.replicas` of a Deployment.
 pub(crate) fn wanted(deployment: &Deployment) -> i32 {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodCondition, PodSpec, Taint, Toleration,
+    Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodCondition, PodSpec, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -227,11 +227,11 @@ impl Room {
             ..Taint::default()
         };
         let cordoned = node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
-        if cordoned && !tolerations.iter().any(|t| tolerates(t, &cordon)) {
+        if cordoned && !tolerations.iter().any(|t| pods::tolerates(t, &cordon)) {
             return Some(vec!["node(s) were unschedulable".to_owned()]);
         }
         let keeps_off =
-            |t: &&Taint| t.effect != "PreferNoSchedule" && !tolerations.iter().any(|o| tolerates(o, t));
+            |t: &&Taint| t.effect != "PreferNoSchedule" && !tolerations.iter().any(|o| pods::tolerates(o, t));
         if let Some(taint) = taints.iter().find(keeps_off) {
             let value = taint.value.as_deref().unwrap_or("");
             return Some(vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)]);
@@ -272,23 +272,6 @@ impl Room {
         }
         if count == 0 { 0 } else { sum / count }
     }
-}
-
-/// Whether a toleration takes a taint (`Toleration.ToleratesTaint`).
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let set = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
-    let effect = set(&toleration.effect).is_none_or(|e| e == taint.effect);
-    let key = set(&toleration.key).is_none_or(|k| k == taint.key);
-    let value = toleration.value.as_deref().unwrap_or("");
-    let held = taint.value.as_deref().unwrap_or("");
-    let number = |text: &str| text.parse::<i64>().ok();
-    let by_value = match toleration.operator.as_deref().filter(|o| !o.is_empty()).unwrap_or("Equal") {
-        "Exists" => true,
-        "Lt" => number(held).zip(number(value)).is_some_and(|(held, bound)| held < bound),
-        "Gt" => number(held).zip(number(value)).is_some_and(|(held, bound)| held > bound),
-        _ => value == held,
-    };
-    effect && key && by_value
 }
 
 fn selects(spec: &PodSpec, node: &Node) -> bool {

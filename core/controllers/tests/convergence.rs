@@ -18,10 +18,14 @@ enum Step {
     Replicas(u8),
     /// Another template.
     Template(u8),
+    /// `spec.paused` of the Deployment.
+    Pause(bool),
     /// One Pod's readiness.
     Ready(u8, bool),
     /// Somebody deletes a Pod.
     Delete(u8),
+    /// A node ends a Pod that was told to.
+    End(u8),
     /// A Pod's process ends for good.
     Fail(u8),
     /// The watch of a kind breaks and begins anew.
@@ -34,23 +38,15 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (0..6_u8).prop_map(Step::Replicas),
         1 => (0..3_u8).prop_map(Step::Template),
+        1 => any::<bool>().prop_map(Step::Pause),
         3 => (any::<u8>(), any::<bool>()).prop_map(|(n, ready)| Step::Ready(n, ready)),
         2 => any::<u8>().prop_map(Step::Delete),
+        2 => any::<u8>().prop_map(Step::End),
         1 => any::<u8>().prop_map(Step::Fail),
         1 => any::<u8>().prop_map(Step::Relist),
         6 => (1..40_u8).prop_map(Step::Run),
     ]
 }
-
-const RUN: [Controller; 7] = [
-    Controller::Scheduler,
-    Controller::EndpointSlice,
-    Controller::Endpoints,
-    Controller::ReplicaSet,
-    Controller::Deployment,
-    Controller::StatefulSet,
-    Controller::Garbage,
-];
 
 fn template(app: &str, n: u8) -> Value {
     json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "c", "image": format!("i{n}")}]}})
@@ -59,6 +55,8 @@ fn template(app: &str, n: u8) -> Value {
 struct World {
     c: Cluster,
     replicas: i64,
+    /// More Pods than wanted that a rollout may have.
+    surge: i64,
     /// The most Pods that any spec since the last rest allows.
     most: i64,
     ips: u32,
@@ -66,17 +64,20 @@ struct World {
     largest: BTreeMap<String, i64>,
 }
 
-const SURGE: i64 = 2;
-
 impl World {
-    fn new(policy: &str) -> Self {
-        let mut c = Cluster::new(&RUN).with_namespace("shop");
+    fn new(seed: u64, recreate: bool, policy: &str) -> Self {
+        let mut c = Cluster::new(&Controller::ALL).with_seed(seed).with_namespace("shop");
+        let (strategy, surge) = if recreate {
+            (json!({"type": "Recreate"}), 0)
+        } else {
+            (json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2, "maxUnavailable": 1}}), 2)
+        };
         c.create(
             "deployments",
             "shop",
             json!({"metadata": {"name": "d"}, "spec": {"replicas": 2,
             "selector": {"matchLabels": {"app": "d"}}, "template": template("d", 0),
-            "strategy": {"rollingUpdate": {"maxSurge": SURGE, "maxUnavailable": 1}}}}),
+            "strategy": strategy, "revisionHistoryLimit": 2, "progressDeadlineSeconds": 600}}),
         );
         c.create(
             "statefulsets",
@@ -93,7 +94,7 @@ impl World {
                 "spec": {"selector": {"app": app}, "ports": [{"port": 80}]}}),
             );
         }
-        World { c, replicas: 2, most: 2, ips: 0, largest: BTreeMap::new() }
+        World { c, replicas: 2, surge, most: 2, ips: 0, largest: BTreeMap::new() }
     }
 
     fn pods(&self, app: &str) -> Vec<Value> {
@@ -120,7 +121,10 @@ impl World {
             pods.retain(|p| text(p, "/metadata/ownerReferences/0/uid") == uid);
             assert!(count(&pods) <= *largest, "{} Pods of a ReplicaSet of {largest}", count(&pods));
         }
-        assert!(sum <= self.most + SURGE, "ReplicaSets of {sum}, {} allowed", self.most + SURGE);
+        let allowed = self.most + self.surge;
+        assert!(sum <= allowed, "ReplicaSets of {sum}, {allowed} allowed");
+        let of_deployment = count(&self.pods("d"));
+        assert!(of_deployment <= allowed, "{of_deployment} Pods of the Deployment, {allowed} allowed");
         let of_set = count(&self.pods("s"));
         assert!(of_set <= self.most, "{of_set} Pods of the StatefulSet");
     }
@@ -166,6 +170,9 @@ impl World {
                     None,
                 );
             }
+            Step::Pause(paused) => {
+                self.c.merge("deployments", "shop", "d", json!({"spec": {"paused": paused}}), None);
+            }
             Step::Ready(n, ready) => {
                 if let Some(name) = self.pick(*n) {
                     self.ready(&name, *ready);
@@ -174,6 +181,14 @@ impl World {
             Step::Delete(n) => {
                 if let Some(name) = self.pick(*n) {
                     self.c.delete("pods", "shop", &name, json!({}));
+                }
+            }
+            Step::End(n) => {
+                let mut told = self.c.pods("shop");
+                told.retain(|p| p.pointer("/metadata/deletionTimestamp").is_some());
+                if let Some(pod) = told.get(usize::from(*n) % told.len().max(1)) {
+                    let name = text(pod, "/metadata/name");
+                    self.c.delete("pods", "shop", name, json!({"gracePeriodSeconds": 0}));
                 }
             }
             Step::Fail(n) => {
@@ -259,8 +274,12 @@ impl World {
                 endpoints.pointer("/subsets/0/addresses").and_then(Value::as_array).map_or(0, Vec::len);
             assert_eq!(listed, wanted);
         }
-        let status = &self.c.api.get("deployments", "shop", "d").unwrap()["status"];
+        let deployment = self.c.api.get("deployments", "shop", "d").unwrap();
+        let status = &deployment["status"];
+        assert_eq!(status["observedGeneration"], deployment["metadata"]["generation"]);
         assert_eq!(status["availableReplicas"].as_i64().unwrap_or(0), self.replicas, "{status}");
+        let status = &self.c.api.get("statefulsets", "shop", "s").unwrap()["status"];
+        assert_eq!(status["currentRevision"], status["updateRevision"], "{status}");
         let ordinals: Vec<String> = self
             .pods("s")
             .iter()
@@ -275,11 +294,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn controllers_converge(steps in prop::collection::vec(step(), 1..40), parallel in any::<bool>()) {
-        let mut world = World::new(if parallel { "Parallel" } else { "OrderedReady" });
+    fn controllers_converge(
+        steps in prop::collection::vec(step(), 1..40), seed in any::<u64>(),
+        recreate in any::<bool>(), parallel in any::<bool>(),
+    ) {
+        let mut world = World::new(seed, recreate, if parallel { "Parallel" } else { "OrderedReady" });
         for step in &steps {
             world.apply(step);
         }
+        world.apply(&Step::Pause(false));
         world.rest();
         world.check_rest();
         // At rest nothing is written.

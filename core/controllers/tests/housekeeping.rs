@@ -58,6 +58,10 @@ fn end_pods(cluster: &mut Cluster) {
 fn a_namespace_goes_with_all_that_is_in_it() {
     let mut c = cluster();
     c.create("deployments", "shop", web("d"));
+    let mut set = web("s");
+    set["spec"]["serviceName"] = json!("s");
+    set["spec"]["podManagementPolicy"] = json!("Parallel");
+    c.create("statefulsets", "shop", set);
     c.create(
         "services",
         "shop",
@@ -66,7 +70,7 @@ fn a_namespace_goes_with_all_that_is_in_it() {
     c.create("secrets", "shop", json!({"metadata": {"name": "s"}}));
     c.create("configmaps", "shop", json!({"metadata": {"name": "held", "finalizers": ["example.com/hold"]}}));
     c.settle();
-    assert_eq!(c.pods("shop").len(), 2);
+    assert_eq!(c.pods("shop").len(), 4);
     c.delete("namespaces", "", "shop", json!({}));
     c.settle();
     end_pods(&mut c);

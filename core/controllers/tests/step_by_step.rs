@@ -182,6 +182,12 @@ fn condition(cluster: &Cluster, kind: &str) -> (String, String) {
 fn a_rollout_and_its_undo() {
     let mut c = cluster();
     deploy(&mut c, 4, json!({}));
+    let deployment = c.api.get("deployments", "shop", "d").unwrap();
+    assert_eq!(text(deployment, "/metadata/annotations/deployment.kubernetes.io~1revision"), "1");
+    assert_eq!(condition(&c, "Available").1, "MinimumReplicasAvailable");
+    let first = text(&c.api.list("replicasets", "shop")[0], "/metadata/name").to_owned();
+    let done = format!("ReplicaSet \"{first}\" has successfully progressed.");
+    assert!(deployment["status"]["conditions"].as_array().unwrap().iter().any(|c| c["message"] == done));
     change(&mut c, json!({"template": template("b")}));
     // A quarter more, a quarter less.
     assert_eq!(sizes(&c), [3, 2]);
@@ -195,6 +201,9 @@ fn a_rollout_and_its_undo() {
     assert_eq!(images(&c), ["a"; 4]);
     let deployment = c.api.get("deployments", "shop", "d").unwrap();
     assert_eq!(text(deployment, "/metadata/annotations/deployment.kubernetes.io~1revision"), "3");
+    let set = c.api.get("replicasets", "shop", &first).unwrap();
+    assert_eq!(text(set, "/metadata/annotations/deployment.kubernetes.io~1revision"), "3");
+    assert_eq!(text(set, "/metadata/annotations/deployment.kubernetes.io~1revision-history"), "1");
     let said: Vec<&str> =
         c.notes.iter().filter(|n| n.reason == "ScalingReplicaSet").map(|n| n.message.as_str()).collect();
     assert!(said[0].starts_with("Scaled up replica set d-") && said[0].ends_with(" from 0 to 4"), "{said:?}");

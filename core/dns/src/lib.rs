@@ -29,7 +29,6 @@ pub mod message;
 pub mod metrics;
 pub mod name;
 pub mod server;
-mod wire;
 
 pub use config::Config;
 pub use message::{Message, decode, encode};

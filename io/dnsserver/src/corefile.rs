@@ -5,17 +5,15 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::inotify;
+use sealane_dns::Config;
 use sealane_dns::config::{Upstream, resolv_conf};
 use sealane_dns::corefile::{Sources, import_targets};
-use sealane_dns::{Config, Event};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use crate::shared::Shared;
 use crate::{DnsError, Settings};
 
 /// Files that a Corefile may import, in all.
@@ -179,18 +177,20 @@ impl Watch {
         }
     }
 
-    /// Hands on hosts files that changed.
-    pub(crate) fn hosts(&mut self, shared: &Arc<Shared>) {
+    /// The hosts files that changed since the last look, by path, and what they say now.
+    pub(crate) fn hosts(&mut self) -> Vec<(String, String)> {
         let now = Instant::now();
+        let mut changed = Vec::new();
         for file in self.hosts.iter_mut().filter(|file| file.next <= now) {
             file.next = now + file.every;
             let stamp = stamp(&file.path);
             if stamp != file.seen {
                 file.seen = stamp;
                 let content = std::fs::read_to_string(&file.path).unwrap_or_default();
-                shared.background(Event::HostsFile { path: &file.path, content: &content });
+                changed.push((file.path.clone(), content));
             }
         }
+        changed
     }
 }
 

@@ -162,7 +162,9 @@ pub async fn run(
             }
             _ = tick.tick() => {
                 shared.background(Event::Tick);
-                files.hosts(&shared);
+                for (path, content) in files.hosts() {
+                    shared.background(Event::HostsFile { path: &path, content: &content });
+                }
             }
             () = files.changed(&settings) => {
                 if let Some(new) = reload(&settings, &loaded, &shared, &mut listeners) {

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::{Config, Image, ImageError, normalize};
+use crate::store::{Config, Image, ImageStore};
+use crate::{ImageError, normalize};
 
 /// The one program of a built-in image.
 #[derive(Clone, Debug)]
@@ -28,9 +29,21 @@ pub struct Builtin {
     pub config: Config,
 }
 
+impl ImageStore {
+    /// Adds an image that needs no archive.
+    ///
+    /// # Errors
+    /// Where its folder cannot be written.
+    pub fn add_builtin(&mut self, builtin: &Builtin) -> Result<(), ImageError> {
+        let image = builtin.lay_out(&self.dir)?;
+        self.builtins.push(image);
+        Ok(())
+    }
+}
+
 impl Builtin {
     /// Makes the root file system, where it is not there yet.
-    pub(crate) fn lay_out(&self, dir: &Path) -> Result<Image, ImageError> {
+    fn lay_out(&self, dir: &Path) -> Result<Image, ImageError> {
         let whole = normalize(&self.reference)?;
         let name: String = whole.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let root = dir.join("builtin").join(&name);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Builtin, ImageError, normalize, parse};
+use crate::{ImageError, normalize, parse};
 
 /// What an image says of its process (OCI image specification, `config`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,8 +73,8 @@ pub(crate) struct Record {
 /// The images in one folder.
 #[derive(Debug)]
 pub struct ImageStore {
-    dir: PathBuf,
-    builtins: Vec<Image>,
+    pub(crate) dir: PathBuf,
+    pub(crate) builtins: Vec<Image>,
     counter: AtomicU64,
 }
 
@@ -91,16 +91,6 @@ impl ImageStore {
         let store = ImageStore { dir: dir.to_owned(), builtins: Vec::new(), counter: AtomicU64::new(0) };
         store.sweep();
         Ok(store)
-    }
-
-    /// Adds an image that needs no archive.
-    ///
-    /// # Errors
-    /// Where its folder cannot be written.
-    pub fn add_builtin(&mut self, builtin: &Builtin) -> Result<(), ImageError> {
-        let image = builtin.lay_out(&self.dir)?;
-        self.builtins.push(image);
-        Ok(())
     }
 
     /// Removes the temporary folders of processes that are gone.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::set::{self, Set, Step};
+use super::set::Set;
 use super::shape::{Shape, View, view};
+use super::step::{Step, field};
 
 /// The paths that a change removes, modifies and adds.
 #[derive(Debug, Default)]
@@ -98,7 +99,7 @@ impl Comparison {
             return self.mark(old, new, path);
         }
         for name in before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))) {
-            path.push(set::field(name));
+            path.push(field(name));
             self.both(&shape.field(name), before.get(name), after.get(name), path);
             path.pop();
         }

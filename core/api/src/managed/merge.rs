@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::set::{self, Set, Step};
+use super::set::Set;
 use super::shape::{Shape, View, view};
+use super::step::{Step, field, spoken};
 
 /// The paths that a document sets.
 pub(super) fn field_set(shape: &Shape, value: &Value) -> Set {
@@ -20,7 +21,7 @@ fn collect(shape: &Shape, value: &Value, path: &mut Vec<Step>, out: &mut Set) {
         View::Leaf => out.insert(path),
         View::Map(fields) => {
             for (name, value) in fields.into_iter().flatten() {
-                path.push(set::field(name));
+                path.push(field(name));
                 collect(&shape.field(name), value, path, out);
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 if empty || !shape.declares(name) {
@@ -65,7 +66,7 @@ fn check(shape: &Shape, value: &Value, path: &str, out: &mut Vec<String>) {
             for (n, item) in items.iter().enumerate() {
                 match shape.item_step(item) {
                     Ok(step) => {
-                        let inner = format!("{path}{}", set::spoken(&step));
+                        let inner = format!("{path}{}", spoken(&step));
                         if !seen.insert(step) {
                             out.push(format!("{path}: duplicate entries for key {}", &inner[path.len()..]));
                         }
@@ -177,7 +178,7 @@ pub(super) fn remove(shape: &Shape, value: &Value, gone: &Set) -> Value {
             let left: Map<String, Value> = fields
                 .iter()
                 .filter_map(|(name, value)| {
-                    Some((name.clone(), keep(&set::field(name), &shape.field(name), value)?))
+                    Some((name.clone(), keep(&field(name), &shape.field(name), value)?))
                 })
                 .collect();
             if left.is_empty() { Value::Null } else { Value::Object(left) }

@@ -8,6 +8,7 @@ mod entries;
 mod merge;
 mod set;
 mod shape;
+mod step;
 
 use serde_json::{Value, json};
 

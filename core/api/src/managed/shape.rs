@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::set::{self, Step};
+use super::step::{self, Step};
 use crate::kinds::Kind;
 use crate::schema::{self, Definition, Field};
 
@@ -90,7 +90,7 @@ impl Shape {
             };
             found.insert((*name).to_owned(), value);
         }
-        Ok(set::key(found))
+        Ok(step::key(found))
     }
 }
 

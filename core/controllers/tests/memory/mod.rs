@@ -304,6 +304,12 @@ impl Cluster {
         }
     }
 
+    /// Another order of what happens, and other names.
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.random = seed;
+        self
+    }
+
     pub fn random(&mut self) -> u64 {
         self.random =
             self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,9 +1,11 @@
 //! DNS messages: RFC 1035 with EDNS0 (RFC 6891), RFC 2308's negative answers and RFC 3597's unknown types.
 
+mod wire;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::name::Name;
-pub use crate::wire::{DecodeError, decode, encode};
+pub use wire::{DecodeError, decode, encode};
 
 /// Record types, as far as they are treated by name.
 pub mod rtype {

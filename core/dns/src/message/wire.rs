@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::message::{Data, Edns, EdnsOption, Flags, Message, Question, Record, Soa, rtype};
+use super::{Data, Edns, EdnsOption, Flags, Message, Question, Record, Soa, rtype};
 use crate::name::{MAX_NAME, Name};
 
 /// Why bytes are no message.
