@@ -85,8 +85,10 @@ impl Start {
 
     /// `sealane up …`, ready to run; the node's name is this machine's, for cgroups are the real machine's.
     pub fn command(&self) -> Command {
-        let mut command =
-            self.sealane(&["up", "--api-address", "127.0.0.1:0", "--node-name", self.machine.name()]);
+        let mut command = self.sealane(&["up", "--node-name", self.machine.name()]);
+        if !self.args.iter().any(|a| a == "--api-address") {
+            command.args(["--api-address", "127.0.0.1:0"]);
+        }
         command.args(&self.args);
         command
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::{Extension, Router};
-use http::Request;
+use http::{HeaderValue, Request, header};
 use sealane_api::kinds::by_kind;
 use sealane_registry::rbac::{Rules, User};
 use sealane_registry::{Allocations, services};
@@ -77,7 +77,14 @@ impl ApiServer {
     /// The API for callers in this process, who are `user` whatever they send
     /// (`kube::Client::new(server.router_as(user), "default")`).
     pub fn router_as(&self, user: User) -> Router {
-        self.router().layer(Extension(user))
+        let agent = agent(&user.name).and_then(|a| HeaderValue::from_str(a).ok());
+        let named = tower::util::MapRequestLayer::new(move |mut request: Request<Body>| {
+            if let Some(agent) = &agent {
+                request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| agent.clone());
+            }
+            request
+        });
+        self.router().layer(Extension(user)).layer(named)
     }
 
     /// The cache that reads are served from.
@@ -88,5 +95,13 @@ impl ApiServer {
     /// Ends all watches and, where [`ApiServer::serve`] runs, all connections when their requests are answered.
     pub fn shut_down(&self) {
         self.0.stop.send_replace(true);
+    }
+}
+
+/// What a program of Kubernetes's own calls itself in its requests, and in the managedFields that come of them.
+fn agent(user: &str) -> Option<&str> {
+    match user.strip_prefix("system:")? {
+        node if node.starts_with("node:") => Some("kubelet"),
+        program => program.starts_with("kube-").then_some(program),
     }
 }
