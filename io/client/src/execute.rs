@@ -51,7 +51,7 @@ fn failure(error: &kube::Error) -> Failure {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
     };
-    if matches!(code(error), 404 | 409) { Failure::Conflict(text) } else { Failure::Other(text) }
+    if code(error) == 409 { Failure::Conflict(text) } else { Failure::Other(text) }
 }
 
 fn written(kind: Row, answer: Value) -> Result<Option<Event>, Failure> {
@@ -148,7 +148,8 @@ async fn change(client: &Client, kind: Row, key: &Key, request: Builder, body: &
             let uid = body["metadata"]["uid"].as_str().unwrap_or("").to_owned();
             let gone = code(&error) == 404 && !uid.is_empty();
             let event = gone.then(|| Event::Absent { kind, key: key.clone(), uid });
-            Answer { event, result: Err(failure(&error)) }
+            let why = if gone { Failure::Conflict(error.to_string()) } else { failure(&error) };
+            Answer { event, result: Err(why) }
         }
     }
 }
