@@ -386,12 +386,21 @@ fn link_host(
 
 /// The way outside of an ordinary user's node, where a program for it is installed.
 fn user(config: &HostConfig, tree: &Tree) -> Result<(Option<Socket>, Option<Helper>), HostError> {
-    let Some(helper) = outside::start_helper(tree.pid, &tree.node)? else {
-        tracing::warn!(
-            "Pods do not reach the outside: install pasta (package passt) or slirp4netns, or run as root"
-        );
-        return Ok((None, None));
+    // Everything within the cluster works without it.
+    let why = match outside::start_helper(tree.pid, &tree.node) {
+        Ok(Some(helper)) => return masqueraded(config, tree, helper),
+        Ok(None) => "install pasta (package passt) or slirp4netns, or run as root".to_owned(),
+        Err(error) => error.to_string(),
     };
+    tracing::warn!("Pods do not reach the outside: {why}");
+    Ok((None, None))
+}
+
+fn masqueraded(
+    config: &HostConfig,
+    tree: &Tree,
+    helper: Helper,
+) -> Result<(Option<Socket>, Option<Helper>), HostError> {
     let range = config.pod_cidr;
     let masquerade = outside::within(&tree.node, move || {
         nft::masquerade("sealane-host", range, Outward::By(outside::TAP))
