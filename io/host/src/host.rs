@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -31,7 +32,7 @@ const MTU: u32 = 1500;
 pub struct HostConfig {
     /// Absolute. Containers' writable layers go to `containers` in it, the launcher's number to `run`.
     pub data_dir: PathBuf,
-    /// Name of this run's cgroups, file-name safe: the node's.
+    /// Beginning of the name of this run's cgroups, file-name safe: the node's.
     pub name: String,
     /// All Pods' range, `--pod-cidr`.
     pub pod_cidr: Cidr,
@@ -56,6 +57,14 @@ impl HostConfig {
 
     fn containers(&self) -> PathBuf {
         self.data_dir.join("containers")
+    }
+
+    /// Name of this run's cgroups: nodes of one name in different data directories keep apart, and the next run on
+    /// this directory finds what was left.
+    fn cgroup(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.data_dir.hash(&mut hasher);
+        format!("{}-{:08x}", self.name, hasher.finish() as u32)
     }
 }
 
@@ -278,7 +287,7 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
     let mtu = if root { outside::mtu().unwrap_or(MTU).min(MTU) } else { MTU };
     let boot = Boot {
         containers,
-        name: config.name.clone(),
+        name: config.cgroup(),
         gateway: config.gateway(),
         rootless: !root,
         in_user_namespace: !userns::is_initial(),
