@@ -82,8 +82,7 @@ impl Parser<'_> {
             return err(&key.at, format!("a snippet is '{} {{', with its lines up to a '}}'", key.text));
         }
         let mut directives = Vec::new();
-        loop {
-            let Some(token) = self.stream.peek()? else { break };
+        while let Some(token) = self.stream.peek()? {
             if is_close(&token) {
                 if opened.is_none() {
                     return err(&token.at, "this brace closes nothing");
