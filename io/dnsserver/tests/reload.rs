@@ -96,7 +96,9 @@ async fn upstream() -> u16 {
     let socket = Arc::new(UdpSocket::bind(("127.0.0.1", port)).await.unwrap());
     tokio::spawn(async move {
         let mut buffer = [0; 4096];
-        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+        loop {
+            // An error is an ICMP message about an answer that nobody waits for any more.
+            let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
             let query = decode(&buffer[..len]).unwrap();
             let mut reply = query.reply(rcode::NOERROR);
             let name = query.questions[0].name.clone();
@@ -227,7 +229,7 @@ async fn a_hundred_reloads_lose_no_query() {
         let block = |keys: String| {
             format!(
                 "{keys} {{\n bind 127.0.0.1\n reload\n{} hosts /nowhere {{\n  10.0.{}.1 here.example\n  fallthrough\n \
-                 }}\n forward . 127.0.0.1:{upstream}\n prometheus 127.0.0.1:{metrics}\n}}\n",
+                 }}\n forward . 127.0.0.1:{upstream} {{\n  prefer_udp\n }}\n prometheus 127.0.0.1:{metrics}\n}}\n",
                 plugins[n as usize % plugins.len()],
                 n % 250
             )
