@@ -4,5 +4,6 @@
 mod cluster;
 mod codec;
 mod corefile;
+mod grammar;
 mod kubernetes;
 mod upstreams;
