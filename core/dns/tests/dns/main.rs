@@ -1,6 +1,7 @@
 //! The DNS state machine from outside: messages in, messages out.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod chain;
 mod cluster;
 mod codec;
 mod corefile;
