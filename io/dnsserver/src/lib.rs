@@ -124,7 +124,7 @@ pub async fn run(
     let (mut loaded, config) = corefile::load(&settings)?;
     let (shared, mut fatal) = Shared::new(config, &settings);
     let first = snapshots.borrow_and_update().clone();
-    shared.step(Event::Snapshot(first));
+    shared.background(Event::Snapshot(first));
     let mut listeners = Listeners::default();
     let bound = listeners.bind(&loaded.blocks)?;
     listeners.serve(&shared, bound);
@@ -146,7 +146,7 @@ pub async fn run(
                 // A writer that is gone leaves the last snapshot: names go on being answered.
                 fed = changed.is_ok();
                 let snapshot = snapshots.borrow_and_update().clone();
-                shared.step(Event::Snapshot(snapshot));
+                shared.background(Event::Snapshot(snapshot));
             }
             _ = tick.tick() => {
                 shared.background(Event::Tick);
@@ -185,7 +185,7 @@ async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::
             () = &mut end => return,
             Ok(()) = snapshots.changed() => {
                 let snapshot = snapshots.borrow_and_update().clone();
-                shared.step(Event::Snapshot(snapshot));
+                shared.background(Event::Snapshot(snapshot));
             }
         }
     }
@@ -240,8 +240,7 @@ async fn reload(
     // What came in by ports that go is answered by the old configuration, what waits at new ones by the new.
     listeners.retire(&new.blocks).await;
     let now = shared.now();
-    let effects = shared.server(|server| server.configure(config, now));
-    shared.detached(effects);
+    shared.server(|server| server.configure(config, now));
     listeners.serve(shared, bound);
     shared.version(new.version());
     for line in new.warnings.iter().chain([&running(&new)]) {

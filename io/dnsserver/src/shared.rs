@@ -69,12 +69,7 @@ impl Shared {
 
     /// A step whose effects nobody waits for.
     pub(crate) fn background(self: &Arc<Self>, event: Event<'_>) {
-        self.detached(self.step(event));
-    }
-
-    /// Effects that nobody waits for.
-    pub(crate) fn detached(self: &Arc<Self>, effects: Vec<Effect>) {
-        for effect in effects {
+        for effect in self.step(event) {
             self.detach(effect);
         }
     }

@@ -235,10 +235,10 @@ async fn a_hundred_reloads_lose_no_query() {
             )
         };
         let mut text = block(format!(".:{port}"));
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             text += &block(format!(".:{second}, zone{n}.example:{port}"));
         }
-        if n % 3 != 0 {
+        if !n.is_multiple_of(3) {
             text += &block(format!("example:{third} other.example:{third}"));
         }
         text

@@ -137,6 +137,8 @@ pub struct Server {
     world: World,
     metrics: Metrics,
     reloads_failed: u64,
+    /// What plugins said when they were started.
+    starting: Vec<Effect>,
 }
 
 impl Server {
@@ -150,9 +152,9 @@ impl Server {
         server
     }
 
-    /// Takes another configuration; snapshot and counters stay, queries under way end with the old one. Effects are
-    /// as [`Server::step`]'s.
-    pub fn configure(&mut self, config: Config, now: Now) -> Vec<Effect> {
+    /// Takes another configuration; snapshot and counters stay, queries under way end with the old one. What its
+    /// plugins have to say comes with the next step's effects.
+    pub fn configure(&mut self, config: Config, now: Now) {
         let generation = self.chains.last().map_or(0, |chains| chains.generation + 1);
         if let Some(old) = self.chains.last_mut() {
             old.retired = Some(now.monotonic);
@@ -168,9 +170,9 @@ impl Server {
         let chains = Chains { generation, blocks: blocks.collect(), under_way: 0, retired: None };
         self.chains.push(chains);
         self.let_go(now);
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.starting);
         self.each_plugin(now, &mut out, |plugin, cx| plugin.start(cx));
-        out
+        self.starting = out;
     }
 
     /// A configuration was refused; the old one stays.
@@ -234,7 +236,7 @@ impl Server {
 
     /// Takes one event. A query has one answer at most, now or when its `Ask` is over.
     pub fn step(&mut self, event: Event<'_>, now: Now) -> Vec<Effect> {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.starting);
         match event {
             Event::Query { port, transport, client, bytes } => {
                 self.query(port, transport, client, bytes, now, &mut out);

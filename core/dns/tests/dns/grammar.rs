@@ -295,7 +295,10 @@ fn written(word: &str) -> String {
     if plain { word.to_owned() } else { format!("\"{}\"", word.replace('"', "\\\"")) }
 }
 
-fn lines(lines: &[(String, Vec<String>, Option<Vec<Vec<String>>>)]) -> String {
+/// A plugin's name, arguments, and options.
+type Line = (String, Vec<String>, Option<Vec<Vec<String>>>);
+
+fn lines(lines: &[Line]) -> String {
     let mut out = String::new();
     for (name, args, options) in lines {
         let words: Vec<_> = std::iter::once(name).chain(args).map(|word| written(word)).collect();
