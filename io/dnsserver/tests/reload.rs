@@ -235,10 +235,10 @@ async fn a_hundred_reloads_lose_no_query() {
             )
         };
         let mut text = block(format!(".:{port}"));
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             text += &block(format!(".:{second}, zone{n}.example:{port}"));
         }
-        if n % 3 != 0 {
+        if !n.is_multiple_of(3) {
             text += &block(format!("example:{third} other.example:{third}"));
         }
         text
@@ -257,7 +257,7 @@ async fn a_hundred_reloads_lose_no_query() {
     }
     let mut failed = 0;
     for n in 1..=RELOADS {
-        if n % 10 == 0 {
+        if n.is_multiple_of(10) {
             failed += 1;
             server.write(&format!("{} {{\n nonsense\n}}\n{}", n, corefile(n)));
             server.logged("plugin/reload: Corefile changed but reload failed: ", failed).await;

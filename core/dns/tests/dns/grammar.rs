@@ -74,7 +74,6 @@ fn taken() {
         ("", ""),
         ("\n", ""),
         (" \t\n", ""),
-        ("\"\"", ""),
         ("localhost", "localhost:"),
         ("a {\n x \"quoted value\" b\n y\n}", "a: x quoted value b; y"),
         ("a {\n x \"quoted \\\"value\\\" inside\" B\n}", "a: x quoted \"value\" inside B"),
@@ -136,6 +135,7 @@ fn taken() {
         ("import argument", "x.example: basicauth / import password"),
         ("import open\n dir1\n}", "x: dir1"),
         ("a { import one.txt\n}", "a: dir2 arg1 arg2; dir3"),
+        ("a {\n x { import one.txt\n }\n}", "a: x {import one.txt}"),
         // Snippets.
         ("(common) {\n gzip foo\n errors stderr\n}\nb {\n import common\n}", "b: gzip foo; errors stderr"),
         ("(common) {\n gzip foo\n}\nimport uses", "x.example: gzip foo"),
@@ -167,6 +167,7 @@ fn taken() {
 fn refused() {
     for (text, why) in [
         ("a, {\n}", "1:1: another zone is missing behind this comma"),
+        ("a, \"\"", "1:1: another zone is missing behind this comma"),
         ("a, b,", "1:4: another zone is missing behind this comma"),
         ("a\n dir1 {\n foo", "2:7: this brace is never closed"),
         ("a\n dir1 {\n } }", "3:4: this closing brace needs a line of its own"),
@@ -220,6 +221,8 @@ fn refused() {
 fn refused_here_alone() {
     for (text, why) in [
         ("{\n x\n}", "1:1: a server block needs a zone before its brace, as in '. {'"),
+        ("\"\"", "1:1: a server block needs a zone, and empty quotes are none"),
+        ("\"\"\na {\n}", "1:1: a server block needs a zone, and empty quotes are none"),
         ("a {\n x\n}\n}", "4:1: this brace closes nothing"),
         ("a\nx\n}", "3:1: this brace closes nothing"),
         ("a {\n x \"y\n}", "2:4: this quote never ends"),
@@ -295,7 +298,10 @@ fn written(word: &str) -> String {
     if plain { word.to_owned() } else { format!("\"{}\"", word.replace('"', "\\\"")) }
 }
 
-fn lines(lines: &[(String, Vec<String>, Option<Vec<Vec<String>>>)]) -> String {
+/// A name, its arguments and its options' words.
+type Line = (String, Vec<String>, Option<Vec<Vec<String>>>);
+
+fn lines(lines: &[Line]) -> String {
     let mut out = String::new();
     for (name, args, options) in lines {
         let words: Vec<_> = std::iter::once(name).chain(args).map(|word| written(word)).collect();
