@@ -252,6 +252,42 @@ fn refused_here_alone() {
     }
 }
 
+/// Those that Kubernetes distributions ship.
+#[test]
+fn real_ones() {
+    let mut sources = Sources::default();
+    for (target, files) in [
+        ("/etc/coredns/custom/*.override", vec![]),
+        (
+            "/etc/coredns/custom/*.server",
+            vec![(
+                "/etc/coredns/custom/a.server".to_owned(),
+                "a.example:53 {\r\n\tforward . 10.0.0.9\r\n}".to_owned(),
+            )],
+        ),
+    ] {
+        sources.files.insert(target.into(), files);
+    }
+    let k3s = ".:53 {\n    errors\n    health\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n      \
+               pods insecure\n      fallthrough in-addr.arpa ip6.arpa\n    }\n    hosts /etc/coredns/NodeHosts {\n      \
+               ttl 60\n      reload 15s\n      fallthrough\n    }\n    prometheus :9153\n    cache 30\n    loop\n    \
+               reload\n    loadbalance\n    import /etc/coredns/custom/*.override\n    forward . \
+               /etc/resolv.conf\n}\nimport /etc/coredns/custom/*.server\n";
+    let blocks = parse("/etc/coredns/Corefile", k3s, &sources).unwrap();
+    let shape: Vec<_> =
+        blocks.iter().map(|block| (block.keys[0].text.as_str(), block.directives.len())).collect();
+    assert_eq!(shape, [(".:53", 11), ("a.example:53", 1)]);
+    assert_eq!(blocks[0].directives[4].block.as_ref().map(Vec::len), Some(3));
+    let node_local = "cluster.local:53 {\n    errors\n    cache {\n            success 9984 30\n            denial 9984 \
+                      5\n    }\n    reload\n    loop\n    bind 169.254.20.10 10.96.0.10\n    forward . 10.96.0.11 \
+                      {\n            force_tcp\n    }\n    prometheus :9253\n    health 169.254.20.10:8080\n    \
+                      }\nin-addr.arpa:53 {\n    errors\n    cache 30\n    }\n.:53 {\n    errors\n    }\n";
+    let blocks = parse("Corefile", node_local, &sources).unwrap();
+    let shape: Vec<_> =
+        blocks.iter().map(|block| (block.keys[0].text.as_str(), block.directives.len())).collect();
+    assert_eq!(shape, [("cluster.local:53", 8), ("in-addr.arpa:53", 2), (".:53", 1)]);
+}
+
 #[test]
 fn positions() {
     let text = "a {\n\tx é \"b\nc\" d # e\n  y {\n    z\n  }\n}\n";
