@@ -55,7 +55,7 @@ fn usr1_reloads_and_hup_does_nothing() {
     dns.said("[INFO] Reloading complete");
     corefile(" oops\n");
     dns.signal(Signal::USR1);
-    assert!(dns.said("[ERROR] SIGUSR1: ").ends_with("Corefile:4:2: unknown plugin 'oops'"));
+    assert!(dns.said("[ERROR] SIGUSR1: ").contains("Corefile:4:2: unknown plugin 'oops'"));
     dns.signal(Signal::TERM);
     assert_eq!(dns.child.wait().unwrap().code(), Some(0));
 }

@@ -328,3 +328,58 @@ async fn drained(fd: &AsyncFd<OwnedFd>) {
     while rustix::io::read(fd.get_ref(), &mut buffer).is_ok_and(|n| n > 0) {}
     guard.clear_ready();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs() {
+        for (pattern, name, holds) in [
+            ("*", "", true),
+            ("*", "..data", true),
+            ("*.conf", "a.conf", true),
+            ("*.conf", "a.conf~", false),
+            ("a*b", "ab", true),
+            ("a*b", "aébb", true),
+            ("a?c", "aéc", true),
+            ("a?c", "ac", false),
+            ("?*", "", false),
+            ("plain", "plain", true),
+            ("plain", "plainer", false),
+        ] {
+            assert_eq!(matches(pattern, name), holds, "{pattern} {name}");
+        }
+        for (path, above) in [
+            ("Corefile", "."),
+            ("/etc/coredns/Corefile", "/etc/coredns"),
+            ("/etc/coredns/custom/*.server", "/etc/coredns/custom"),
+            ("parts/*/Corefile", "parts"),
+            ("*/Corefile", "."),
+        ] {
+            assert_eq!(folder(Path::new(path)), Path::new(above), "{path}");
+        }
+    }
+
+    #[test]
+    fn files_of_a_pattern() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b/x.conf", "a/x.conf", "a/y.conf", "a/z.conf/inner"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let found = |pattern: &str| {
+            let found = matching(&folder.path().join(pattern)).into_iter();
+            found
+                .map(|path| path.strip_prefix(folder.path()).unwrap().display().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found("a/*.conf"), ["a/x.conf", "a/y.conf"]);
+        assert_eq!(found("*/x.conf"), ["a/x.conf", "b/x.conf"]);
+        assert_eq!(found("a/x.conf"), ["a/x.conf"]);
+        for none in ["a", "a/*.none", "none/*", "a/z.conf"] {
+            assert_eq!(found(none), Vec::<String>::new(), "{none}");
+        }
+    }
+}

@@ -43,8 +43,7 @@ struct Running {
     folder: tempfile::TempDir,
     reload: Arc<Notify>,
     logs: Arc<Mutex<Vec<String>>>,
-    /// The server ends when its snapshots' writer and this are gone.
-    _task: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Running {
@@ -60,7 +59,7 @@ impl Running {
         let task = tokio::spawn(async move {
             run(settings, receiver, std::future::pending()).await.unwrap();
         });
-        let running = Running { folder, reload, logs, _task: task };
+        let running = Running { folder, reload, logs, task };
         running.logged("Running configuration", 1).await;
         running
     }
@@ -257,7 +256,7 @@ async fn a_hundred_reloads_lose_no_query() {
     }
     let mut failed = 0;
     for n in 1..=RELOADS {
-        if n % 10 == 0 {
+        if n.is_multiple_of(10) {
             failed += 1;
             server.write(&format!("{} {{\n nonsense\n}}\n{}", n, corefile(n)));
             server.logged("plugin/reload: Corefile changed but reload failed: ", failed).await;
@@ -296,6 +295,42 @@ async fn addresses_change_without_a_lost_query() {
         server.logged("[INFO] Reloading complete", n as usize).await;
     }
     settled(&tally, clients, true).await;
+}
+
+/// A port that goes while an answer is still owed there, and comes back before it is given.
+#[tokio::test]
+async fn an_answer_that_takes_long_outlives_its_port() {
+    let [port, other, slow] = free_ports().await;
+    let upstream = UdpSocket::bind(("127.0.0.1", slow)).await.unwrap();
+    for bind in ["", " bind 127.0.0.1\n"] {
+        let corefile = |port: u16| {
+            format!(
+                ".:{port} {{\n{bind} hosts /nowhere {{\n  10.0.0.1 here.example\n  fallthrough\n }}\n \
+                 forward . 127.0.0.1:{slow}\n}}\n"
+            )
+        };
+        let server = Running::start(&corefile(port)).await;
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(("127.0.0.1", port)).await.unwrap();
+        client.send(&query(5, "there.example").1).await.unwrap();
+        let mut buffer = [0; 4096];
+        let (len, from) = upstream.recv_from(&mut buffer).await.unwrap();
+        let asked = decode(&buffer[..len]).unwrap();
+        for (times, port) in [(1, other), (2, port)] {
+            server.write(&corefile(port));
+            server.reload.notify_one();
+            server.logged("[INFO] Reloading complete", times).await;
+            assert!(address(port, "here.example").await.ends_with("A 10.0.0.1"));
+        }
+        let mut reply = asked.reply(rcode::NOERROR);
+        let name = asked.questions[0].name.clone();
+        reply.answers.push(Record::new(name, 60, Data::A([192, 0, 2, 80].into())));
+        upstream.send_to(&encode(&reply, 4096), from).await.unwrap();
+        let len = tokio::time::timeout(NEVER, client.recv(&mut buffer)).await.expect("an answer").unwrap();
+        checked(5, &buffer[..len]);
+        server.task.abort();
+        assert!(server.task.await.unwrap_err().is_cancelled());
+    }
 }
 
 async fn get(port: u16) -> String {

@@ -143,7 +143,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// The next token. Behind a brace no new line is needed for an `import`.
+    /// The next token.
     pub(super) fn next(&mut self) -> Result<Option<Token>, CorefileError> {
         let Some(token) = self.peek()? else { return Ok(None) };
         self.advance();
@@ -152,13 +152,16 @@ impl<'a> Stream<'a> {
         if self.taken > MAX_TOKENS {
             return Err(CorefileError::new(&token.at, "imports make the configuration too large"));
         }
-        if is_open(&token)
-            && let Some(import) = self.raw().filter(|next| is_import(next) && !next.starts_line).cloned()
-        {
-            self.advance();
-            self.import(&import)?;
-        }
         Ok(Some(token))
+    }
+
+    /// Reads an `import` right behind a server block's brace: it needs no new line there.
+    pub(super) fn opened(&mut self) -> Result<(), CorefileError> {
+        let import = self.raw().filter(|next| is_import(next) && !next.starts_line).cloned();
+        import.map_or(Ok(()), |import| {
+            self.advance();
+            self.import(&import)
+        })
     }
 
     fn expanded(&self, mut token: Token) -> Result<Token, CorefileError> {
@@ -203,7 +206,7 @@ impl<'a> Stream<'a> {
             return Err(CorefileError::new(&target.at, message));
         }
         let Some(files) = self.sources.files.get(&pattern) else {
-            let near = super::nearest(&target.text, self.snippets.keys().map(String::as_str));
+            let near = super::suggest::nearest(&target.text, self.snippets.keys().map(String::as_str));
             let hint = near.map_or(String::new(), |near| format!("; did you mean ({near})?"));
             let message = format!(
                 "there is no snippet ({}) before this line, and no file {pattern}{hint}",

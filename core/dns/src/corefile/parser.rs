@@ -69,8 +69,7 @@ impl Parser<'_> {
     fn server_block(&mut self) -> Result<Option<ServerBlock>, CorefileError> {
         let (keys, opened) = self.keys()?;
         let Some(first) = keys.first() else {
-            // Nothing but empty quotes.
-            return Ok(None);
+            return err(&self.stream.at, "a server block needs a zone, and empty quotes are none");
         };
         if let ([key], Some(brace)) = (keys.as_slice(), &opened)
             && let Some(name) = key.text.strip_prefix('(').and_then(|text| text.strip_suffix(')'))
@@ -80,6 +79,9 @@ impl Parser<'_> {
         }
         if let Some(key) = keys.iter().find(|key| key.text.starts_with('(')) {
             return err(&key.at, format!("a snippet is '{} {{', with its lines up to a '}}'", key.text));
+        }
+        if opened.is_some() {
+            self.stream.opened()?;
         }
         let mut directives = Vec::new();
         while let Some(token) = self.stream.peek()? {
@@ -130,11 +132,12 @@ impl Parser<'_> {
             }
             begun = true;
             self.stream.next()?;
+            if token.text.is_empty() {
+                continue;
+            }
             comma = token.text.ends_with(',').then(|| token.clone());
             if comma.is_some() {
                 token.text.pop();
-            } else if token.text.is_empty() {
-                continue;
             }
             if token.text.is_empty() || token.text.contains(',') {
                 return err(&token.at, "a comma stands right behind a zone, with a space before the next");

@@ -74,7 +74,6 @@ fn taken() {
         ("", ""),
         ("\n", ""),
         (" \t\n", ""),
-        ("\"\"", ""),
         ("localhost", "localhost:"),
         ("a {\n x \"quoted value\" b\n y\n}", "a: x quoted value b; y"),
         ("a {\n x \"quoted \\\"value\\\" inside\" B\n}", "a: x quoted \"value\" inside B"),
@@ -136,6 +135,7 @@ fn taken() {
         ("import argument", "x.example: basicauth / import password"),
         ("import open\n dir1\n}", "x: dir1"),
         ("a { import one.txt\n}", "a: dir2 arg1 arg2; dir3"),
+        ("a {\n x { import one.txt\n }\n}", "a: x {import one.txt}"),
         // Snippets.
         ("(common) {\n gzip foo\n errors stderr\n}\nb {\n import common\n}", "b: gzip foo; errors stderr"),
         ("(common) {\n gzip foo\n}\nimport uses", "x.example: gzip foo"),
@@ -167,6 +167,7 @@ fn taken() {
 fn refused() {
     for (text, why) in [
         ("a, {\n}", "1:1: another zone is missing behind this comma"),
+        ("a, \"\"", "1:1: another zone is missing behind this comma"),
         ("a, b,", "1:4: another zone is missing behind this comma"),
         ("a\n dir1 {\n foo", "2:7: this brace is never closed"),
         ("a\n dir1 {\n } }", "3:4: this closing brace needs a line of its own"),
@@ -220,6 +221,8 @@ fn refused() {
 fn refused_here_alone() {
     for (text, why) in [
         ("{\n x\n}", "1:1: a server block needs a zone before its brace, as in '. {'"),
+        ("\"\"", "1:1: a server block needs a zone, and empty quotes are none"),
+        ("\"\"\na {\n}", "1:1: a server block needs a zone, and empty quotes are none"),
         ("a {\n x\n}\n}", "4:1: this brace closes nothing"),
         ("a\nx\n}", "3:1: this brace closes nothing"),
         ("a {\n x \"y\n}", "2:4: this quote never ends"),
@@ -247,6 +250,42 @@ fn refused_here_alone() {
         let error = shown(text).unwrap_err();
         assert_eq!(error.strip_prefix("Corefile:").unwrap_or(&error), why, "{text}");
     }
+}
+
+/// Those that Kubernetes distributions ship.
+#[test]
+fn real_ones() {
+    let mut sources = Sources::default();
+    for (target, files) in [
+        ("/etc/coredns/custom/*.override", vec![]),
+        (
+            "/etc/coredns/custom/*.server",
+            vec![(
+                "/etc/coredns/custom/a.server".to_owned(),
+                "a.example:53 {\r\n\tforward . 10.0.0.9\r\n}".to_owned(),
+            )],
+        ),
+    ] {
+        sources.files.insert(target.into(), files);
+    }
+    let k3s = ".:53 {\n    errors\n    health\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n      \
+               pods insecure\n      fallthrough in-addr.arpa ip6.arpa\n    }\n    hosts /etc/coredns/NodeHosts {\n      \
+               ttl 60\n      reload 15s\n      fallthrough\n    }\n    prometheus :9153\n    cache 30\n    loop\n    \
+               reload\n    loadbalance\n    import /etc/coredns/custom/*.override\n    forward . \
+               /etc/resolv.conf\n}\nimport /etc/coredns/custom/*.server\n";
+    let blocks = parse("/etc/coredns/Corefile", k3s, &sources).unwrap();
+    let shape: Vec<_> =
+        blocks.iter().map(|block| (block.keys[0].text.as_str(), block.directives.len())).collect();
+    assert_eq!(shape, [(".:53", 11), ("a.example:53", 1)]);
+    assert_eq!(blocks[0].directives[4].block.as_ref().map(Vec::len), Some(3));
+    let node_local = "cluster.local:53 {\n    errors\n    cache {\n            success 9984 30\n            denial 9984 \
+                      5\n    }\n    reload\n    loop\n    bind 169.254.20.10 10.96.0.10\n    forward . 10.96.0.11 \
+                      {\n            force_tcp\n    }\n    prometheus :9253\n    health 169.254.20.10:8080\n    \
+                      }\nin-addr.arpa:53 {\n    errors\n    cache 30\n    }\n.:53 {\n    errors\n    }\n";
+    let blocks = parse("Corefile", node_local, &sources).unwrap();
+    let shape: Vec<_> =
+        blocks.iter().map(|block| (block.keys[0].text.as_str(), block.directives.len())).collect();
+    assert_eq!(shape, [("cluster.local:53", 8), ("in-addr.arpa:53", 2), (".:53", 1)]);
 }
 
 #[test]
@@ -295,7 +334,7 @@ fn written(word: &str) -> String {
     if plain { word.to_owned() } else { format!("\"{}\"", word.replace('"', "\\\"")) }
 }
 
-/// A plugin's name, arguments, and options.
+/// A name, its arguments and its options' words.
 type Line = (String, Vec<String>, Option<Vec<Vec<String>>>);
 
 fn lines(lines: &[Line]) -> String {
