@@ -5,7 +5,7 @@
 //! ~~~ yaml
 //! …
 //! ~~~
-//! status NAMESPACE/POD ADDRESS...      a Pod's addresses: Running, Ready
+//! status NAMESPACE/POD [unready] ADDRESS...   a Pod's addresses: Running, Ready or not
 //!
 //! [A SCENARIO]                         a server is started for each
 //! lacks sealane: WHY                   the Corefile is refused by this server, and asked of the other alone
@@ -18,7 +18,7 @@
 //! origin ZONE                          is put behind names without last dot
 //! let NAME = TEXT                      $NAME in expected records
 //!
-//! NAME TYPE [+OPTION...] -> RCODE FLAG... [opt=SIZE[,do]]
+//! NAME TYPE [+OPTION...] -> RCODE FLAG... [opt=SIZE[,do]] [noquestion]
 //!     an RECORD                        answer: NAME TTL TYPE DATA; @ is the question's name, * any one word,
 //!     ns RECORD                        authority     and `3x RECORD` three that match
 //!     ad RECORD                        additional
@@ -39,7 +39,7 @@ use super::codec::{Edns, FLAGS, Query, Reply, type_number};
 pub struct Table {
     pub file: String,
     pub objects: String,
-    /// Namespace, Pod, addresses.
+    /// Namespace, Pod, addresses, `unready` before them.
     pub statuses: Vec<(String, String, Vec<String>)>,
     pub scenarios: Vec<Scenario>,
 }
@@ -74,6 +74,8 @@ struct Expected {
     rcode: String,
     flags: u16,
     opt: Option<String>,
+    /// The question does not come back.
+    bare: bool,
     sections: [Vec<(usize, String)>; 3],
 }
 
@@ -201,6 +203,7 @@ impl Expected {
             match (FLAGS.iter().find(|(name, _)| name == word), word.strip_prefix("opt=")) {
                 (Some((_, bit)), _) => expected.flags |= bit,
                 (None, Some(opt)) => expected.opt = Some(opt.to_owned()),
+                (None, None) if *word == "noquestion" => expected.bare = true,
                 (None, None) => return Err(format!("`{word}` is no flag")),
             }
         }
@@ -290,7 +293,7 @@ impl Row {
             && reply.flags & 0x8000 != 0
             && reply.flags & 0x7800 == self.query.flags & 0x7800
             && reply.opt == expected.opt
-            && reply.question == self.query.question()
+            && reply.question == if expected.bare { Vec::new() } else { self.query.question() }
             && sections.into_iter().all(|(patterns, records)| Expected::section(patterns, records));
         (!right).then(|| self.shown(reply))
     }
@@ -307,7 +310,9 @@ impl Row {
         if let Some(opt) = &reply.opt {
             text += &format!(" opt={opt}");
         }
-        if reply.question != self.query.question() {
+        if reply.question.is_empty() {
+            text += " noquestion";
+        } else if reply.question != self.query.question() {
             text += &format!(" (and another question: {:?})", String::from_utf8_lossy(&reply.question));
         }
         for (section, records) in SECTIONS.iter().zip(&reply.sections) {
