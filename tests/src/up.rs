@@ -85,8 +85,10 @@ impl Start {
 
     /// `sealane up …`, ready to run; the node's name is this machine's, for cgroups are the real machine's.
     pub fn command(&self) -> Command {
-        let mut command =
-            self.sealane(&["up", "--api-address", "127.0.0.1:0", "--node-name", self.machine.name()]);
+        let mut command = self.sealane(&["up", "--node-name", self.machine.name()]);
+        if !self.args.iter().any(|a| a == "--api-address") {
+            command.args(["--api-address", "127.0.0.1:0"]);
+        }
         command.args(&self.args);
         command
     }
@@ -326,9 +328,12 @@ pub(crate) fn stale(machine: &Machine, dir: &Path) -> Vec<String> {
     let dir = dir.to_string_lossy().into_owned();
     left.extend(mounts.lines().filter(|l| l.contains(&dir)).map(|l| format!("mount {l}")));
     let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path());
-    let own = |base: &Path| base.join(format!("sealane-{}", machine.name()));
-    let cgroups =
-        hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|h| own(&h)).filter(|p| p.exists());
+    let own = format!("sealane-{}-", machine.name());
+    let inside = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).flat_map(std::fs::read_dir).flatten();
+    let cgroups = inside
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own)));
     left.extend(cgroups.map(|p| format!("cgroup {}", p.display())));
     let namespaces = Machine::foreign_namespaces().into_iter().filter(|n| n.contains("sealane"));
     left.extend(namespaces.map(|n| format!("network namespace {n}")));

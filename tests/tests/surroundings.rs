@@ -61,6 +61,19 @@ fn on_an_overlay_containers_write_to_memory() {
 }
 
 #[test]
+fn a_chroot_that_is_no_mount_is_told_to_be_one() {
+    let machine = Machine::new();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(sealane(), dir.path().join("sealane")).unwrap();
+    // Mounted in a namespace of its own, which goes with the program.
+    let script = "cd \"$0\" && mkdir -p proc sys dev tmp && mount -t proc proc proc && mount -t sysfs sysfs sys && \
+                  mount --rbind /dev dev && exec chroot . /sealane up --api-address 127.0.0.1:0 --data-dir /tmp/data";
+    let output =
+        machine.command("unshare").args(["-m", "sh", "-c", script]).arg(dir.path()).output().unwrap();
+    refused(&output, "mount --bind DIR DIR");
+}
+
+#[test]
 fn an_ordinary_user_runs_the_demo() {
     let machine = Machine::new();
     let dir = tempfile::tempdir().unwrap();

@@ -34,9 +34,7 @@ fn main() -> ExitCode {
             Ok(rounds) if rounds > 0 => kill(rounds),
             _ => return wrong(&format!("`{rounds}` is not a number of rounds")),
         },
-        ["golden"] => {
-            run(cargo().args(["test", "-p", "sealane-apiserver", "--test", "golden", "--", "--nocapture"]))
-        }
+        ["golden"] => golden(),
         _ => return wrong(&format!("no such command: {}", words.join(" "))),
     };
     match done {
@@ -69,6 +67,11 @@ fn kill(rounds: u32) -> Result<(), String> {
     let rounds = rounds.to_string();
     let test = ["test", "-p", "sealane-tests", "--test", "kill", "--", "--nocapture"];
     run(cargo().env("SEALANE_KILL_ROUNDS", rounds).args(test))
+}
+
+fn golden() -> Result<(), String> {
+    run(cargo().args(["build", "-p", "sealane"]))?;
+    run(cargo().args(["test", "-p", "sealane-tests", "--test", "golden", "--", "--nocapture"]))
 }
 
 /// The cargo that runs this.

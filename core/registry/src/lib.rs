@@ -22,6 +22,7 @@
 pub mod allocate;
 pub mod bootstrap;
 mod delete;
+pub mod escalation;
 mod metadata;
 pub mod pods;
 pub mod rbac;

@@ -102,6 +102,11 @@ impl Rules {
             .flat_map(|(namespace, list)| list.iter().map(move |rule| (namespace, rule)))
     }
 
+    /// The rules of a role (namespace "" for ClusterRoles), where it is there.
+    pub fn role(&self, namespace: &str, name: &str) -> Option<&[Value]> {
+        self.roles.get(&(namespace.to_owned(), name.to_owned())).map(Vec::as_slice)
+    }
+
     /// Whether a user may do something.
     pub fn allows(&self, user: &User, asked: &Attributes<'_>) -> bool {
         if user.is_in("system:masters") {

@@ -8,7 +8,7 @@ use sealane_registry::rbac::{Attributes, User};
 use serde_json::json;
 
 use crate::request::{Query, ResourcePath};
-use crate::server::{Connection, Shared};
+use crate::shared::{Connection, Shared};
 use crate::tokens;
 
 const AUTHENTICATED: &str = "system:authenticated";

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cache::{Entry, Listing};
 use crate::negotiate::{self, Format};
-use crate::server::now;
+use crate::shared::now;
 
 pub(crate) type Answer = Result<Response<Body>, Status>;
 

@@ -8,7 +8,8 @@ use sealane_api::{Status, time};
 use sealane_registry::{Part, bootstrap, replace};
 use serde_json::Value;
 
-use crate::server::{ApiServer, now};
+use crate::server::ApiServer;
+use crate::shared::now;
 use crate::writing::{insert, modify};
 
 /// Who owns the fields of the first objects.

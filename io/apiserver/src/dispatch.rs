@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::{Body, Bytes};
-use http::request::Parts;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use sealane_api::columns::Include;
 use sealane_api::kinds::Subresource;
@@ -13,49 +12,14 @@ use sealane_api::{Kind, Status};
 use sealane_registry::rbac::User;
 
 use crate::answer::{self, Answer};
+use crate::call::Call;
 use crate::negotiate::{self, Format};
 use crate::request::{Query, ResourcePath, Target, resource_path};
-use crate::server::Shared;
+use crate::shared::Shared;
 use crate::{access, paths, reading, reviews, subresources, writing};
 
 /// Largest body of a request, in bytes (`MaxRequestBodyBytes`).
 pub(crate) const BODY_MAX: usize = 3 * 1024 * 1024;
-
-/// A request whose sender is known.
-pub(crate) struct Call {
-    pub shared: Arc<Shared>,
-    pub user: User,
-    pub path: ResourcePath,
-    pub query: Query,
-    pub verb: &'static str,
-    pub parts: Parts,
-}
-
-impl Call {
-    /// The form of the answer.
-    pub fn format(&self, views: bool) -> Result<Format, Status> {
-        let include = Include::parse(self.query.get("includeObject")).unwrap_or_default();
-        negotiate::accepted(&self.parts.headers, views, include)
-    }
-
-    /// Who owns what is written: `fieldManager`, or the `User-Agent` up to its first slash.
-    pub fn manager(&self) -> &str {
-        let named = self.query.get("fieldManager");
-        if !named.is_empty() {
-            return named;
-        }
-        let agent = self.parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let name = agent.split('/').next().unwrap_or("");
-        // A name of a manager ends at 128 bytes.
-        let name = name.get(..128).unwrap_or(name);
-        if name.is_empty() { "unknown" } else { name }
-    }
-
-    /// The namespace, "" for none or all.
-    pub fn namespace(&self) -> &str {
-        &self.path.namespace
-    }
-}
 
 /// Answers any request.
 pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
@@ -180,9 +144,4 @@ async fn read(body: Body) -> Result<Bytes, Status> {
         )),
         Err(e) => Err(Status::bad_request(format!("the body could not be read: {e}"))),
     }
-}
-
-/// Whether a request asks for an upgrade of its connection.
-pub(crate) fn upgrades(request: &Request<Body>) -> bool {
-    request.headers().contains_key(header::UPGRADE)
 }

@@ -12,7 +12,8 @@ use sealane_registry::rbac::User;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::server::{ApiServer, Connection, stopped};
+use crate::server::ApiServer;
+use crate::shared::{Connection, stopped};
 
 /// A client that has not finished its handshake by then is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);

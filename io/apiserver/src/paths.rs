@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::answer::{Answer, bytes, document, page_not_found};
 use crate::negotiate::{self, Format};
 use crate::request::Query;
-use crate::server::Shared;
+use crate::shared::Shared;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 

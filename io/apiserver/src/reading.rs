@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
 use crate::cache::Listing;
-use crate::dispatch::Call;
+use crate::call::Call;
 use crate::selection::Selection;
-use crate::server::now;
+use crate::shared::now;
 use crate::watching::{self, Watch};
 
 /// How long a read waits for a version that is not there yet, at most.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::access;
 use crate::answer::{self, Answer};
-use crate::dispatch::Call;
+use crate::call::Call;
 use crate::subresources;
 use crate::tokens;
 

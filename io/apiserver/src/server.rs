@@ -1,114 +1,24 @@
-//! [`ApiServer`]: what all requests share, and its ends.
+//! [`ApiServer`]: made over a store, and its ends.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::{Extension, Router};
-use http::Request;
+use http::{HeaderValue, Request, header};
 use sealane_api::kinds::by_kind;
 use sealane_registry::rbac::{Rules, User};
-use sealane_registry::{Allocations, Ranges, services};
+use sealane_registry::{Allocations, services};
 use sealane_store::{Revision, Store, StoreError};
 use tokio::sync::watch;
 
-use crate::backend::{Backend, hold};
+use crate::backend::hold;
 use crate::cache::Cache;
+use crate::dispatch;
+use crate::issuer::TokenIssuer;
 use crate::metrics::Metrics;
 use crate::nodes::NodeBackend;
-use crate::tokens::TokenIssuer;
-
-/// What a server is told.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Ranges of Services and node ports.
-    pub ranges: Ranges,
-    /// Where Pods reach the API: the `kubernetes` Service's endpoint, which may not be a loopback address.
-    pub advertise: SocketAddrV4,
-    /// `iss` of ServiceAccount tokens, and the audience that they have unless they ask for another.
-    pub issuer: String,
-    /// How long a watch lasts that doesn't say.
-    pub watch_timeout: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            ranges: Ranges::default(),
-            // The first address of the default Pod range: the node's bridge.
-            advertise: SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, 1), 6443),
-            issuer: "https://kubernetes.default.svc.cluster.local".into(),
-            watch_timeout: Duration::from_secs(3600),
-        }
-    }
-}
-
-/// What a connection tells of its client: put into requests by who accepts it.
-#[derive(Clone, Debug, Default)]
-pub struct Connection {
-    /// The client certificate's user (CN) and groups (O).
-    pub certificate: Option<User>,
-}
-
-pub(crate) struct Shared {
-    pub config: Config,
-    pub backend: Arc<dyn Backend>,
-    pub cache: Arc<Cache>,
-    pub nodes: Arc<dyn NodeBackend>,
-    pub tokens: Arc<dyn TokenIssuer>,
-    pub metrics: Metrics,
-    pub stop: watch::Sender<bool>,
-    allocations: Mutex<Allocations>,
-    rules: ArcSwap<(Revision, Rules)>,
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// Returns when the server shuts down.
-pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
-    // An error means that the server is gone: that is a stop as well.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Random bytes.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // Linux has had getrandom(2) since 3.17, and it blocks rather than fail.
-    if getrandom::fill(&mut bytes).is_err() {
-        tracing::error!("no randomness from the kernel");
-    }
-    bytes
-}
-
-impl Shared {
-    pub fn allocations(&self) -> MutexGuard<'_, Allocations> {
-        // Claims are taken and released one by one; a panic leaves none half taken.
-        self.allocations.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The RBAC rules as the cache has them now.
-    pub fn with_rules<T>(&self, ask: impl FnOnce(&Rules) -> T) -> T {
-        let kinds: Vec<_> = ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"]
-            .iter()
-            .filter_map(|kind| by_kind("rbac.authorization.k8s.io/v1", kind))
-            .collect();
-        let newest = kinds.iter().map(|k| self.cache.last_change(k)).max().unwrap_or(0);
-        let held = self.rules.load();
-        if held.0 == newest {
-            return ask(&held.1);
-        }
-        let listings: Vec<_> = kinds.iter().map(|k| self.cache.list(k, "")).collect();
-        let rules = Rules::new(listings.iter().flat_map(|l| &l.entries).map(|e| &e.object));
-        let made = Arc::new((newest, rules));
-        self.rules.store(Arc::clone(&made));
-        ask(&made.1)
-    }
-}
+use crate::shared::{Config, Shared};
 
 /// The API server. Cloning is cheap.
 #[derive(Clone)]
@@ -149,25 +59,32 @@ impl ApiServer {
             tokens,
             metrics: Metrics::default(),
             stop: watch::Sender::new(false),
-            allocations: Mutex::new(allocations),
+            claims: Mutex::new(allocations),
             rules: ArcSwap::from_pointee((Revision::MAX, Rules::default())),
         })))
     }
 
-    /// The API as a service; a request without a [`Connection`] or a [`User`] among its extensions is anonymous
+    /// The API as a service; a request without a [`Connection`](crate::Connection) or a [`User`] among its extensions is anonymous
     /// unless it has a token.
     pub fn router(&self) -> Router {
         let shared = Arc::clone(&self.0);
         Router::new().fallback(move |request: Request<Body>| {
             let shared = Arc::clone(&shared);
-            async move { crate::dispatch::answer(shared, request).await }
+            async move { dispatch::answer(shared, request).await }
         })
     }
 
     /// The API for callers in this process, who are `user` whatever they send
     /// (`kube::Client::new(server.router_as(user), "default")`).
     pub fn router_as(&self, user: User) -> Router {
-        self.router().layer(Extension(user))
+        let agent = agent(&user.name).and_then(|a| HeaderValue::from_str(a).ok());
+        let named = tower::util::MapRequestLayer::new(move |mut request: Request<Body>| {
+            if let Some(agent) = &agent {
+                request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| agent.clone());
+            }
+            request
+        });
+        self.router().layer(Extension(user)).layer(named)
     }
 
     /// The cache that reads are served from.
@@ -178,5 +95,13 @@ impl ApiServer {
     /// Ends all watches and, where [`ApiServer::serve`] runs, all connections when their requests are answered.
     pub fn shut_down(&self) {
         self.0.stop.send_replace(true);
+    }
+}
+
+/// What a program of Kubernetes's own calls itself in its requests, and in the managedFields that come of them.
+fn agent(user: &str) -> Option<&str> {
+    match user.strip_prefix("system:")? {
+        node if node.starts_with("node:") => Some("kubelet"),
+        program => program.starts_with("kube-").then_some(program),
     }
 }

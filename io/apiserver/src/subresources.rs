@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
 use crate::cache::Entry;
-use crate::dispatch::{Call, upgrades};
+use crate::call::{Call, upgrades};
 use crate::negotiate;
 use crate::nodes::{ExecRequest, LogOptions};
 use crate::reading;
 use crate::request::{Query, ResourcePath};
-use crate::server::{Shared, now, stopped};
+use crate::shared::{Shared, now, stopped};
 use crate::streaming;
 use crate::tokens;
 use crate::writing::{self, dry_run, modify};

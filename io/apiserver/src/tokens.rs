@@ -4,45 +4,11 @@ use sealane_api::document::{items, text};
 use sealane_api::kinds::by_kind;
 use sealane_api::validation::options;
 use sealane_api::{Status, time};
-use sealane_pki::{Pki, TokenError, TokenKey};
 use sealane_registry::rbac::User;
 use serde_json::{Value, json};
 
 use crate::cache::Entry;
-use crate::server::{Shared, now, random};
-
-/// Signs and checks tokens.
-pub trait TokenIssuer: Send + Sync + 'static {
-    /// The token for these claims.
-    ///
-    /// # Errors
-    /// Where the key cannot sign.
-    fn sign(&self, claims: &Value) -> Result<String, TokenError>;
-
-    /// The claims of a token that it signed and that has not expired at `now`, seconds since 1970.
-    ///
-    /// # Errors
-    /// Why the token does not count.
-    fn verify(&self, token: &str, now: i64) -> Result<Value, TokenError>;
-}
-
-impl TokenIssuer for TokenKey {
-    fn sign(&self, claims: &Value) -> Result<String, TokenError> {
-        TokenKey::sign(self, claims)
-    }
-    fn verify(&self, token: &str, now: i64) -> Result<Value, TokenError> {
-        TokenKey::verify(self, token, now)
-    }
-}
-
-impl TokenIssuer for Pki {
-    fn sign(&self, claims: &Value) -> Result<String, TokenError> {
-        self.tokens().sign(claims)
-    }
-    fn verify(&self, token: &str, now: i64) -> Result<Value, TokenError> {
-        self.tokens().verify(token, now)
-    }
-}
+use crate::shared::{Shared, now, random};
 
 /// Seconds that a token lasts unless it asks otherwise.
 const LIFETIME: i64 = 3600;

@@ -12,18 +12,18 @@ use sealane_api::patch::{self, PatchKind};
 use sealane_api::validation::options;
 use sealane_api::{Kind, Object, Status, decode, time, yaml};
 use sealane_registry::{
-    Claim, Context, DeleteOptions, Deletion, Expect, Part, Txn, Write, delete as decide, finalized, replace,
-    services, stored,
+    Claim, Context, DeleteOptions, Deletion, Expect, Part, Txn, Write, delete as decide, escalation,
+    finalized, replace, services, stored,
 };
 use sealane_store::{Revision, StoreError};
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer};
 use crate::cache::{Entry, Listing};
-use crate::dispatch::Call;
+use crate::call::Call;
 use crate::negotiate;
 use crate::reading;
-use crate::server::{Shared, now, random};
+use crate::shared::{Shared, now, random};
 
 /// How often a write is tried again that somebody else's came before.
 const ATTEMPTS: usize = 16;
@@ -79,6 +79,12 @@ fn finish(result: Answer, warnings: &[String], call: &Call) -> Answer {
     let mut response: Response<_> = result.unwrap_or_else(|status| answer::refusal(&status, format));
     answer::warn(response.headers_mut(), warnings.iter().map(String::as_str));
     Ok(response)
+}
+
+/// Refuses who would grant more than they hold.
+fn check_grant(call: &Call, kind: &Kind, new: &Value, old: Option<&Object>) -> Result<(), Status> {
+    let written = (call.namespace(), new, old.map(Object::value));
+    call.shared.with_rules(|rules| escalation::check(rules, &call.user, kind, written))
 }
 
 async fn commit(shared: &Shared, txn: Txn) -> Result<Revision, StoreError> {
@@ -288,6 +294,7 @@ pub(crate) async fn create(call: &Call, kind: &'static Kind, body: Bytes) -> Ans
     let mut warnings = Vec::new();
     let result = async {
         let document = decoded(call, kind, &body, &mut warnings)?;
+        check_grant(call, kind, &document, None)?;
         let made =
             insert(&call.shared, kind, document, call.namespace(), call.manager(), dry_run(call)).await?;
         warnings.extend((kind.warnings)(made.object.value(), None));
@@ -339,6 +346,7 @@ pub(crate) async fn update_part(call: &Call, kind: &'static Kind, part: Part, bo
             && kind.create_on_update
             && call.shared.cache.get(kind, place.0, place.1).is_none()
         {
+            check_grant(call, kind, &document, None)?;
             let made = insert(&call.shared, kind, document, place.0, call.manager(), dry_run).await?;
             return Ok(answer::object(201, kind, &made, format));
         }
@@ -348,6 +356,7 @@ pub(crate) async fn update_part(call: &Call, kind: &'static Kind, part: Part, bo
         let made = modify(&call.shared, kind, place, dry_run, |old| {
             let new = replace(kind, part, document.clone(), old, Some(&by))?;
             if let Some(new) = &new {
+                check_grant(call, kind, new, Some(old))?;
                 noted = (kind.warnings)(new, Some(old.value()));
             }
             Ok(new)
@@ -448,6 +457,7 @@ fn patched(
     check_name(&new, old.name())?;
     let new = replace(kind, part, new, old, by)?;
     if let Some(new) = &new {
+        check_grant(call, kind, new, Some(old))?;
         warnings.extend((kind.warnings)(new, Some(old.value())));
     }
     Ok(new)
@@ -472,6 +482,7 @@ async fn apply(
     let force = call.query.flag("force") == Some(true);
     if part == Part::Whole && call.shared.cache.get(kind, place.0, place.1).is_none() {
         let new = managed::apply(kind, None, &document, &by, force)?;
+        check_grant(call, kind, &new, None)?;
         let entry = insert(&call.shared, kind, new, place.0, "", dry_run(call)).await?;
         return Ok(Written { entry, created: true });
     }

@@ -239,3 +239,30 @@ async fn both_groups_show_the_same_events() {
     assert_eq!((status, &seen["note"]), (200, &json!("it started")));
     assert_eq!(seen["apiVersion"], "events.k8s.io/v1");
 }
+
+#[tokio::test]
+async fn nobody_grants_what_they_do_not_hold() {
+    let server = server().await;
+    let root = admin(&server);
+    let base = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let roles = format!("{base}/roles");
+    let rule = |groups: &[&str], resource: &str| json!({"apiGroups": groups, "resources": [resource], "verbs": ["*"]});
+    let own = [rule(&["rbac.authorization.k8s.io"], "roles"), rule(&[""], "configmaps")];
+    // Every verb on roles would be `escalate` too.
+    let verbs = json!(["create", "update", "patch", "get"]);
+    let own = json!([{"apiGroups": own[0]["apiGroups"], "resources": ["roles"], "verbs": verbs}, own[1]]);
+    assert_eq!(post(&root, &roles, json!({"metadata": {"name": "own"}, "rules": own})).await.0, 201);
+    let binding = json!({"metadata": {"name": "own"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "own"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]});
+    assert_eq!(post(&root, &format!("{base}/rolebindings"), binding).await.0, 201);
+
+    let ann = server.router_as(User { name: "ann".into(), ..User::default() });
+    let role = |resource: &str| json!({"metadata": {"name": "r"}, "rules": [rule(&[""], resource)]});
+    assert_eq!(post(&ann, &roles, role("secrets")).await.0, 403);
+    assert_eq!(post(&ann, &roles, role("configmaps")).await.0, 201);
+    let path = format!("{roles}/r");
+    assert_eq!(send(&ann, Method::PUT, &path, &[], role("secrets")).await.0, 403);
+    assert_eq!(merge(&ann, &path, json!({"rules": [rule(&[""], "secrets")]})).await.0, 403);
+    assert_eq!(merge(&root, &path, json!({"rules": [rule(&[""], "secrets")]})).await.0, 200);
+}

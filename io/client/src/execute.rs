@@ -11,7 +11,7 @@ use crate::feed::path;
 /// Why a write didn't happen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Somebody else wrote in between: plan again.
+    /// Somebody else wrote or deleted in between: plan again.
     #[error("{0}")]
     Conflict(String),
     /// Refused, or the API couldn't be reached.
@@ -148,7 +148,8 @@ async fn change(client: &Client, kind: Row, key: &Key, request: Builder, body: &
             let uid = body["metadata"]["uid"].as_str().unwrap_or("").to_owned();
             let gone = code(&error) == 404 && !uid.is_empty();
             let event = gone.then(|| Event::Absent { kind, key: key.clone(), uid });
-            Answer { event, result: Err(failure(&error)) }
+            let why = if gone { Failure::Conflict(error.to_string()) } else { failure(&error) };
+            Answer { event, result: Err(why) }
         }
     }
 }

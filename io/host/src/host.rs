@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -31,7 +32,7 @@ const MTU: u32 = 1500;
 pub struct HostConfig {
     /// Absolute. Containers' writable layers go to `containers` in it, the launcher's number to `run`.
     pub data_dir: PathBuf,
-    /// Name of this run's cgroups, file-name safe: the node's.
+    /// Beginning of the name of this run's cgroups, file-name safe: the node's.
     pub name: String,
     /// All Pods' range, `--pod-cidr`.
     pub pod_cidr: Cidr,
@@ -56,6 +57,14 @@ impl HostConfig {
 
     fn containers(&self) -> PathBuf {
         self.data_dir.join("containers")
+    }
+
+    /// Name of this run's cgroups: nodes of one name in different data directories keep apart, and the next run on
+    /// this directory finds what was left.
+    fn cgroup(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.data_dir.hash(&mut hasher);
+        format!("{}-{:08x}", self.name, hasher.finish() as u32)
     }
 }
 
@@ -278,7 +287,7 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
     let mtu = if root { outside::mtu().unwrap_or(MTU).min(MTU) } else { MTU };
     let boot = Boot {
         containers,
-        name: config.name.clone(),
+        name: config.cgroup(),
         gateway: config.gateway(),
         rootless: !root,
         in_user_namespace: !userns::is_initial(),
@@ -386,12 +395,21 @@ fn link_host(
 
 /// The way outside of an ordinary user's node, where a program for it is installed.
 fn user(config: &HostConfig, tree: &Tree) -> Result<(Option<Socket>, Option<Helper>), HostError> {
-    let Some(helper) = outside::start_helper(tree.pid, &tree.node)? else {
-        tracing::warn!(
-            "Pods do not reach the outside: install pasta (package passt) or slirp4netns, or run as root"
-        );
-        return Ok((None, None));
+    // Everything within the cluster works without it.
+    let why = match outside::start_helper(tree.pid, &tree.node) {
+        Ok(Some(helper)) => return masqueraded(config, tree, helper),
+        Ok(None) => "install pasta (package passt) or slirp4netns, or run as root".to_owned(),
+        Err(error) => error.to_string(),
     };
+    tracing::warn!("Pods do not reach the outside: {why}");
+    Ok((None, None))
+}
+
+fn masqueraded(
+    config: &HostConfig,
+    tree: &Tree,
+    helper: Helper,
+) -> Result<(Option<Socket>, Option<Helper>), HostError> {
     let range = config.pod_cidr;
     let masquerade = outside::within(&tree.node, move || {
         nft::masquerade("sealane-host", range, Outward::By(outside::TAP))

@@ -1,7 +1,7 @@
 //! The way outside: on the host as root (masquerade and forwarding), by pasta or slirp4netns as an ordinary user.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead as _, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -75,6 +75,30 @@ pub(crate) struct Helper {
     _open: Option<ChildStdin>,
 }
 
+impl Helper {
+    /// Reads what it writes on standard error from now on, so that it never waits for a reader.
+    fn listen(&mut self) {
+        let Some(errors) = self.child.stderr.take() else { return };
+        let read = move || {
+            for line in io::BufReader::new(errors).lines().map_while(Result::ok) {
+                tracing::debug!("the way outside: {line}");
+            }
+        };
+        // Without a thread its pipe closes, and it ends at its next word; nothing else is lost.
+        let _ = std::thread::Builder::new().name("way-outside".to_owned()).spawn(read);
+    }
+
+    /// The last line that it wrote on standard error; it has ended.
+    fn last_words(&mut self) -> String {
+        let mut said = String::new();
+        if let Some(mut errors) = self.child.stderr.take() {
+            // What cannot be read is not worth another error.
+            let _ = errors.read_to_string(&mut said);
+        }
+        said.trim_end().lines().last().unwrap_or("it did not say why").to_owned()
+    }
+}
+
 impl Drop for Helper {
     fn drop(&mut self) {
         self._open = None;
@@ -87,19 +111,21 @@ impl Drop for Helper {
 /// Starts pasta or slirp4netns for the node whose launcher is `pid`; `None` where neither is installed. Waits until its
 /// link is there.
 pub(crate) fn start_helper(pid: u32, node: &OwnedFd) -> Result<Option<Helper>, HostError> {
-    let namespace = format!("/proc/{pid}/ns/net");
     let mut command = if let Some(pasta) = installed("pasta") {
         let mut command = Command::new(pasta);
-        // It leaves when the namespace does, and accepts nothing from outside.
+        // It leaves when the namespace does, and accepts nothing from outside. Its own user namespace could not enter
+        // the node's network, and without most capabilities, which it drops, it may not look into /proc/PID/ns of a
+        // process that has them: it gets the namespace as its standard input.
         command.args(["--foreground", "--quiet", "--config-net", "--ns-ifname", TAP, "--no-map-gw"]);
         command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--runas", "0"]);
-        command.args(["--netns", &namespace]).stdin(Stdio::null());
+        command.args(["--netns-only", "--netns", "/proc/self/fd/0"]);
+        command.stdin(node.try_clone().map_err(|error| step("pass the node's network on", error))?);
         command
     } else if let Some(slirp) = installed("slirp4netns") {
         let mut command = Command::new(slirp);
         // It leaves when its standard input, a pipe from here, closes.
         command.args(["--configure", "--mtu=65520", "--disable-host-loopback", "--exit-fd=0"]);
-        command.args(["--netns-type=path", &namespace, TAP]).stdin(Stdio::piped());
+        command.arg("--netns-type=path").arg(format!("/proc/{pid}/ns/net")).arg(TAP).stdin(Stdio::piped());
         command
     } else {
         return Ok(None);
@@ -107,7 +133,7 @@ pub(crate) fn start_helper(pid: u32, node: &OwnedFd) -> Result<Option<Helper>, H
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| step(format!("start {name}"), error))?;
     let open = child.stdin.take();
@@ -117,10 +143,12 @@ pub(crate) fn start_helper(pid: u32, node: &OwnedFd) -> Result<Option<Helper>, H
     for _ in 0..500 {
         let there = links::index_of(&socket, TAP).map_err(|error| step("read the node's links", error))?;
         if there.is_some() {
+            helper.listen();
             return Ok(Some(helper));
         }
         if let Ok(Some(status)) = helper.child.try_wait() {
-            let source = io::Error::other(format!("it ended with {status}"));
+            let said = helper.last_words();
+            let source = io::Error::other(format!("it ended with {status}: {said}"));
             return Err(step(format!("connect the node to the outside with {name}"), source));
         }
         std::thread::sleep(std::time::Duration::from_millis(10));

@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use crate::HostError;
-use crate::sys;
+use crate::sys::{self, PRIVATE_MOUNTS};
 use crate::tree::step;
 
 /// Where a running node says which process its launcher is.
@@ -92,7 +92,7 @@ pub fn enter_node(data: &Path) -> Result<(), HostError> {
     enter().map_err(|error| step("enter the node (was it started by the same user?)", error))?;
     sys::unshare(UnshareFlags::NEWNS).map_err(|error| step("make a mount namespace", error))?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).map_err(|error| step("make mounts private", error))?;
+    rustix::mount::mount_change("/", private).map_err(|error| step(PRIVATE_MOUNTS, error))?;
     let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     // The links in /sys are the host's otherwise; most tools ask the kernel by netlink and do not care.
     let _ = rustix::mount::mount("sysfs", "/sys", "sysfs", strict, None);

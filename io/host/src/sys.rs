@@ -7,6 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::thread::UnshareFlags;
 
+/// The step that fails first where the root directory is no mount point.
+pub(crate) const PRIVATE_MOUNTS: &str =
+    "make mounts private (in a chroot? its root must be a mount point: `mount --bind DIR DIR` before it)";
+
 /// Which of the two processes that come out of a clone this is.
 #[derive(Debug)]
 pub(crate) enum Fork {

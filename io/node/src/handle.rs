@@ -16,11 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::agent::{Context, stop_all};
-use crate::images::Images;
 use crate::logs::{self, Want};
 use crate::shared::Shared;
 use crate::streams::{drain, feed};
+use crate::workers::Workers;
 
 /// What of a log is wanted.
 #[derive(Clone, Debug, Default)]
@@ -111,8 +110,12 @@ pub struct NodeHandle {
 }
 
 impl NodeHandle {
-    pub(crate) fn new<R: Runtime, I: Images>(ctx: Arc<Context<R, I>>, tasks: Vec<JoinHandle<()>>) -> Self {
-        NodeHandle { backend: Arc::new(ctx), tasks: Arc::new(Mutex::new(tasks)) }
+    pub(crate) fn new<R: Runtime>(
+        runtime: Arc<R>,
+        workers: Arc<Workers>,
+        tasks: Vec<JoinHandle<()>>,
+    ) -> Self {
+        NodeHandle { backend: Arc::new(Pods { runtime, workers }), tasks: Arc::new(Mutex::new(tasks)) }
     }
 
     fn find(&self, namespace: &str, pod: &str) -> Result<Shared, NodeError> {
@@ -314,9 +317,15 @@ fn filter(options: &LogOptions) -> Result<Filter, NodeError> {
     Ok(Filter::new(options.timestamps, since, options.limit_bytes))
 }
 
-impl<R: Runtime, I: Images> Backend for Arc<Context<R, I>> {
+/// The node's Pods, and what their containers run in.
+struct Pods<R> {
+    runtime: Arc<R>,
+    workers: Arc<Workers>,
+}
+
+impl<R: Runtime> Backend for Pods<R> {
     fn find(&self, namespace: &str, pod: &str) -> Option<Shared> {
-        Context::find(self, namespace, pod)
+        self.workers.find(namespace, pod)
     }
 
     fn exec(&self, spec: ExecSpec) -> BoxFuture<'_, Result<ExecSession, NodeError>> {
@@ -373,6 +382,6 @@ impl<R: Runtime, I: Images> Backend for Arc<Context<R, I>> {
     }
 
     fn stop(&self, limit: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(stop_all(self, limit))
+        Box::pin(self.workers.stop_all(limit))
     }
 }

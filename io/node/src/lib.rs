@@ -25,6 +25,7 @@
 
 mod addresses;
 mod agent;
+mod context;
 mod events;
 mod handle;
 mod images;
@@ -39,7 +40,9 @@ mod stop;
 mod streams;
 mod volumes;
 mod worker;
+mod workers;
 
-pub use agent::{Agent, AgentConfig};
+pub use agent::Agent;
+pub use context::AgentConfig;
 pub use handle::{Duplex, ExecRequest, ExecSession, LogOptions, NodeError, NodeHandle};
 pub use images::{Credentials, Image, ImageError, Images};

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::AgentConfig;
+use crate::context::AgentConfig;
 use crate::events::{Level, Recorder};
 use crate::machine::Machine;
 

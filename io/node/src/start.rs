@@ -18,7 +18,7 @@ use sealane_pod::image::{self, Ensure};
 use sealane_pod::quantity;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::agent::Context;
+use crate::context::Context;
 use crate::events::Level;
 use crate::images::{Image, Images};
 use crate::logs::Log;

@@ -9,7 +9,7 @@ use sealane_host::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::agent::Context;
+use crate::context::Context;
 use crate::events::Level;
 use crate::images::Images;
 use crate::prober::{Target, hook};

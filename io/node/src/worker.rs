@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::agent::Context;
+use crate::context::Context;
 use crate::events::Level;
 use crate::images::Images;
 use crate::logs;

@@ -112,7 +112,9 @@ pub(super) const NODE_KERNEL: &str =
     "Kernel Version reported by the node from 'uname -r' (e.g. 3.16.0-0.bpo.4-amd64).";
 pub(super) const NODE_RUNTIME: &str = "ContainerRuntime Version reported by the node through runtime remote API (e.g. \
     containerd://1.4.2).";
-pub(super) const CONFIG_MAP_DATA: &str = "Data contains the configuration data.";
+pub(super) const CONFIG_MAP_DATA: &str = "Data contains the configuration data. Each key must consist of alphanumeric characters, '-', '_' or \
+    '.'. Values with non-UTF-8 byte sequences must use the BinaryData field. The keys stored in Data must not overlap \
+    with the keys in the BinaryData field, this is enforced during validation process.";
 pub(super) const SECRET_TYPE: &str = "Used to facilitate programmatic handling of secret data.";
 pub(super) const SECRET_DATA: &str = "Data contains the secret data.";
 pub(super) const SERVICE_ACCOUNT_SECRETS: &str =

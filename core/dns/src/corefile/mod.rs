@@ -1,11 +1,13 @@
 //! The Corefile: tokens, server blocks, snippets and imports ([`parse`]), and what the plugins' lines mean
-//! ([`crate::config`]).
+//! (`plugins`).
 
 mod lexer;
 mod parser;
+mod suggest;
 
 pub use lexer::Token;
 pub use parser::{Directive, ServerBlock, Sources, import_targets, parse};
+pub use suggest::nearest;
 
 /// Where something stands. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -134,9 +134,12 @@ pub fn snapshot() -> Arc<Snapshot> {
 
 /// A server for a Corefile.
 pub fn server(corefile: &str) -> Server {
-    let config = Config::parse("Corefile", corefile, &Default::default(), 53).unwrap();
-    let files = [("/resolv.conf".to_owned(), "nameserver 192.0.2.53\nnameserver 192.0.2.54\n".to_owned())];
-    Server::new(config, &files.into(), vec!["10.244.0.2".parse().unwrap()], at(0))
+    let mut config = Config::parse("Corefile", corefile, &Default::default(), 53).unwrap();
+    for want in config.files() {
+        let content = (want.path == "/resolv.conf").then_some("nameserver 192.0.2.53\nnameserver 192.0.2.54\n");
+        config.load(&want.path, content).unwrap();
+    }
+    Server::new(config, vec!["10.244.0.2".parse().unwrap()], at(0))
 }
 
 /// A server that knows the cluster.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sealane_dns::Config;
-use sealane_dns::config::{PodMode, Policy, Upstream};
+use sealane_dns::plugins::cache::Cache;
+use sealane_dns::plugins::forward::{Forward, Policy, Upstream};
+use sealane_dns::plugins::hosts::Hosts;
+use sealane_dns::plugins::kubernetes::{Kubernetes, PodMode};
 use sealane_dns::corefile::Sources;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -52,19 +55,25 @@ fn kubeadms() {
     .unwrap();
     let block = &config.blocks[0];
     assert_eq!(config.ports(), [53]);
-    assert_eq!(config.files(), ["/etc/hosts", "/etc/resolv.conf"]);
-    assert_eq!(block.health.as_ref().unwrap().lameduck, Duration::from_secs(5));
-    assert_eq!(block.kubernetes[0].pods, PodMode::Insecure);
-    assert_eq!((block.kubernetes[0].ttl, block.kubernetes[0].zones.len()), (30, 3));
-    let forward = &block.forward[0];
+    let files: Vec<String> = config.files().into_iter().map(|want| want.path).collect();
+    assert_eq!(files, ["/etc/hosts", "/etc/resolv.conf"]);
+    assert_eq!(block.settings.health.as_ref().unwrap().lameduck, Duration::from_secs(5));
+    assert_eq!(block.settings.reload.unwrap().interval, Duration::from_secs(10));
+    let kubernetes = config.plugins_of::<Kubernetes>().next().unwrap();
+    assert_eq!(kubernetes.pods, PodMode::Insecure);
+    assert_eq!((kubernetes.ttl, kubernetes.zones.len()), (30, 3));
+    let forward = config.plugins_of::<Forward>().next().unwrap().config();
     assert_eq!(forward.to[0], Upstream::ResolvConf("/etc/resolv.conf".into()));
     assert_eq!(forward.to[2], Upstream::Address("[fd00::2]:5353".parse().unwrap()));
     assert_eq!((forward.max_concurrent, forward.policy), (1000, Policy::Sequential));
-    assert_eq!(block.hosts.as_ref().unwrap().inline, "192.168.10.33 harbor.test.com\n");
-    let cache = block.cache.as_ref().unwrap();
+    assert_eq!(config.plugins_of::<Hosts>().next().unwrap().inline, "192.168.10.33 harbor.test.com\n");
+    let cache = config.plugins_of::<Cache>().next().unwrap().config();
     assert_eq!((cache.success.max_ttl.as_secs(), cache.denial.max_ttl.as_secs()), (30, 30));
     assert_eq!(cache.prefetch.unwrap().percentage, 20);
-    assert!(block.loadbalance && block.detect_loop && block.errors);
+    // In the order in which a query passes them.
+    let order = "reload ready health prometheus errors loadbalance cache hosts kubernetes loop forward";
+    assert_eq!(block.plugins.join(" "), order);
+    assert!(config.needs().cluster && !config.needs().pods);
 }
 
 #[test]
@@ -74,12 +83,13 @@ fn snippets_imports_environment_and_quotes() {
          a.example, b.example \"c.example\" {\n hosts \"/with space\" {\n 10.0.0.1 x\n }\n}\nimport other\n",
     )
     .unwrap();
-    assert_eq!(config.blocks[0].keys[0].0.to_string(), "example.org.");
-    assert_eq!(config.blocks[0].keys[0].1, 1053);
-    assert_eq!(config.blocks[0].forward[0].to, [Upstream::Address("10.0.0.1:53".parse().unwrap())]);
+    assert_eq!(config.blocks[0].keys[0].zone.to_string(), "example.org.");
+    assert_eq!(config.blocks[0].keys[0].port, 1053);
+    let forward = config.plugins_of::<Forward>().next().unwrap().config();
+    assert_eq!(forward.to, [Upstream::Address("10.0.0.1:53".parse().unwrap())]);
     assert_eq!(config.blocks[1].keys.len(), 3);
-    assert_eq!(config.blocks[1].hosts.as_ref().unwrap().path, "/with space");
-    assert_eq!(config.blocks[2].keys[0].0.to_string(), "example.net.");
+    assert_eq!(config.plugins_of::<Hosts>().next().unwrap().path, "/with space");
+    assert_eq!(config.blocks[2].keys[0].zone.to_string(), "example.net.");
     // Without braces the rest of the file is one block.
     let config = parse(".:5353\nerrors\nforward . 10.0.0.1").unwrap();
     assert_eq!((config.blocks.len(), config.blocks[0].plugins.len()), (1, 2));

@@ -2,23 +2,23 @@
 
 use proptest::prelude::*;
 use sealane_dns::message::{Data, Flags, Record, Soa, rcode};
-use sealane_dns::{Effect, Event, Message, Pending, Server, Transport, decode, encode};
+use sealane_dns::{Effect, Event, Message, Pending, Server, Transport, Via, decode, encode};
 
 use crate::cluster::{ask, at, check, dig, query, server, show, synced};
 
 struct Asked {
     upstream: String,
-    transport: Transport,
+    via: Via,
     message: Message,
     pending: Box<Pending>,
 }
 
 fn asked(effects: Vec<Effect>) -> Asked {
     let mut asks = effects.into_iter().filter_map(|effect| match effect {
-        Effect::Ask { upstream, transport, message, pending, .. } => {
+        Effect::Ask { upstream, via, message, pending, .. } => {
             let message = decode(&message).unwrap();
             assert_eq!(message.id, pending.id());
-            Some(Asked { upstream: upstream.to_string(), transport, message, pending })
+            Some(Asked { upstream: upstream.to_string(), via, message, pending })
         }
         _ => None,
     });
@@ -171,14 +171,14 @@ fn policies_and_limits() {
 #[test]
 fn transports() {
     for (option, client, upstream) in [
-        ("", Transport::Udp, Transport::Udp),
-        ("", Transport::Tcp, Transport::Tcp),
-        ("force_tcp", Transport::Udp, Transport::Tcp),
-        ("prefer_udp", Transport::Tcp, Transport::Udp),
+        ("", Transport::Udp, Via::Udp),
+        ("", Transport::Tcp, Via::Tcp),
+        ("force_tcp", Transport::Udp, Via::Tcp),
+        ("prefer_udp", Transport::Tcp, Via::Udp),
     ] {
         let mut server = server(&format!(".:53 {{\n forward . 192.0.2.1 {{\n {option}\n }}\n}}"));
         let asked = asked(ask(&mut server, &query("a.example A"), client, at(0)));
-        assert_eq!(asked.transport, upstream, "{option}");
+        assert_eq!(asked.via, upstream, "{option}");
     }
     // A truncated answer is passed on, or asked for again by TCP with prefer_udp.
     let truncated = |m: &Message| {
@@ -193,7 +193,7 @@ fn transports() {
     let first = asked(ask(&mut prefers, &query("a.example A"), Transport::Udp, at(0)));
     let bytes = truncated(&first.message);
     let again = asked(prefers.step(Event::Answer { pending: first.pending, bytes: &bytes }, at(1)));
-    assert_eq!(again.transport, Transport::Tcp);
+    assert_eq!(again.via, Via::Tcp);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn hosts_lines() {
     asked(ask(&mut server, &query("x.a.example A"), Transport::Udp, at(0)));
     asked(ask(&mut server, &query("elsewhere.org A"), Transport::Udp, at(0)));
     let content = "# c\n192.168.10.34 new.example\nbad line\n";
-    server.step(Event::HostsFile { path: "/hosts", content }, at(0));
+    server.step(Event::File { path: "/hosts", content: Some(content) }, at(0));
     check(&mut server, "? new.example A\n NOERROR aa,rd\n new.example. 60 IN A 192.168.10.34");
     check(&mut server, table);
 }
@@ -356,15 +356,17 @@ fn addresses_are_rotated() {
 #[test]
 fn loops_are_found() {
     let mut server = server(".:53 {\n loop\n forward . 192.0.2.1\n}");
-    let (own, probe) = server.loop_probes().remove(0);
-    assert_eq!(own.to_string(), "127.0.0.1:53");
-    let probe = decode(&probe).unwrap();
+    let sent = asked(server.step(Event::Tick, at(0)));
+    assert_eq!(sent.upstream, "127.0.0.1:53");
+    assert!(server.step(Event::Tick, at(1)).is_empty(), "one probe");
+    let probe = sent.message;
     asked(ask(&mut server, &probe, Transport::Udp, at(0)));
     asked(ask(&mut server, &probe, Transport::Udp, at(1)));
     let effects = ask(&mut server, &probe, Transport::Udp, at(2));
     assert!(matches!(&effects[..], [Effect::Fatal(why)] if why.contains("Loop detected for zone \".\"")));
-    server.loop_checked();
-    asked(ask(&mut server, &probe, Transport::Udp, at(3)));
+    // The look-out ends half a minute after the start.
+    server.step(Event::Tick, at(30_000));
+    asked(ask(&mut server, &probe, Transport::Udp, at(30_001)));
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //! a channel's number close that channel.
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::SplitStream;
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::channel::framed;
 use crate::nodes::ExecSession;
 
 const STDIN: u8 = 0;
@@ -107,13 +108,6 @@ fn size(message: &[u8]) -> Option<(u16, u16)> {
     let size: Value = serde_json::from_slice(message).ok()?;
     let side = |name: &str| size[name].as_u64().and_then(|n| u16::try_from(n).ok());
     Some((side("Width")?, side("Height")?))
-}
-
-fn framed(channel: u8, bytes: &[u8]) -> Message {
-    let mut out = BytesMut::with_capacity(bytes.len() + 1);
-    out.put_u8(channel);
-    out.put_slice(bytes);
-    Message::Binary(out.freeze())
 }
 
 /// The last word on channel 3 (`remotecommand`'s `ExitCode` cause is where kubectl takes its exit status from).

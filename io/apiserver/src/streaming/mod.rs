@@ -4,6 +4,7 @@
 //! (`apimachinery/pkg/util/remotecommand`); port-forward tunnels SPDY/3.1 through a WebSocket
 //! (`SPDY/3.1+portforward.k8s.io`, KEP-4006), older clients upgrade to SPDY/3.1 itself.
 
+mod channel;
 mod exec;
 mod ports;
 mod spdy;

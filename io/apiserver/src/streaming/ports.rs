@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::ws::{Message, WebSocket};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use super::channel::framed;
 use crate::nodes::{Duplex, NodeBackend};
 
 /// A Pod, and who knows the way to it.
@@ -31,9 +32,9 @@ impl Target {
 }
 
 /// Bytes read at once.
-const CHUNK: usize = 32 << 10;
+pub(super) const CHUNK: usize = 32 << 10;
 /// Messages that wait for a slow end.
-const QUEUE: usize = 16;
+pub(super) const QUEUE: usize = 16;
 
 pub(super) async fn run(socket: WebSocket, target: Target, ports: Vec<u16>) {
     let (mut to_client, mut from_client) = socket.split();
@@ -73,7 +74,7 @@ async fn forward(
     target: Target,
     port: u16,
     data: u8,
-    mut input: mpsc::Receiver<Bytes>,
+    input: mpsc::Receiver<Bytes>,
     out: mpsc::Sender<Message>,
 ) {
     for channel in [data, data + 1] {
@@ -86,29 +87,34 @@ async fn forward(
             return;
         }
     };
-    let (mut from_pod, mut to_pod) = tokio::io::split(stream);
-    let writing = async {
-        while let Some(bytes) = input.recv().await {
-            if to_pod.write_all(&bytes).await.is_err() {
-                break;
-            }
-        }
-        let _ = to_pod.shutdown().await;
-    };
-    let reading = async {
-        let mut buffer = vec![0; CHUNK];
-        while let Ok(n @ 1..) = from_pod.read(&mut buffer).await {
-            if out.send(framed(data, &buffer[..n])).await.is_err() {
-                break;
-            }
-        }
-    };
-    tokio::select! { () = reading => {}, () = async { writing.await; std::future::pending().await } => {} }
+    let (from_pod, to_pod) = tokio::io::split(stream);
+    tokio::select! {
+        _ = outward(from_pod, &out, |bytes| framed(data, bytes)) => {}
+        () = async { inward(input, to_pod).await; std::future::pending().await } => {}
+    }
 }
 
-fn framed(channel: u8, bytes: &[u8]) -> Message {
-    let mut out = BytesMut::with_capacity(bytes.len() + 1);
-    out.put_u8(channel);
-    out.put_slice(bytes);
-    Message::Binary(out.freeze())
+/// What the client sends goes to the Pod, until no more comes.
+pub(super) async fn inward(mut input: mpsc::Receiver<Bytes>, mut to_pod: impl AsyncWrite + Unpin) {
+    while let Some(bytes) = input.recv().await {
+        if to_pod.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    let _ = to_pod.shutdown().await;
+}
+
+/// What the Pod sends goes to the client, each piece in its frame; whether the client is still there at the end.
+pub(super) async fn outward<M>(
+    mut from_pod: impl AsyncRead + Unpin,
+    out: &mpsc::Sender<M>,
+    frame: impl Fn(&[u8]) -> M,
+) -> bool {
+    let mut buffer = vec![0; CHUNK];
+    while let Ok(n @ 1..) = from_pod.read(&mut buffer).await {
+        if out.send(frame(&buffer[..n])).await.is_err() {
+            return false;
+        }
+    }
+    true
 }

@@ -9,13 +9,8 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::ports::Target;
+use super::ports::{CHUNK, QUEUE, Target, inward, outward};
 use super::spdy::{Codec, Frame, SpdyError, data, pong, window};
-
-/// Bytes read at once.
-const CHUNK: usize = 32 << 10;
-/// Frames that wait for a slow end.
-const QUEUE: usize = 16;
 
 /// The tunnel inside a WebSocket's binary messages, whose borders mean nothing.
 pub(super) async fn run_in_websocket(socket: WebSocket, target: Target) {
@@ -149,7 +144,7 @@ struct Ends {
     port: u16,
 }
 
-async fn connection(target: Target, ends: Ends, mut input: mpsc::Receiver<Bytes>, out: mpsc::Sender<Bytes>) {
+async fn connection(target: Target, ends: Ends, input: mpsc::Receiver<Bytes>, out: mpsc::Sender<Bytes>) {
     let stream = match target.connect(ends.port).await {
         Ok(stream) => stream,
         Err(why) => {
@@ -160,27 +155,15 @@ async fn connection(target: Target, ends: Ends, mut input: mpsc::Receiver<Bytes>
             return;
         }
     };
-    let (mut from_pod, mut to_pod) = tokio::io::split(stream);
-    let writing = async {
-        while let Some(bytes) = input.recv().await {
-            if to_pod.write_all(&bytes).await.is_err() {
-                break;
-            }
-        }
-        let _ = to_pod.shutdown().await;
-    };
+    let (from_pod, to_pod) = tokio::io::split(stream);
     let reading = async {
-        let mut buffer = vec![0; CHUNK];
-        while let Ok(n @ 1..) = from_pod.read(&mut buffer).await {
-            if out.send(data(ends.data, &buffer[..n], false)).await.is_err() {
-                return;
-            }
+        if outward(from_pod, &out, |bytes| data(ends.data, bytes, false)).await {
+            let _ = out.send(data(ends.data, b"", true)).await;
         }
-        let _ = out.send(data(ends.data, b"", true)).await;
     };
     // What the client still sends goes on after the Pod's side has closed, and the other way round; the streams
     // end with the client's connection at the latest.
-    tokio::join!(writing, reading);
+    tokio::join!(inward(input, to_pod), reading);
     if let Some(errors) = ends.errors {
         let _ = out.send(data(errors, b"", true)).await;
     }

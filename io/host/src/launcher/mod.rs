@@ -88,7 +88,7 @@ impl Launcher {
     ) -> Result<(Launcher, Option<String>), Failure> {
         use crate::wire::Step;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        rustix::mount::mount_change("/", private).step(|| "make mounts private".to_owned())?;
+        rustix::mount::mount_change("/", private).step(|| crate::sys::PRIVATE_MOUNTS.to_owned())?;
         let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         rustix::mount::mount("proc", "/proc", "proc", strict, None).step(|| {
             "mount /proc (in a container? it hides parts of its own /proc: run it with --privileged or \

@@ -1,14 +1,16 @@
-//! The `cache` plugin: what upstreams answered, for as long as it may be kept (RFC 2308, `plugin/cache`).
-//!
-//! Answers of `kubernetes` and `hosts` never come here: they are at hand, and a kept copy would be an old one.
+//! What is kept, for how long, and what may still be served (RFC 2308, `plugin/cache/{cache,item}.go`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config;
+use super::config::Config;
+use crate::chain::{Class, classify};
 use crate::message::{Data, Message, rcode};
 use crate::name::Name;
+
+/// How long answers are kept that have no TTL to go by.
+const LEAST: Duration = Duration::from_secs(5);
 
 /// What is asked, as far as answers differ.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +42,8 @@ struct Item {
     hits: u32,
     last_hit: Duration,
     refreshing: bool,
+    /// It holds for this state of the cluster alone.
+    epoch: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -76,18 +80,19 @@ pub enum Found {
     },
 }
 
-/// A server block's cache.
+/// What a server block's cache holds.
 #[derive(Debug)]
-pub struct Cache {
-    config: config::Cache,
+pub struct Shelves {
+    config: Config,
+    epoch: u64,
     success: Shelf,
     denial: Shelf,
 }
 
-impl Cache {
+impl Shelves {
     /// An empty one.
-    pub fn new(config: config::Cache) -> Self {
-        Cache { config, success: Shelf::default(), denial: Shelf::default() }
+    pub fn new(config: Config) -> Self {
+        Shelves { config, epoch: 0, success: Shelf::default(), denial: Shelf::default() }
     }
 
     /// Entries of a side.
@@ -107,6 +112,10 @@ impl Cache {
                 Side::Denial => &mut self.denial,
             };
             let Some(item) = shelf.items.get_mut(key) else { continue };
+            // The cluster has changed: its old state is nothing to serve, not even as a stale one.
+            if item.epoch.is_some_and(|epoch| epoch != self.epoch) {
+                continue;
+            }
             let age = now.saturating_sub(item.stored);
             let left = item.ttl.saturating_sub(age);
             if let Some(prefetch) = config.prefetch {
@@ -117,7 +126,7 @@ impl Cache {
             let mut message = (*item.message).clone();
             if !left.is_zero() {
                 if !config.keep_ttl {
-                    set_ttl(&mut message, |_| seconds(left));
+                    set_ttl(&mut message, seconds(left));
                 }
                 let worth = config.prefetch.is_some_and(|p| {
                     item.hits >= p.amount && left <= item.ttl.mul_f64(f64::from(p.percentage) / 100.0)
@@ -129,7 +138,7 @@ impl Cache {
                 && age < item.ttl + stale.duration
                 && item.message.rcode != rcode::SERVFAIL
             {
-                set_ttl(&mut message, |_| 0);
+                set_ttl(&mut message, 0);
                 let refresh = !std::mem::replace(&mut item.refreshing, true);
                 return Found::Stale { message, side, verify: stale.verify, refresh };
             }
@@ -137,15 +146,25 @@ impl Cache {
         Found::Nothing
     }
 
-    /// Keeps an upstream's answer, where it may be kept, and caps its TTLs (also for the one who asked now).
-    pub fn store(&mut self, key: Key, message: &mut Message, now: Duration) {
-        let Some((side, ttl)) = self.lifetime(&key.name, message) else {
+    /// The lines that it goes by.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The cluster has changed: what was kept of it is over.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
+    /// Keeps an answer, where it may be kept, and sets its TTLs to how long (CoreDNS does so whether it keeps it or
+    /// not). `from_cluster`: it holds until the cluster changes only.
+    pub fn store(&mut self, key: Key, message: &mut Message, from_cluster: bool, now: Duration) {
+        let (class, ttl) = self.lifetime(&key, message);
+        set_ttl(message, seconds(ttl));
+        let Some(side) = self.side(&key, message, class).filter(|_| !ttl.is_zero()) else {
             self.refreshed(&key);
             return;
         };
-        if !self.config.keep_ttl {
-            set_ttl(message, |_| seconds(ttl));
-        }
         let (shelf, other, capacity) = match side {
             Side::Success => (&mut self.success, &mut self.denial, self.config.success.capacity),
             Side::Denial => (&mut self.denial, &mut self.success, self.config.denial.capacity),
@@ -157,8 +176,8 @@ impl Cache {
         let mut kept = message.clone();
         kept.questions.clear();
         kept.edns = None;
-        let item =
-            Item { message: Arc::new(kept), stored: now, ttl, hits: 0, last_hit: now, refreshing: false };
+        let epoch = from_cluster.then_some(self.epoch);
+        let item = Item { message: Arc::new(kept), stored: now, ttl, hits: 0, last_hit: now, refreshing: false, epoch };
         shelf.items.insert(key.clone(), item);
         shelf.order.push_back((key, now));
         while shelf.items.len() > capacity
@@ -180,32 +199,40 @@ impl Cache {
         }
     }
 
-    fn lifetime(&self, name: &Name, message: &Message) -> Option<(Side, Duration)> {
-        if message.flags.truncated {
-            return None;
-        }
-        let minimum = message.authority.iter().find_map(|r| match &r.data {
+    /// Where an answer is kept; `None`: nowhere (`key` and `set` in cache.go).
+    fn side(&self, key: &Key, message: &Message, class: Class) -> Option<Side> {
+        let soa = message.authority.iter().any(|record| matches!(record.data, Data::Soa(_)));
+        let (side, config) = match class {
+            Class::NameError if !soa => return None,
+            Class::NameError | Class::NoData | Class::ServerError => (Side::Denial, &self.config.denial),
+            Class::NoError | Class::Delegation => (Side::Success, &self.config.success),
+            Class::Meta | Class::Update | Class::OtherError => return None,
+        };
+        let off = message.flags.truncated
+            || config.capacity == 0
+            || config.disabled.iter().any(|zone| key.name.is_within(zone));
+        (!off).then_some(side)
+    }
+
+    /// How long an answer may be kept (`MinimalTTL`, and RFC 2308 section 5 for denials: no longer than their SOA's
+    /// minimum).
+    fn lifetime(&self, key: &Key, message: &Message) -> (Class, Duration) {
+        let class = classify(message, key.rtype);
+        let side = match class {
+            Class::ServerError => return (class, self.config.servfail),
+            Class::NameError | Class::NoData => &self.config.denial,
+            _ => &self.config.success,
+        };
+        let minimum = message.authority.iter().find_map(|record| match &record.data {
             Data::Soa(soa) => Some(soa.minimum),
             _ => None,
         });
-        let (side, config) = match (message.rcode, message.answers.is_empty(), minimum) {
-            (rcode::NOERROR, false, _) => (Side::Success, &self.config.success),
-            (rcode::NOERROR, true, Some(_)) | (rcode::NXDOMAIN, _, Some(_)) | (rcode::SERVFAIL, ..) => {
-                (Side::Denial, &self.config.denial)
-            }
-            _ => return None,
-        };
-        if config.capacity == 0 || config.disabled.iter().any(|zone| name.is_within(zone)) {
-            return None;
-        }
-        if message.rcode == rcode::SERVFAIL {
-            let ttl = self.config.servfail;
-            return (!ttl.is_zero()).then_some((side, ttl));
-        }
         let records = message.answers.iter().chain(&message.authority).chain(&message.additional);
-        let least = records.map(|r| r.ttl).chain(minimum.filter(|_| side == Side::Denial)).min()?;
-        let ttl = Duration::from_secs(least.into());
-        Some((side, ttl.max(config.min_ttl).min(config.max_ttl)))
+        let denial = matches!(class, Class::NameError | Class::NoData);
+        let least = records.map(|record| record.ttl).chain(minimum.filter(|_| denial)).min();
+        let known = denial || class == Class::NoError;
+        let ttl = least.filter(|_| known).map_or(LEAST, |ttl| Duration::from_secs(ttl.into()));
+        (class, ttl.max(side.min_ttl).min(side.max_ttl))
     }
 }
 
@@ -213,9 +240,9 @@ fn seconds(ttl: Duration) -> u32 {
     u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)
 }
 
-fn set_ttl(message: &mut Message, to: impl Fn(u32) -> u32) {
+fn set_ttl(message: &mut Message, ttl: u32) {
     let sections = [&mut message.answers, &mut message.authority, &mut message.additional];
     for record in sections.into_iter().flatten() {
-        record.ttl = to(record.ttl);
+        record.ttl = ttl;
     }
 }

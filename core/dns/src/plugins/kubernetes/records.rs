@@ -1,4 +1,4 @@
-//! The `kubernetes` plugin: names of Services, endpoints and Pods (Kubernetes DNS specification 1.1.0), answered
+//! Names of Services, endpoints and Pods (Kubernetes DNS specification 1.1.0), answered
 //! as CoreDNS 1.14 does (`plugin/kubernetes/{handler,kubernetes,parse,reverse,ns}.go`, `plugin/backend_lookup.go`).
 
 use std::collections::HashSet;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use sealane_catalog::{Endpoint, Entry, NamespacedName, Service, ServiceType, Slice, Snapshot};
 
-use crate::config::{Kubernetes, PodMode};
+use super::{Kubernetes, PodMode};
+use crate::chain::Reply;
 use crate::message::{Data, Question, Record, Soa, rcode, rtype};
 use crate::name::Name;
 
@@ -24,6 +25,8 @@ pub enum Answer {
     Next,
     /// This.
     Reply(Reply),
+    /// Not for anybody (zone transfers).
+    Refused,
     /// An alias that leads out of the zone: `aliases`, and what anybody answers for `target`.
     Chase {
         /// CNAME records so far.
@@ -31,19 +34,6 @@ pub enum Answer {
         /// Where they lead.
         target: Name,
     },
-}
-
-/// The sections of an authoritative answer.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reply {
-    /// Response code.
-    pub rcode: u16,
-    /// Answers.
-    pub answers: Vec<Record>,
-    /// Authority.
-    pub authority: Vec<Record>,
-    /// Additional.
-    pub additional: Vec<Record>,
 }
 
 /// What answers depend on, beside the configuration.
@@ -159,9 +149,7 @@ impl Kubernetes {
             rtype::SOA if apex => Ok((vec![self.soa(view, &zone)], Vec::new())),
             // CoreDNS says NODATA for SOA below the zone, whether the name exists or not.
             rtype::SOA => Ok((Vec::new(), Vec::new())),
-            rtype::AXFR | rtype::IXFR => {
-                return Answer::Reply(Reply { rcode: rcode::REFUSED, ..Reply::default() });
-            }
+            rtype::AXFR | rtype::IXFR => return Answer::Refused,
             rtype::NS if apex => Ok(self.name_servers(view, &zone, &question.name)),
             _ => self.rows(view, &zone, &question.name).map(|_| (Vec::new(), Vec::new())),
         };

@@ -1,0 +1,70 @@
+//! Questions to upstreams.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::message::Message;
+
+/// How an upstream is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// A datagram.
+    #[default]
+    Udp,
+    /// A stream, each message behind its length.
+    Tcp,
+    /// The same within TLS (RFC 7858).
+    Tls(Arc<TlsClient>),
+}
+
+impl Via {
+    /// `udp`, `tcp`, `tcp-tls`, as Go's DNS client calls them.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Via::Udp => "udp",
+            Via::Tcp => "tcp",
+            Via::Tls(_) => "tcp-tls",
+        }
+    }
+}
+
+/// How an upstream is known, and how this server is known to it. All in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsClient {
+    /// The name that its certificate must have; `None`: its address.
+    pub server_name: Option<String>,
+    /// Who may have signed it; `None`: the system's authorities.
+    pub authorities: Option<String>,
+    /// This server's certificate chain and key.
+    pub identity: Option<(String, String)>,
+}
+
+/// A question to an upstream.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Whom.
+    pub to: SocketAddr,
+    /// How.
+    pub via: Via,
+    /// What; the server gives it its id.
+    pub message: Message,
+    /// How long to wait.
+    pub timeout: Duration,
+    /// For the plugin itself: it comes back with the answer.
+    pub tag: u64,
+}
+
+/// What came of an [`Ask`].
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Who was asked.
+    pub from: SocketAddr,
+    /// The message, with the id that was sent; whether it is about the same question is for the plugin to see. Or
+    /// why there is none.
+    pub result: Result<Message, String>,
+    /// How long it took.
+    pub took: Duration,
+    /// [`Ask::tag`].
+    pub tag: u64,
+}

@@ -1,0 +1,176 @@
+//! [`Query`]: a question on its way, and how its answer is made fit for the client.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::setup::Block;
+use crate::message::{Edns, Flags, Message, Question, encode};
+
+/// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
+const ECHOED: [u16; 5] = [3, 9, 10, 11, 12];
+
+/// How a client's message travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// A datagram.
+    #[default]
+    Udp,
+    /// A stream, each message behind its length; also that within TLS.
+    Tcp,
+}
+
+impl Transport {
+    /// `udp`, `tcp`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        }
+    }
+}
+
+/// A question under way.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The client's message. Plugins may change its flags and EDNS for those behind them; its question is
+    /// the client's, [`Query::question`] the one that is asked now.
+    pub request: Message,
+    /// From whom.
+    pub client: SocketAddr,
+    /// How it came.
+    pub transport: Transport,
+    /// Port that it came to.
+    pub port: u16,
+    /// The client's message in octets.
+    pub size: usize,
+    /// When it came.
+    pub started: Duration,
+    /// The server block that it is for.
+    pub block: Arc<Block>,
+    /// That block's labels in metrics: `server="dns://:53",zone=".",view=""`.
+    pub labels: Arc<str>,
+    /// How many look-ups led to it; 0: it is a client's own.
+    pub depth: u8,
+    /// No client waits for it: [`super::Context::refresh`].
+    pub background: bool,
+    /// The answer depends on the snapshot: it may be another one when [`super::World::epoch`] is. Set by plugins that
+    /// answer from the cluster, handed on from look-ups to who looked up, obeyed by `cache`.
+    pub from_cluster: bool,
+    question: Question,
+    /// Questions that were asked before, and the place of the plugin that changed them.
+    before: Vec<(usize, Question)>,
+    /// The plugin that has it now.
+    pub(crate) place: usize,
+    labelled: BTreeMap<String, String>,
+}
+
+impl Query {
+    /// A client's query. The message must have a question.
+    pub fn new(request: Message, client: SocketAddr, transport: Transport, port: u16, size: usize) -> Self {
+        let root = || Question { name: crate::name::Name::root(), rtype: 0, class: 0 };
+        let question = request.questions.first().cloned().unwrap_or_else(root);
+        Query {
+            request,
+            client,
+            transport,
+            port,
+            size,
+            started: Duration::ZERO,
+            block: Arc::default(),
+            labels: Arc::from(""),
+            depth: 0,
+            background: false,
+            from_cluster: false,
+            question,
+            before: Vec::new(),
+            place: 0,
+            labelled: BTreeMap::new(),
+        }
+    }
+
+    /// The same client's query for something else, one deeper (`NewWithQuestion`).
+    #[must_use]
+    pub fn look_up(&self, question: Question) -> Self {
+        let request = Message { questions: vec![question], ..self.request.clone() };
+        let query = Query::new(request, self.client, self.transport, self.port, self.size);
+        let labelled = self.labelled.clone();
+        Query { started: self.started, depth: self.depth + 1, labelled, ..query }
+    }
+
+    /// What is asked now.
+    pub fn question(&self) -> &Question {
+        &self.question
+    }
+
+    /// Asks the plugins behind this one something else. On the way up each plugin sees the question that it saw on
+    /// the way down.
+    pub fn ask_instead(&mut self, question: Question) {
+        let before = std::mem::replace(&mut self.question, question);
+        self.before.push((self.place, before));
+    }
+
+    /// The question as the plugin at `place` saw it.
+    pub(crate) fn back_to(&mut self, place: usize) {
+        self.place = place;
+        while let Some((_, question)) = self.before.pop_if(|(changed, _)| *changed >= place) {
+            self.question = question;
+        }
+    }
+
+    /// Sets a label of `metadata` for those who come later.
+    pub fn set_label(&mut self, label: &str, value: impl Into<String>) {
+        self.labelled.insert(label.to_owned(), value.into());
+    }
+
+    /// A label that was set; [`super::Peers::metadata`] asks the plugins, too.
+    pub fn label(&self, label: &str) -> Option<String> {
+        self.labelled.get(label).cloned()
+    }
+
+    /// Whether the client wants DNSSEC's records (DO).
+    pub fn dnssec_ok(&self) -> bool {
+        self.request.edns.as_ref().is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// What the client can take, in octets (`request.Size`).
+    pub fn room(&self) -> usize {
+        match self.transport {
+            Transport::Tcp => usize::from(u16::MAX),
+            Transport::Udp => {
+                self.request.edns.as_ref().map_or(512, |edns| usize::from(edns.udp_size).max(512))
+            }
+        }
+    }
+
+    /// Makes an answer this query's: id, question and flags of the request, EDNS as the client's.
+    pub fn fit(&self, reply: &mut Message) {
+        let skeleton = self.request.reply(reply.rcode);
+        reply.id = skeleton.id;
+        reply.flags = Flags {
+            authoritative: reply.flags.authoritative,
+            truncated: reply.flags.truncated,
+            recursion_available: reply.flags.recursion_available,
+            authentic: reply.flags.authentic,
+            ..skeleton.flags
+        };
+        reply.questions = skeleton.questions;
+        reply.edns = self.request.edns.as_ref().map(|asked| {
+            let echoed = asked.options.iter().filter(|(code, _)| ECHOED.contains(code));
+            Edns {
+                udp_size: asked.udp_size,
+                version: 0,
+                dnssec_ok: asked.dnssec_ok,
+                options: reply.edns.take().map_or_else(|| echoed.cloned().collect(), |edns| edns.options),
+            }
+        });
+    }
+
+    /// The answer as the client gets it, cut to its size.
+    pub fn encoded(&self, reply: &Message) -> Vec<u8> {
+        let mut reply = reply.clone();
+        self.fit(&mut reply);
+        encode(&reply, self.room())
+    }
+}

@@ -1,0 +1,155 @@
+//! How a server block's lines become plugins and settings.
+
+use std::any::Any;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Plugin;
+use super::values::ServerKey;
+use crate::corefile::{CorefileError, Directive};
+use crate::name::Name;
+
+/// A row of the order table: a plugin that a Corefile may name.
+#[derive(Debug)]
+pub struct Row {
+    /// As the Corefile calls it.
+    pub name: &'static str,
+    /// Reads a line of it; `None`: CoreDNS has it, Sealane does not yet.
+    pub setup: Option<fn(&mut Setup<'_>, &Directive) -> Result<(), CorefileError>>,
+    /// It may stand several times in a server block.
+    pub many: bool,
+}
+
+/// `health [ADDRESS] { lameduck DURATION }`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// `:8080`
+    pub address: String,
+    /// How long to go on serving once told to stop.
+    pub lameduck: Duration,
+}
+
+/// `reload [INTERVAL] [JITTER]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Between looks at the file.
+    pub interval: Duration,
+    /// Spread of the first look.
+    pub jitter: Duration,
+}
+
+/// What a server block says about the server itself, for who opens its sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Addresses to listen on; empty: all.
+    pub bind: Vec<IpAddr>,
+    /// `health`
+    pub health: Option<Health>,
+    /// `ready`: address.
+    pub ready: Option<String>,
+    /// `prometheus`: address.
+    pub prometheus: Option<String>,
+    /// `reload`
+    pub reload: Option<Reload>,
+    /// `debug`
+    pub debug: bool,
+    /// `root`: folder that relative paths of other plugins start from.
+    pub root: Option<String>,
+    /// `view`: its name.
+    pub view: Option<String>,
+    /// `metadata` is on.
+    pub metadata: bool,
+    /// Other classes than IN are asked for, too (`chaos`).
+    pub other_classes: bool,
+}
+
+impl Settings {
+    /// A path of a plugin's line, below `root` where it is a relative one.
+    pub fn path(&self, path: &str) -> String {
+        match &self.root {
+            Some(root) if !path.starts_with('/') => format!("{}/{path}", root.trim_end_matches('/')),
+            _ => path.to_owned(),
+        }
+    }
+}
+
+/// A server block, as the rest of the server sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    /// Zones, and the ports that they are asked on.
+    pub keys: Vec<ServerKey>,
+    /// What it says about the server itself.
+    pub settings: Settings,
+    /// Names of all plugins in the block, in the order in which a query passes them.
+    pub plugins: Vec<&'static str>,
+}
+
+impl Block {
+    /// The zones of its keys.
+    pub fn zones(&self) -> impl Iterator<Item = &Name> {
+        self.keys.iter().map(|key| &key.zone)
+    }
+}
+
+/// A plugin in its place of the chain.
+#[derive(Debug)]
+pub struct Link {
+    /// As the Corefile calls it.
+    pub name: &'static str,
+    /// It.
+    pub plugin: Box<dyn Plugin>,
+}
+
+/// A server block in the making. Its plugins are read in the order in which a query passes them, whatever the order
+/// of the lines: `root` is known to all that come behind it.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// The block's keys.
+    pub keys: &'a [ServerKey],
+    /// What it says about the server itself.
+    pub settings: Settings,
+    links: Vec<Link>,
+    name: &'static str,
+}
+
+impl<'a> Setup<'a> {
+    /// A block with these keys, and nothing in it.
+    pub fn new(keys: &'a [ServerKey]) -> Self {
+        Setup { keys, settings: Settings::default(), links: Vec::new(), name: "" }
+    }
+
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn read(&mut self, row: &Row, directive: &Directive) -> Result<(), CorefileError> {
+        self.name = row.name;
+        match row.setup {
+            Some(setup) => setup(self, directive),
+            None => Err(CorefileError::new(
+                directive.at(),
+                format!("plugin '{}' is CoreDNS's, but not Sealane's yet; remove it", row.name),
+            )),
+        }
+    }
+
+    /// The zones of the block's keys.
+    pub fn zones(&self) -> Vec<Name> {
+        self.keys.iter().map(|key| key.zone.clone()).collect()
+    }
+
+    /// Puts a plugin into the chain, behind those that are in it.
+    pub fn add(&mut self, plugin: impl Plugin) {
+        self.links.push(Link { name: self.name, plugin: Box::new(plugin) });
+    }
+
+    /// The plugin of this type that an earlier line of the block put into the chain.
+    pub fn earlier<T: Plugin>(&mut self) -> Option<&mut T> {
+        self.links.iter_mut().find_map(|link| (&mut *link.plugin as &mut dyn Any).downcast_mut())
+    }
+
+    /// The block, with its chain.
+    pub fn done(self, plugins: Vec<&'static str>) -> (Block, Vec<Link>) {
+        (Block { keys: self.keys.to_vec(), settings: self.settings, plugins }, self.links)
+    }
+}

@@ -1,0 +1,61 @@
+//! What a misspelt word may have meant.
+
+/// The candidate that is a slip or two away from `word` (letters changed, left out, added or swapped), if there is
+/// one; the first of the nearest.
+///
+/// ```
+/// use sealane_dns::corefile::nearest;
+/// assert_eq!(nearest("foward", ["cache", "forward"]), Some("forward"));
+/// assert_eq!(nearest("whatever", ["cache", "forward"]), None);
+/// ```
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
+    let scored = candidates.into_iter().map(|candidate| {
+        let letters: Vec<char> = candidate.chars().collect();
+        (distance(&word, &letters), candidate)
+    });
+    // One slip in three letters: `log` is not `loop` for somebody who wrote `to`.
+    let near = scored.filter(|(slips, candidate)| slips * 3 <= candidate.len().max(3));
+    near.min_by_key(|(slips, _)| *slips).map(|(_, candidate)| candidate)
+}
+
+/// Damerau and Levenshtein's distance, neighbours swapped counting once.
+fn distance(a: &[char], b: &[char]) -> usize {
+    let (mut before, mut last) = (Vec::new(), (0..=b.len()).collect::<Vec<usize>>());
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let mut cost = (last[j] + usize::from(x != y)).min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i - 1] == *y && b[j - 1] == *x {
+                let swapped: &Vec<usize> = &before;
+                cost = cost.min(swapped[j - 1] + 1);
+            }
+            row.push(cost);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips() {
+        let names = ["cache", "errors", "forward", "health", "hosts", "kubernetes", "log", "loop", "ready"];
+        for (word, meant) in [
+            ("kubernets", Some("kubernetes")),
+            ("Forward", Some("forward")),
+            ("chace", Some("cache")),
+            ("error", Some("errors")),
+            ("logs", Some("log")),
+            ("heatlh", Some("health")),
+            ("proxy", None),
+            ("", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(word, names), meant, "{word}");
+        }
+    }
+}

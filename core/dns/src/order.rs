@@ -1,0 +1,80 @@
+//! The order of plugins: CoreDNS's `plugin.cfg`, whatever the order of a Corefile's lines.
+
+use crate::chain::Row;
+use crate::plugins;
+
+/// A row of the table: name, reader, and whether it may stand several times in a server block.
+macro_rules! rows {
+    ($($name:literal $setup:expr, $many:expr;)*) => {
+        &[$(Row { name: $name, setup: $setup, many: $many }),*]
+    };
+}
+
+/// All plugins of CoreDNS, in the order in which a query passes them. What has no reader is refused by name.
+pub static ROWS: &[Row] = rows! {
+    "root" None, false;
+    "metadata" None, false;
+    "geoip" None, false;
+    "cancel" None, false;
+    "proxyproto" None, false;
+    "quic" None, false;
+    "grpc_server" None, false;
+    "https" None, false;
+    "https3" None, false;
+    "timeouts" None, false;
+    "multisocket" None, false;
+    "reload" Some(plugins::process::reload), false;
+    "nsid" None, false;
+    "bufsize" None, false;
+    "bind" Some(plugins::process::bind), true;
+    "debug" None, false;
+    "trace" None, false;
+    "ready" Some(plugins::process::ready), false;
+    "health" Some(plugins::process::health), false;
+    "pprof" None, false;
+    "shed" None, false;
+    "prometheus" Some(plugins::process::prometheus), false;
+    "errors" Some(plugins::errors::setup), false;
+    "log" Some(plugins::log::setup), true;
+    "dnstap" None, true;
+    "local" None, false;
+    "dns64" None, false;
+    "any" None, false;
+    "chaos" None, false;
+    "loadbalance" Some(plugins::loadbalance::setup), false;
+    "tsig" None, false;
+    "rewrite" None, true;
+    "autopath" None, false;
+    "acl" None, false;
+    "cache" Some(plugins::cache::setup), false;
+    "header" None, true;
+    "dnssec" None, true;
+    "tls" None, false;
+    "minimal" None, false;
+    "template" None, true;
+    "transfer" None, true;
+    "hosts" Some(plugins::hosts::setup), false;
+    "route53" None, false;
+    "azure" None, false;
+    "clouddns" None, false;
+    "k8s_external" None, false;
+    "kubernetes" Some(plugins::kubernetes::setup), true;
+    "file" None, true;
+    "auto" None, true;
+    "secondary" None, true;
+    "etcd" None, false;
+    "loop" Some(plugins::loops::setup), false;
+    "forward" Some(plugins::forward::setup), true;
+    "grpc" None, true;
+    "erratic" None, false;
+    "whoami" None, false;
+    "on" None, true;
+    "sign" None, true;
+    "view" None, false;
+    "nomad" None, false;
+};
+
+/// The plugins that there are, in the order in which a query passes them (`-plugins`).
+pub fn plugin_names() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().filter(|row| row.setup.is_some()).map(|row| row.name)
+}

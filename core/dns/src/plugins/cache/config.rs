@@ -1,0 +1,170 @@
+//! What `cache`'s lines mean.
+
+use std::time::Duration;
+
+use crate::chain::args::{self, duration, err, no_more, number, one, seconds, unknown};
+use crate::corefile::{CorefileError, Directive};
+use crate::name::Name;
+
+/// One side of `cache`.
+#[derive(Clone, Debug)]
+pub struct CacheSide {
+    /// Entries, at most.
+    pub capacity: usize,
+    /// Longest time.
+    pub max_ttl: Duration,
+    /// Shortest time.
+    pub min_ttl: Duration,
+    /// Zones for which it is off.
+    pub disabled: Vec<Name>,
+}
+
+/// `cache`'s lines.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Zones.
+    pub zones: Vec<Name>,
+    /// Answers with records.
+    pub success: CacheSide,
+    /// NXDOMAIN and NODATA.
+    pub denial: CacheSide,
+    /// How long failures are kept.
+    pub servfail: Duration,
+    /// Ask again before an entry ends: after so many hits, …
+    pub prefetch: Option<Prefetch>,
+    /// Ended entries are served so long.
+    pub serve_stale: Option<ServeStale>,
+    /// TTLs are not counted down.
+    pub keep_ttl: bool,
+}
+
+/// `prefetch AMOUNT [DURATION] [PERCENTAGE%]`
+#[derive(Clone, Copy, Debug)]
+pub struct Prefetch {
+    /// Hits that make it worth while.
+    pub amount: u32,
+    /// Within this time without a gap.
+    pub duration: Duration,
+    /// When so much of the TTL is left, in percent.
+    pub percentage: u32,
+}
+
+/// `serve_stale [DURATION] [REFRESH_MODE]`
+#[derive(Clone, Copy, Debug)]
+pub struct ServeStale {
+    /// How long.
+    pub duration: Duration,
+    /// Ask first, and serve the stale answer only where that fails.
+    pub verify: bool,
+}
+
+/// Reads the lines of a block with these zones.
+pub(super) fn read(own: &[Name], d: &Directive) -> Result<Config, CorefileError> {
+    let side = |max: u64| CacheSide {
+        capacity: 9984,
+        max_ttl: Duration::from_secs(max),
+        min_ttl: Duration::from_secs(5),
+        disabled: Vec::new(),
+    };
+    let mut cache = Config {
+        zones: Vec::new(),
+        success: side(3600),
+        denial: side(1800),
+        servfail: Duration::from_secs(5),
+        prefetch: None,
+        serve_stale: None,
+        keep_ttl: false,
+    };
+    let mut names = &d.args[..];
+    if let Some(first) = names.first()
+        && first.text.bytes().all(|b| b.is_ascii_digit())
+    {
+        let ttl = seconds(first)?;
+        (cache.success.max_ttl, cache.denial.max_ttl) = (ttl, ttl);
+        names = &names[1..];
+    }
+    cache.zones = if names.is_empty() { own.to_vec() } else { args::zones(names)? };
+    for option in d.block.iter().flatten() {
+        option_of(&mut cache, option)?;
+    }
+    for side in [&mut cache.success, &mut cache.denial] {
+        side.min_ttl = side.min_ttl.min(side.max_ttl);
+    }
+    Ok(cache)
+}
+
+fn option_of(cache: &mut Config, o: &Directive) -> Result<(), CorefileError> {
+    match o.name.text.as_str() {
+        name @ ("success" | "denial") => {
+            let side = if name == "success" { &mut cache.success } else { &mut cache.denial };
+            let Some(capacity) = o.args.first() else {
+                return err(&o.name, format!("'{name}' needs a capacity"));
+            };
+            side.capacity = number(capacity, "capacity")?;
+            if let Some(token) = o.args.get(1) {
+                side.max_ttl = seconds(token)?;
+            }
+            if let Some(token) = o.args.get(2) {
+                side.min_ttl = Duration::from_secs(number(token, "number of seconds")?);
+            }
+            no_more(name, o.args.get(3..).unwrap_or(&[]))
+        }
+        "prefetch" => {
+            let Some(amount) = o.args.first() else { return err(&o.name, "'prefetch' needs an amount") };
+            let mut prefetch = Prefetch {
+                amount: number(amount, "amount")?,
+                duration: Duration::from_secs(60),
+                percentage: 10,
+            };
+            if let Some(token) = o.args.get(1) {
+                prefetch.duration = duration(token)?;
+            }
+            if let Some(token) = o.args.get(2) {
+                let percent = token.text.strip_suffix('%').and_then(|p| p.parse().ok());
+                let Some(percent) = percent.filter(|p| (10..=90).contains(p)) else {
+                    return err(token, "a percentage lies between 10% and 90%");
+                };
+                prefetch.percentage = percent;
+            }
+            cache.prefetch = Some(prefetch);
+            no_more("prefetch", o.args.get(3..).unwrap_or(&[]))
+        }
+        "serve_stale" => {
+            let mut stale = ServeStale { duration: Duration::from_secs(3600), verify: false };
+            if let Some(token) = o.args.first() {
+                stale.duration = duration(token)?;
+            }
+            if let Some(token) = o.args.get(1) {
+                stale.verify = match token.text.to_ascii_lowercase().as_str() {
+                    "verify" => true,
+                    "immediate" => false,
+                    other => return err(token, format!("'{other}' is no refresh mode (immediate, verify)")),
+                };
+            }
+            cache.serve_stale = Some(stale);
+            no_more("serve_stale", o.args.get(2..).unwrap_or(&[]))
+        }
+        "servfail" => {
+            cache.servfail = duration(one(o, "duration")?)?;
+            if cache.servfail > Duration::from_secs(300) {
+                return err(&o.name, "'servfail' lasts 5m at most (RFC 2308 section 7)");
+            }
+            Ok(())
+        }
+        "disable" => {
+            let side = match o.args.first().map(|t| t.text.as_str()) {
+                Some("success") => &mut cache.success,
+                Some("denial") => &mut cache.denial,
+                _ => return err(&o.name, "'disable' needs success or denial"),
+            };
+            let names = args::zones(&o.args[1..])?;
+            side.disabled = if names.is_empty() { vec![Name::root()] } else { names };
+            Ok(())
+        }
+        "keepttl" => {
+            cache.keep_ttl = true;
+            no_more("keepttl", &o.args)
+        }
+        _ => unknown("cache", o),
+    }
+}

@@ -1,0 +1,92 @@
+//! A message from a client: what is no query, and which server block a query is for.
+
+use std::net::SocketAddr;
+
+use super::{Effect, Server};
+use crate::chain::{Failure, Now, Peers, Query, Transport};
+use crate::message::{
+    CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode,
+};
+
+impl Server {
+    pub(super) fn query(
+        &mut self,
+        port: u16,
+        transport: Transport,
+        client: SocketAddr,
+        bytes: &[u8],
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        // Too short to have a header, or a response: no answer, or two servers would talk for ever.
+        if bytes.len() < 12 || bytes[2] & 0x80 != 0 {
+            return;
+        }
+        let (request, refusal) = read(bytes);
+        if let Some(rcode) = refusal {
+            let mut reply = request.reply(rcode);
+            reply.questions.truncate(1);
+            out.push(Effect::Reply(encode(&reply, 512)));
+            return;
+        }
+        if let Some(edns) = request.edns.as_ref().filter(|edns| edns.version != 0) {
+            let mut reply = request.reply(rcode::BADVERS);
+            reply.edns = Some(Edns { udp_size: edns.udp_size, ..Edns::default() });
+            out.push(Effect::Reply(encode(&reply, 512)));
+            return;
+        }
+        let mut query = Query::new(request, client, transport, port, bytes.len());
+        query.started = now.monotonic;
+        self.begin(query, now, out);
+    }
+
+    /// Finds the server block that a query is for: the longest zone around the name whose plugins accept it
+    /// (`ServeDNS` in core/dnsserver/server.go). The query is told; the block's place, or why there is none.
+    pub(super) fn place(&self, query: &mut Query) -> Result<usize, Failure> {
+        let refused = Failure { rcode: rcode::REFUSED, why: None };
+        let Question { name, class, .. } = query.question().clone();
+        let mut candidates = Vec::new();
+        for (at, state) in self.blocks().iter().enumerate() {
+            for (key, labels) in state.block.keys.iter().zip(&state.labels) {
+                if key.port == query.port && name.is_within(&key.zone) {
+                    candidates.push((key.zone.wire().len(), at, labels));
+                }
+            }
+        }
+        // Of blocks with one zone the first comes first: the sort is stable.
+        candidates.sort_by_key(|(len, ..)| std::cmp::Reverse(*len));
+        for (_, at, labels) in candidates {
+            let state = &self.blocks()[at];
+            query.block = state.block.clone();
+            query.labels = labels.clone();
+            let accepts = state.links.iter().enumerate().all(|(i, link)| {
+                let peers = Peers::new(&state.links[..i], &state.links[i + 1..]);
+                link.plugin.accepts(query, peers, &self.world)
+            });
+            if accepts {
+                let served = class == CLASS_IN || query.block.settings.other_classes;
+                return if served { Ok(at) } else { Err(refused) };
+            }
+        }
+        query.block = std::sync::Arc::default();
+        query.labels = format!("server=\"dns://:{}\",zone=\"dropped\",view=\"\"", query.port).into();
+        Err(refused)
+    }
+}
+
+/// Reads a message; with the response code where it is not to be answered otherwise.
+fn read(bytes: &[u8]) -> (Message, Option<u16>) {
+    let count = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    // What no query needs is not even read (miekg/dns `acceptfunc.go`).
+    let crammed = count(6) > 1 || count(8) > 1 || count(10) > 2;
+    match if crammed { Err(DecodeError::Short) } else { decode(bytes) } {
+        Ok(request) if request.flags.opcode != 0 => (request, Some(rcode::NOTIMP)),
+        Ok(request) if request.questions.len() != 1 => (request, Some(rcode::FORMERR)),
+        Ok(request) => (request, None),
+        Err(_) => {
+            let id = u16::from_be_bytes([bytes[0], bytes[1]]);
+            let flags = Flags { opcode: bytes[2] >> 3 & 0xf, ..Flags::default() };
+            (Message { id, flags, ..Message::default() }, Some(rcode::FORMERR))
+        }
+    }
+}

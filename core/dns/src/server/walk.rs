@@ -1,0 +1,483 @@
+//! Walking the chain: a query goes down from plugin to plugin until one answers, its answer up again through those
+//! that it passed. What has to wait goes out as a [`Pending`] and takes up where it was.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Chains, Effect, Server};
+use crate::chain::{
+    Answer, Ask, Context, Deed, Failure, Flow, MAX_DEPTH, Note, Now, Peers, Plugin, Query, Transport, Up,
+};
+use crate::message::{Message, decode, encode, rcode};
+
+/// What an `Ask` or a `Wait` is for; handed back with its outcome.
+#[derive(Debug)]
+pub struct Pending {
+    generation: u64,
+    id: u16,
+    purpose: Purpose,
+}
+
+impl Pending {
+    /// The message's id: an upstream's message with another one is not its answer.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Whether a client waits for it (else it is a health check or a refresh).
+    pub fn has_client(&self) -> bool {
+        match &self.purpose {
+            Purpose::Asked(walk, _) | Purpose::Waiting(walk) => walk.has_client(),
+            Purpose::Own { .. } => false,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Asked(Box<Walk>, Asked),
+    Waiting(Box<Walk>),
+    /// A plugin's own question.
+    Own { block: usize, place: usize, asked: Asked },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    from: SocketAddr,
+    at: Duration,
+    tag: u64,
+}
+
+/// A query on its way.
+#[derive(Debug)]
+pub(super) struct Walk {
+    query: Query,
+    generation: u64,
+    block: usize,
+    /// The plugin that has it, and its note.
+    place: usize,
+    note: Note,
+    /// Those that it passed on the way down.
+    passed: Vec<(usize, Note)>,
+    /// Who answered.
+    by: &'static str,
+    /// What follows the answer.
+    more: Vec<Message>,
+    waits: Waits,
+}
+
+/// Who waits for a walk's end.
+#[derive(Debug)]
+enum Waits {
+    Client,
+    /// The plugin of another walk.
+    Plugin(Box<Walk>),
+    Nobody,
+}
+
+impl Walk {
+    fn has_client(&self) -> bool {
+        match &self.waits {
+            Waits::Client => true,
+            Waits::Plugin(parent) => parent.has_client(),
+            Waits::Nobody => false,
+        }
+    }
+}
+
+/// What comes next in a walk.
+#[derive(Debug)]
+enum Turn {
+    Down,
+    Said(Flow),
+    /// An answer goes up.
+    Answered(Message),
+    /// A failure goes up.
+    Failed(Failure),
+}
+
+type Outcome<'a> = Result<&'a [u8], String>;
+
+impl Server {
+    /// A client's query, from the top.
+    pub(super) fn begin(&mut self, query: Query, now: Now, out: &mut Vec<Effect>) {
+        let (walk, turn) = self.enter(query, Waits::Client);
+        self.run(walk, turn, now, out);
+    }
+
+    /// A walk that stands before its block's first plugin.
+    fn enter(&self, mut query: Query, waits: Waits) -> (Walk, Turn) {
+        let found = self.place(&mut query);
+        let generation = self.chains.last().map_or(0, |chains| chains.generation);
+        let walk = Walk {
+            query,
+            generation,
+            block: found.as_ref().copied().unwrap_or(0),
+            place: 0,
+            note: Note::default(),
+            passed: Vec::new(),
+            by: "",
+            more: Vec::new(),
+            waits,
+        };
+        (walk, found.map_or_else(Turn::Failed, |_| Turn::Down))
+    }
+
+    /// What came back.
+    pub(super) fn answered(&mut self, pending: Pending, outcome: Outcome<'_>, now: Now, out: &mut Vec<Effect>) {
+        if let Some(chains) = self.generation(pending.generation) {
+            chains.under_way = chains.under_way.saturating_sub(1);
+        }
+        match pending.purpose {
+            Purpose::Asked(mut walk, asked) => {
+                let answer = answer(asked, outcome, now);
+                let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
+                    plugin.answered(&mut walk.query, &mut walk.note, answer, cx)
+                });
+                self.run(*walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
+            }
+            Purpose::Waiting(mut walk) => {
+                let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
+                    plugin.waited(&mut walk.query, &mut walk.note, cx)
+                });
+                self.run(*walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
+            }
+            Purpose::Own { block, place, asked } => {
+                let answer = answer(asked, outcome, now);
+                let told = |plugin: &mut dyn Plugin, cx: &mut Context<'_>| plugin.told(answer, cx);
+                self.with(pending.generation, block, place, now, out, told);
+            }
+        }
+        self.let_go(now);
+    }
+
+    fn generation(&mut self, generation: u64) -> Option<&mut Chains> {
+        self.chains.iter_mut().find(|chains| chains.generation == generation)
+    }
+
+    /// Calls one plugin; `None` where its configuration is gone. Refreshes are left to the caller.
+    fn with<T>(
+        &mut self,
+        generation: u64,
+        block: usize,
+        place: usize,
+        now: Now,
+        out: &mut Vec<Effect>,
+        call: impl FnOnce(&mut dyn Plugin, &mut Context<'_>) -> T,
+    ) -> Option<(T, Vec<Note>)> {
+        let chains = self.chains.iter_mut().find(|chains| chains.generation == generation)?;
+        let (before, rest) = chains.blocks.get_mut(block)?.links.split_at_mut_checked(place)?;
+        let (link, after) = rest.split_first_mut()?;
+        let mut deeds = Vec::new();
+        let mut cx = Context {
+            world: &self.world,
+            now,
+            metrics: &mut self.metrics,
+            peers: Peers::new(before, after),
+            deeds: &mut deeds,
+        };
+        let result = call(&mut *link.plugin, &mut cx);
+        let mut refreshes = Vec::new();
+        for deed in deeds {
+            match deed {
+                Deed::Log(line) => out.push(Effect::Log(line)),
+                Deed::Fatal(why) => out.push(Effect::Fatal(why)),
+                Deed::Refresh(note) => refreshes.push(note),
+            }
+        }
+        Some((result, refreshes))
+    }
+
+    /// Calls the plugin that has a query.
+    fn call<T>(
+        &mut self,
+        walk: &mut Walk,
+        now: Now,
+        out: &mut Vec<Effect>,
+        call: impl FnOnce(&mut dyn Plugin, &mut Walk, &mut Context<'_>) -> T,
+    ) -> Result<T, Failure> {
+        let (generation, block, place) = (walk.generation, walk.block, walk.place);
+        walk.query.place = place;
+        let called = self.with(generation, block, place, now, out, |plugin, cx| call(plugin, walk, cx));
+        let gone = || Failure {
+            rcode: rcode::SERVFAIL,
+            why: Some("the configuration changed meanwhile".to_owned()),
+        };
+        let (result, refreshes) = called.ok_or_else(gone)?;
+        for note in refreshes {
+            self.refresh(walk, note, now, out);
+        }
+        Ok(result)
+    }
+
+    /// The rest of the chain once more, for the plugin that has the query now.
+    fn refresh(&mut self, walk: &Walk, note: Note, now: Now, out: &mut Vec<Effect>) {
+        let mut query = walk.query.clone();
+        query.background = true;
+        // There is no client whose datagram would be too small (`newPrefetchResponseWriter`).
+        query.transport = Transport::Tcp;
+        let walk = Walk {
+            query,
+            generation: walk.generation,
+            block: walk.block,
+            place: walk.place + 1,
+            note: Note::default(),
+            passed: vec![(walk.place, note)],
+            by: "",
+            more: Vec::new(),
+            waits: Waits::Nobody,
+        };
+        self.run(walk, Turn::Down, now, out);
+    }
+
+    /// Goes on until the query is over, or has to wait.
+    fn run(&mut self, mut walk: Walk, mut turn: Turn, now: Now, out: &mut Vec<Effect>) {
+        loop {
+            turn = match turn {
+                Turn::Down => self.down(&mut walk, now, out),
+                Turn::Said(Flow::Next) => {
+                    walk.passed.push((walk.place, std::mem::take(&mut walk.note)));
+                    walk.place += 1;
+                    Turn::Down
+                }
+                Turn::Said(Flow::Reply(message)) => {
+                    walk.by = self.name(&walk);
+                    Turn::Answered(message)
+                }
+                Turn::Said(Flow::Stream(messages)) => {
+                    walk.by = self.name(&walk);
+                    let mut messages = messages.into_iter();
+                    let first = messages.next().unwrap_or_default();
+                    walk.more = messages.collect();
+                    Turn::Answered(first)
+                }
+                Turn::Said(Flow::Fail(failure)) => Turn::Failed(failure),
+                Turn::Said(Flow::Drop) => match walk.waits {
+                    Waits::Plugin(parent) => {
+                        walk = *parent;
+                        self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
+                    }
+                    Waits::Client | Waits::Nobody => return,
+                },
+                Turn::Said(Flow::Ask(ask)) => return self.ask(walk, ask, now, out),
+                Turn::Said(Flow::Wait(time)) => return self.wait(walk, time, out),
+                Turn::Said(Flow::Lookup(_)) if walk.query.depth >= MAX_DEPTH => {
+                    self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
+                }
+                Turn::Said(Flow::Lookup(question)) => {
+                    let query = walk.query.look_up(question);
+                    let (child, turn) = self.enter(query, Waits::Plugin(Box::new(walk)));
+                    walk = child;
+                    turn
+                }
+                Turn::Answered(message) => match self.up(&mut walk, message, now, out) {
+                    Ok(turn) => turn,
+                    Err(message) => match self.over(walk, message, now, out) {
+                        Some((parent, turn)) => {
+                            walk = parent;
+                            turn
+                        }
+                        None => return,
+                    },
+                },
+                Turn::Failed(failure) => match self.up_failed(&mut walk, failure, now, out) {
+                    Ok(turn) => turn,
+                    Err(failure) => {
+                        // The server itself answers (`errorFunc`): nobody of the chain has written anything.
+                        walk.by = "";
+                        match self.over(walk, bare(failure.rcode), now, out) {
+                            Some((parent, turn)) => {
+                                walk = parent;
+                                turn
+                            }
+                            None => return,
+                        }
+                    }
+                },
+            };
+        }
+    }
+
+    fn name(&self, walk: &Walk) -> &'static str {
+        let chains = self.chains.iter().find(|chains| chains.generation == walk.generation);
+        let link = chains.and_then(|chains| chains.blocks.get(walk.block)?.links.get(walk.place));
+        link.map_or("", |link| link.name)
+    }
+
+    fn down(&mut self, walk: &mut Walk, now: Now, out: &mut Vec<Effect>) -> Turn {
+        let chains = self.chains.iter().find(|chains| chains.generation == walk.generation);
+        let len = chains.and_then(|chains| chains.blocks.get(walk.block)).map(|block| block.links.len());
+        if len.is_some_and(|len| walk.place >= len) {
+            let why = Some("no next plugin found".to_owned());
+            return Turn::Failed(Failure { rcode: rcode::SERVFAIL, why });
+        }
+        let flow = self.call(walk, now, out, |plugin, walk, cx| {
+            plugin.down(&mut walk.query, &mut walk.note, cx)
+        });
+        flow.map_or_else(Turn::Failed, Turn::Said)
+    }
+
+    /// The next plugin upwards takes back what it let pass.
+    fn back(walk: &mut Walk) -> bool {
+        let Some((place, note)) = walk.passed.pop() else { return false };
+        walk.place = place;
+        walk.note = note;
+        walk.query.back_to(place);
+        true
+    }
+
+    /// One plugin further up; the message where there is none.
+    fn up(&mut self, walk: &mut Walk, message: Message, now: Now, out: &mut Vec<Effect>) -> Result<Turn, Message> {
+        let mut message = message;
+        if !Server::back(walk) {
+            return Err(message);
+        }
+        let up = self.call(walk, now, out, |plugin, walk, cx| {
+            plugin.up(&mut walk.query, &mut walk.note, &mut message, cx)
+        });
+        Ok(match up {
+            // A configuration that is gone takes nothing away from an answer that is there.
+            Ok(Up::Pass) | Err(_) => Turn::Answered(message),
+            Ok(Up::Instead(flow)) => Turn::Said(flow),
+        })
+    }
+
+    fn up_failed(
+        &mut self,
+        walk: &mut Walk,
+        failure: Failure,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) -> Result<Turn, Failure> {
+        if !Server::back(walk) {
+            return Err(failure);
+        }
+        let up = self.call(walk, now, out, |plugin, walk, cx| {
+            plugin.failed(&mut walk.query, &mut walk.note, &failure, cx)
+        });
+        Ok(match up {
+            Ok(Up::Pass) | Err(_) => Turn::Failed(failure),
+            Ok(Up::Instead(flow)) => Turn::Said(flow),
+        })
+    }
+
+    /// A walk's end: the client is answered, or the plugin that looked something up.
+    fn over(
+        &mut self,
+        walk: Walk,
+        mut message: Message,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) -> Option<(Walk, Turn)> {
+        let Walk { query, by, more, waits, .. } = walk;
+        match waits {
+            Waits::Nobody => None,
+            Waits::Client => {
+                query.fit(&mut message);
+                let bytes = encode(&message, query.room());
+                self.account(&query, &message, bytes.len(), by, now);
+                out.push(Effect::Reply(bytes));
+                for mut next in more {
+                    query.fit(&mut next);
+                    out.push(Effect::Reply(encode(&next, query.room())));
+                }
+                None
+            }
+            Waits::Plugin(parent) => {
+                query.fit(&mut message);
+                let size = encode(&message, usize::from(u16::MAX)).len();
+                self.account(&query, &message, size, by, now);
+                let mut parent = *parent;
+                parent.query.from_cluster |= query.from_cluster;
+                let turn = self.looked_up(&mut parent, message, now, out);
+                Some((parent, turn))
+            }
+        }
+    }
+
+    fn looked_up(&mut self, walk: &mut Walk, found: Message, now: Now, out: &mut Vec<Effect>) -> Turn {
+        let flow = self.call(walk, now, out, |plugin, walk, cx| {
+            plugin.looked_up(&mut walk.query, &mut walk.note, found, cx)
+        });
+        flow.map_or_else(Turn::Failed, Turn::Said)
+    }
+
+    fn ask(&mut self, walk: Walk, ask: Ask, now: Now, out: &mut Vec<Effect>) {
+        let generation = walk.generation;
+        self.send(generation, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
+    }
+
+    fn send(
+        &mut self,
+        generation: u64,
+        ask: Ask,
+        now: Now,
+        out: &mut Vec<Effect>,
+        purpose: impl FnOnce(Asked) -> Purpose,
+    ) {
+        let Ask { to, via, mut message, timeout, tag } = ask;
+        // Each of a step's questions has another id: what came before it is in the list.
+        message.id = (now.random >> 7) as u16 ^ (out.len() as u16).wrapping_mul(0x9e37);
+        if let Some(chains) = self.generation(generation) {
+            chains.under_way += 1;
+        }
+        let asked = Asked { from: to, at: now.monotonic, tag };
+        out.push(Effect::Ask {
+            upstream: to,
+            via,
+            message: encode(&message, usize::from(u16::MAX)),
+            timeout,
+            pending: Box::new(Pending { generation, id: message.id, purpose: purpose(asked) }),
+        });
+    }
+
+    fn wait(&mut self, walk: Walk, time: Duration, out: &mut Vec<Effect>) {
+        let generation = walk.generation;
+        if let Some(chains) = self.generation(generation) {
+            chains.under_way += 1;
+        }
+        let purpose = Purpose::Waiting(Box::new(walk));
+        out.push(Effect::Wait { time, pending: Box::new(Pending { generation, id: 0, purpose }) });
+    }
+
+    /// Calls each plugin of the configuration in force.
+    pub(super) fn each_plugin(
+        &mut self,
+        now: Now,
+        out: &mut Vec<Effect>,
+        mut call: impl FnMut(&mut dyn Plugin, &mut Context<'_>),
+    ) {
+        for (generation, block, place) in self.places() {
+            // Another random number for each.
+            let now = Now { random: now.random ^ ((block * 64 + place) as u64).wrapping_mul(0x9e37_79b9), ..now };
+            self.with(generation, block, place, now, out, |plugin, cx| call(plugin, cx));
+        }
+    }
+
+    fn places(&self) -> Vec<(u64, usize, usize)> {
+        let Some(chains) = self.chains.last() else { return Vec::new() };
+        let blocks = chains.blocks.iter().enumerate();
+        let places = blocks.flat_map(|(b, block)| (0..block.links.len()).map(move |place| (b, place)));
+        places.map(|(block, place)| (chains.generation, block, place)).collect()
+    }
+
+    pub(super) fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for (generation, block, place) in self.places() {
+            let asks = self.with(generation, block, place, now, out, |plugin, cx| plugin.tick(cx));
+            for ask in asks.into_iter().flat_map(|(asks, _)| asks) {
+                self.send(generation, ask, now, out, |asked| Purpose::Own { block, place, asked });
+            }
+        }
+    }
+}
+
+/// An answer of the server's own, nothing in it.
+fn bare(rcode: u16) -> Message {
+    Message { rcode, ..Message::default() }
+}
+
+fn answer(asked: Asked, outcome: Outcome<'_>, now: Now) -> Answer {
+    let result = outcome.and_then(|bytes| decode(bytes).map_err(|why| format!("not a DNS message: {why}")));
+    let took = now.monotonic.saturating_sub(asked.at);
+    Answer { from: asked.from, result, took, tag: asked.tag }
+}
