@@ -42,7 +42,7 @@ impl Page {
     }
 }
 
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, page: Page) {
+pub(crate) async fn serve(shared: Arc<Shared>, listener: Arc<TcpListener>, page: Page) {
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
@@ -91,13 +91,11 @@ fn answer(shared: &Shared, page: Page, path: &str) -> (&'static str, &'static st
     }
     match page {
         Page::Health => ("200 OK", TEXT, "OK".to_owned()),
-        Page::Ready if shared.server(|server| server.ready()) => ("200 OK", TEXT, "OK".to_owned()),
-        // The plugins that are not ready, as CoreDNS names them.
-        Page::Ready => ("503 Service Unavailable", TEXT, "kubernetes".to_owned()),
-        Page::Metrics => {
-            let mut text = String::new();
-            shared.server(|server| server.render_metrics(&mut text));
-            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text)
-        }
+        Page::Ready => match shared.server(|server| server.unready()).as_slice() {
+            [] => ("200 OK", TEXT, "OK".to_owned()),
+            // As CoreDNS names them.
+            unready => ("503 Service Unavailable", TEXT, unready.join(",")),
+        },
+        Page::Metrics => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", shared.metrics()),
     }
 }
