@@ -36,14 +36,8 @@ const RCODES: &[&str] =
 const BADVERS: u16 = 16;
 
 /// Bits of the header's second word.
-pub const FLAGS: &[(&str, u16)] = &[
-    ("aa", 0x0400),
-    ("tc", 0x0200),
-    ("rd", 0x0100),
-    ("ra", 0x0080),
-    ("ad", 0x0020),
-    ("cd", 0x0010),
-];
+pub const FLAGS: &[(&str, u16)] =
+    &[("aa", 0x0400), ("tc", 0x0200), ("rd", 0x0100), ("ra", 0x0080), ("ad", 0x0020), ("cd", 0x0010)];
 
 pub fn type_number(name: &str) -> Option<u16> {
     let known = TYPES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
@@ -251,10 +245,10 @@ impl Reader<'_> {
     fn data(&mut self, rtype: u16, length: usize) -> Result<String, String> {
         let end = self.at + length;
         let text = match type_name(rtype).as_str() {
-            "A" => Ipv4Addr::from(<[u8; 4]>::try_from(self.take(length)?).map_err(|e| e.to_string())?).to_string(),
-            "AAAA" => {
-                Ipv6Addr::from(<[u8; 16]>::try_from(self.take(length)?).map_err(|e| e.to_string())?).to_string()
-            }
+            "A" => Ipv4Addr::from(<[u8; 4]>::try_from(self.take(length)?).map_err(|e| e.to_string())?)
+                .to_string(),
+            "AAAA" => Ipv6Addr::from(<[u8; 16]>::try_from(self.take(length)?).map_err(|e| e.to_string())?)
+                .to_string(),
             "NS" | "CNAME" | "PTR" | "DNAME" => self.name()?,
             "MX" => format!("{} {}", self.u16()?, self.name()?),
             "SRV" => format!("{} {} {} {}", self.u16()?, self.u16()?, self.u16()?, self.name()?),
@@ -273,9 +267,16 @@ impl Reader<'_> {
                 }
                 strings.join(" ")
             }
-            _ => self.take(length)?.iter().fold(format!("\\# {length} "), |text, byte| text + &format!("{byte:02x}")),
+            _ => self
+                .take(length)?
+                .iter()
+                .fold(format!("\\# {length} "), |text, byte| text + &format!("{byte:02x}")),
         };
-        if self.at == end { Ok(text) } else { Err(format!("data of length {length} that ends at {}", self.at)) }
+        if self.at == end {
+            Ok(text)
+        } else {
+            Err(format!("data of length {length} that ends at {}", self.at))
+        }
     }
 }
 

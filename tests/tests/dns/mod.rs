@@ -54,7 +54,8 @@ fn cluster(start: &Start, table: &Table) -> Up {
     for (namespace, pod, addresses) in &table.statuses {
         let unready = addresses.first().is_some_and(|word| word == "unready");
         let addresses = &addresses[usize::from(unready)..];
-        let ips: Vec<serde_json::Value> = addresses.iter().map(|ip| serde_json::json!({ "ip": ip })).collect();
+        let ips: Vec<serde_json::Value> =
+            addresses.iter().map(|ip| serde_json::json!({ "ip": ip })).collect();
         let status = serde_json::json!({ "status": {
             "phase": "Running", "podIP": addresses[0], "podIPs": ips,
             "conditions": [{ "type": "Ready", "status": if unready { "False" } else { "True" } }],
@@ -88,7 +89,11 @@ fn ask_all(start: &Start, up: Option<&Up>, program: Program, scenario: &Scenario
     start.machine.within(|| {
         let first = &scenario.rows[0];
         let first_answer = || {
-            if first.udp { ask_udp(&first.query) } else { ask_tcp(&[&first.query]).map(|mut all| all.remove(0)) }
+            if first.udp {
+                ask_udp(&first.query)
+            } else {
+                ask_tcp(&[&first.query]).map(|mut all| all.remove(0))
+            }
         };
         let deadline = std::time::Instant::now() + START;
         loop {
@@ -107,7 +112,9 @@ fn ask_all(start: &Start, up: Option<&Up>, program: Program, scenario: &Scenario
         let mut wrong = Vec::new();
         for row in scenario.rows.iter().filter(|row| row.udp) {
             match ask_udp(&row.query) {
-                Ok(reply) => wrong.extend(row.wrong(program.name(), &reply).map(|w| format!("{}\n{w}", row.head))),
+                Ok(reply) => {
+                    wrong.extend(row.wrong(program.name(), &reply).map(|w| format!("{}\n{w}", row.head)))
+                }
                 Err(e) => wrong.push(format!("{}: {e}", row.head)),
             }
         }

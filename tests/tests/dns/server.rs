@@ -137,7 +137,8 @@ pub fn ask_udp(query: &Query) -> Result<Reply, String> {
 /// All questions over one connection, the next without waiting for the answer to the one before (RFC 7766 section
 /// 6.2.1.1); the answers in the questions' order.
 pub fn ask_tcp(queries: &[&Query]) -> Result<Vec<Reply>, String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(SERVER), LOST).map_err(|e| e.to_string())?;
+    let mut stream =
+        TcpStream::connect_timeout(&SocketAddr::from(SERVER), LOST).map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(LOST)).map_err(|e| e.to_string())?;
     let mut reader = stream.try_clone().map_err(|e| e.to_string())?;
     let mut sent = Vec::new();
@@ -155,7 +156,9 @@ pub fn ask_tcp(queries: &[&Query]) -> Result<Vec<Reply>, String> {
                 let left = queries.iter().zip(replies).find(|(_, reply)| reply.is_none());
                 left.map_or(String::new(), |(query, _)| format!("{} type {}", query.name, query.rtype))
             };
-            let missing = |e: std::io::Error| format!("after {answered} answers: {e}; unanswered: {}", unanswered(&replies));
+            let missing = |e: std::io::Error| {
+                format!("after {answered} answers: {e}; unanswered: {}", unanswered(&replies))
+            };
             reader.read_exact(&mut length).map_err(missing)?;
             let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
             reader.read_exact(&mut message).map_err(|e| e.to_string())?;

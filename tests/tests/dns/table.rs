@@ -111,7 +111,9 @@ impl Table {
                 match (table.scenarios.last_mut(), name.trim()) {
                     (None, "yaml") => table.objects = content,
                     (Some(scenario), "") if scenario.corefile.is_empty() => scenario.corefile = content,
-                    (Some(scenario), name) if !name.is_empty() => scenario.files.push((name.to_owned(), content)),
+                    (Some(scenario), name) if !name.is_empty() => {
+                        scenario.files.push((name.to_owned(), content))
+                    }
                     _ => return Err(format!("{at}: not here")),
                 }
                 continue;
@@ -342,7 +344,9 @@ fn a_table_is_read() {
         question: a.query.question(),
         opt: Some("512".to_owned()),
         sections: [
-            ["b.example. 5 CNAME c.", "a.example. 5 A 1.1.1.1", "a.example. 5 A 1.1.1.2"].map(str::to_owned).to_vec(),
+            ["b.example. 5 CNAME c.", "a.example. 5 A 1.1.1.1", "a.example. 5 A 1.1.1.2"]
+                .map(str::to_owned)
+                .to_vec(),
             vec![],
             vec![],
         ],
@@ -352,7 +356,9 @@ fn a_table_is_read() {
     assert!(a.wrong("other", &reply).is_some(), "it says REFUSED");
     reply.sections[0].pop();
     assert!(a.wrong("any", &reply).unwrap().contains("an @ 5 A 1.1.1.1"));
-    for (from, to) in [("aa opt", "xx opt"), ("-- it can", ""), ("MX", "MY"), ("    ns", "    nx"), ("[one]", "one")] {
+    for (from, to) in
+        [("aa opt", "xx opt"), ("-- it can", ""), ("MX", "MY"), ("    ns", "    nx"), ("[one]", "one")]
+    {
         assert!(Table::parse("t", &text.replace(from, to)).is_err(), "{to}");
     }
 }
