@@ -29,6 +29,7 @@ pub mod message;
 pub mod metrics;
 pub mod name;
 pub mod server;
+pub mod zone;
 
 pub use config::Config;
 pub use message::{Message, decode, encode};
