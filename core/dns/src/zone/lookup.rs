@@ -252,7 +252,7 @@ impl Ask<'_> {
         // The name itself is not there (RFC 4035 section 3.1.3.3).
         if self.dnssec_ok
             && wildcard.is_some()
-            && let Some(before) = self.zone.at_or_before(name)
+            && let Some(before) = self.zone.denying(name)
         {
             authority.extend(before.signed(rtype::NSEC, true));
         }
@@ -281,11 +281,11 @@ impl Ask<'_> {
     fn denied(&self, outcome: Outcome, name: &Name, closest: &Name) -> Found {
         let mut authority = self.apex(rtype::SOA);
         if self.dnssec_ok
-            && let Some(before) = self.zone.at_or_before(name)
+            && let Some(before) = self.zone.denying(name)
         {
             authority.extend(before.signed(rtype::NSEC, true));
             let wildcard = wildcard_of(closest).filter(|_| outcome == Outcome::NameError);
-            if let Some(deny) = wildcard.and_then(|w| self.zone.at_or_before(&w))
+            if let Some(deny) = wildcard.and_then(|w| self.zone.denying(&w))
                 && deny.name != before.name
             {
                 authority.extend(deny.signed(rtype::NSEC, true));

@@ -249,6 +249,8 @@ $TTL 9
 *.c CNAME x.w
 *.c RRSIG CNAME 13 2 9 0 0 1 e. AAAA
 d NS ns.d
+ns.d A 192.0.2.3
+c NSEC ns
 d DS 1 8 2 00
 d RRSIG DS 13 2 9 0 0 1 e. AAAA
 ns A 192.0.2.2
@@ -270,8 +272,11 @@ fn signed_zones_prove_what_they_say() {
     assert_eq!(brief(&got.authority), ["e. NS", "e. sig NS", "*.w.e. NSEC", "*.w.e. sig NSEC"]);
     let got = ask(&zone, "y.w.e. TXT do");
     assert_eq!(brief(&got.authority), ["e. SOA", "e. sig SOA", "*.w.e. NSEC", "*.w.e. sig NSEC"]);
-    let got = ask(&zone, "zz.e. A do");
+    let got = ask(&zone, "p.e. A do");
     assert_eq!(brief(&got.authority), ["e. SOA", "e. sig SOA", "ns.e. NSEC", "e. NSEC", "e. sig NSEC"]);
+    // Glue below a cut has no NSEC: the one before it speaks.
+    let got = ask(&zone, "da.e. A do");
+    assert_eq!(brief(&got.authority), ["e. SOA", "e. sig SOA", "c.e. NSEC", "e. NSEC", "e. sig NSEC"]);
     let got = ask(&zone, "a.d.e. A do");
     assert_eq!(brief(&got.authority), ["d.e. NS", "d.e. DS", "d.e. sig DS"]);
     let Found::Chase(chase) = found(&zone, "q.c.e. A do") else { panic!() };
