@@ -159,6 +159,10 @@ const REFUSED: &[(&str, &str)] = &[
         "$GENERATE 5-1 a$ A 192.0.2.$",
         "db:1: $GENERATE: the range is START-STOP[/STEP] and makes at most 65536 records",
     ),
+    (
+        "$GENERATE \"\" a$ TXT x",
+        "db:1: $GENERATE: the range is START-STOP[/STEP] and makes at most 65536 records",
+    ),
     ("\n$GENERATE 1-2 a${x} A 192.0.2.$", "db:2: $GENERATE: ${OFFSET[,WIDTH[,d|o|x|X]]} is expected"),
     (
         "$GENERATE 1-2 a${-2} A 192.0.2.$",
