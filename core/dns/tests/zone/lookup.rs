@@ -169,6 +169,9 @@ fn sections_are_coredns_s() {
     assert_eq!(flags("nope.example. A"), (rcode::NXDOMAIN, true, true));
     assert_eq!(flags("ent.example. A"), (rcode::NOERROR, true, true));
     assert_eq!(flags("mail.example. TXT"), (rcode::NOERROR, true, false));
+    // Of two aliases at a name the first is followed.
+    let two = crate::zone("e.", "@ 1 SOA a b 1 1 1 1 1\na 1 CNAME b\na 1 CNAME x.\nb 1 A 192.0.2.1");
+    assert_eq!(ask(&two, "a.e. A").answer.len(), 3);
     // A loop ends, with what was found on the way.
     assert_eq!(ask(&zone, "loop1.example. A").answer.len(), 10);
     assert_eq!(ask(&zone, "other. A").outcome, Outcome::ServerFailure);
