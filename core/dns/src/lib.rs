@@ -110,6 +110,7 @@ pub mod order;
 pub mod plugins;
 pub mod prepared;
 pub mod server;
+pub mod zone;
 
 pub use chain::{Now, Transport, Via};
 pub use config::Config;
