@@ -43,7 +43,7 @@ pub static ROWS: &[Row] = rows! {
     "chaos" None, false;
     "loadbalance" Some(plugins::loadbalance::setup), false;
     "tsig" None, false;
-    "rewrite" None, true;
+    "rewrite" Some(plugins::rewrite::setup), true;
     "autopath" None, false;
     "acl" None, false;
     "cache" Some(plugins::cache::setup), false;

@@ -165,8 +165,13 @@ impl<'a> Peers<'a> {
         self.iter().filter_map(|(_, plugin)| (plugin as &dyn Any).downcast_ref())
     }
 
-    /// A label's value (`metadata`), from the first plugin that knows it.
+    /// A label's value, from the first plugin that knows it; `None` where `metadata` is off for the name that the
+    /// client asked for.
     pub fn metadata(self, label: &str, query: &Query, world: &World) -> Option<String> {
+        let (zones, name) = (&query.block.settings.metadata, &query.asked().name);
+        if !zones.iter().any(|zone| name.is_within(zone)) {
+            return None;
+        }
         query.label(label).or_else(|| self.iter().find_map(|(_, p)| p.metadata(label, query, world)))
     }
 }
@@ -229,7 +234,13 @@ pub trait Plugin: Any + Debug + Send {
     }
 
     /// What came of a [`Flow::Lookup`]: an answer always, SERVFAIL where it led too deep.
-    fn looked_up(&mut self, query: &mut Query, note: &mut Note, found: Message, cx: &mut Context<'_>) -> Flow {
+    fn looked_up(
+        &mut self,
+        query: &mut Query,
+        note: &mut Note,
+        found: Message,
+        cx: &mut Context<'_>,
+    ) -> Flow {
         Flow::Next
     }
 

@@ -1,10 +1,11 @@
 //! [`Query`]: a question on its way, and how its answer is made fit for the client.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::World;
 use super::setup::Block;
 use crate::message::{Edns, Flags, Message, Question, encode};
 
@@ -129,6 +130,18 @@ impl Query {
         self.labelled.get(label).cloned()
     }
 
+    /// What the client asked, whatever was made of it since.
+    pub fn asked(&self) -> &Question {
+        self.request.questions.first().unwrap_or(&self.question)
+    }
+
+    /// The address that it came to, as far as it is known: of the client's family, the one that the block binds to
+    /// before the machine's own.
+    pub fn server_ip(&self, world: &World) -> Option<IpAddr> {
+        let family = |ip: &&IpAddr| ip.is_ipv4() == self.client.is_ipv4() && !ip.is_unspecified();
+        self.block.settings.bind.iter().chain(&world.local).find(family).copied()
+    }
+
     /// Whether the client wants DNSSEC's records (DO).
     pub fn dnssec_ok(&self) -> bool {
         self.request.edns.as_ref().is_some_and(|edns| edns.dnssec_ok)
@@ -157,7 +170,9 @@ impl Query {
         };
         reply.questions = skeleton.questions;
         reply.edns = self.request.edns.as_ref().map(|asked| {
-            let echoed = asked.options.iter().filter(|(code, _)| ECHOED.contains(code));
+            let more = &self.block.settings.echoed;
+            let echoed = |code: &u16| ECHOED.contains(code) || more.contains(code);
+            let echoed = asked.options.iter().filter(|(code, _)| echoed(code));
             Edns {
                 udp_size: asked.udp_size,
                 version: 0,

@@ -158,7 +158,7 @@ fn placeholder(name: &str, query: &Query, bytes: &[u8], cx: &Context<'_>) -> Str
             set.join(",")
         }
         // `{/kubernetes/service}`: metadata.
-        _ => match name.strip_prefix('/').filter(|_| query.block.settings.metadata) {
+        _ => match name.strip_prefix('/') {
             Some(label) => cx.peers.metadata(label, query, cx.world).unwrap_or_else(|| "-".into()),
             None => "-".into(),
         },
