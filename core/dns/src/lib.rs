@@ -109,6 +109,7 @@ pub mod name;
 pub mod order;
 pub mod plugins;
 pub mod server;
+pub mod zone;
 
 pub use chain::{Now, Transport, Via};
 pub use config::Config;

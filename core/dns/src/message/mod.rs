@@ -28,6 +28,10 @@ pub mod rcode {
     pub const NOTIMP: u16 = 4;
     /// Not for you.
     pub const REFUSED: u16 = 5;
+    /// A name exists that should not: a DNAME makes one that is too long (RFC 6672 section 2.2).
+    pub const YXDOMAIN: u16 = 6;
+    /// Not authoritative for the zone (RFC 2136, RFC 5936).
+    pub const NOTAUTH: u16 = 9;
     /// EDNS version (RFC 6891).
     pub const BADVERS: u16 = 16;
 
@@ -51,10 +55,10 @@ pub mod rcode {
         (NOTIMP, "NOTIMP"),
         (NOTIMP, "NOTIMPL"),
         (REFUSED, "REFUSED"),
-        (6, "YXDOMAIN"),
+        (YXDOMAIN, "YXDOMAIN"),
         (7, "YXRRSET"),
         (8, "NXRRSET"),
-        (9, "NOTAUTH"),
+        (NOTAUTH, "NOTAUTH"),
         (10, "NOTZONE"),
         (BADVERS, "BADVERS"),
         (BADVERS, "BADSIG"),
