@@ -103,6 +103,7 @@
 pub mod chain;
 pub mod config;
 pub mod corefile;
+pub mod expression;
 pub mod message;
 pub mod metrics;
 pub mod name;

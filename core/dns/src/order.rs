@@ -13,7 +13,7 @@ macro_rules! rows {
 /// All plugins of CoreDNS, in the order in which a query passes them. What has no reader is refused by name.
 pub static ROWS: &[Row] = rows! {
     "root" None, false;
-    "metadata" None, false;
+    "metadata" Some(plugins::metadata::setup), false;
     "geoip" None, false;
     "cancel" None, false;
     "proxyproto" None, false;
@@ -70,7 +70,7 @@ pub static ROWS: &[Row] = rows! {
     "whoami" None, false;
     "on" None, true;
     "sign" None, true;
-    "view" None, false;
+    "view" Some(plugins::view::setup), false;
     "nomad" None, false;
 };
 

@@ -94,7 +94,7 @@ impl Forward {
     }
 
     /// Asks the next upstream; a failure where there is none left, or no time.
-    fn ask_next(&mut self, query: &Query, mut waiting: Waiting, why: &str, note: &mut Note, cx: &mut Context<'_>) -> Flow {
+    fn ask_next(&mut self, query: &mut Query, mut waiting: Waiting, why: &str, note: &mut Note, cx: &mut Context<'_>) -> Flow {
         let left = waiting.deadline.saturating_sub(cx.now.monotonic);
         let next = if left.is_zero() { None } else { waiting.rest.pop() };
         let Some(upstream) = next else {
@@ -104,6 +104,7 @@ impl Forward {
         waiting.upstream = upstream;
         let to = self.upstreams.address(upstream);
         cx.metrics.count(&REQUESTS, &format!("to=\"{to}\""));
+        query.set_label("forward/upstream", to.to_string());
         let message = Message { questions: vec![query.question().clone()], ..query.request.clone() };
         let ask = Ask { to, via: waiting.via.clone(), message, timeout: TIMEOUT.min(left), tag: 0 };
         note.set(waiting);
