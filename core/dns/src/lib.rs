@@ -109,6 +109,7 @@ pub mod metrics;
 pub mod name;
 pub mod order;
 pub mod plugins;
+pub mod prepared;
 pub mod server;
 pub mod zone;
 

@@ -106,6 +106,19 @@ impl Metrics {
         }
     }
 
+    /// Takes the same measurement so many times, in seconds or octets.
+    pub fn repeat(&mut self, family: &'static Family, labels: &str, value: f64, times: u64) {
+        if let (Some(Series::Histogram { buckets, count, sum }), Kind::Histogram(bounds)) =
+            (self.series(family, labels), family.kind)
+        {
+            if let Some(at) = bounds.iter().position(|bound| value <= *bound) {
+                buckets[at] += times;
+            }
+            *count += times;
+            *sum += value * times as f64;
+        }
+    }
+
     /// Takes a time.
     pub fn time(&mut self, family: &'static Family, labels: &str, time: Duration) {
         self.add(family, labels, time.as_secs_f64());
@@ -129,8 +142,7 @@ impl Metrics {
                         let (mut so_far, comma) = (0, if labels.is_empty() { "" } else { "," });
                         for (bound, n) in bounds.iter().zip(buckets) {
                             so_far += n;
-                            let _ =
-                                writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {so_far}");
+                            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {so_far}");
                         }
                         let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
                         let _ = writeln!(out, "{name}_sum{braces} {sum}\n{name}_count{braces} {count}");

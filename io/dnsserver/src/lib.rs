@@ -14,9 +14,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod batch;
 mod corefile;
 mod listen;
+mod problems;
 mod shared;
+mod udp;
 mod upstream;
 
 use std::io::Write as _;
@@ -27,17 +30,17 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 use sealane_dns::Event;
-use sealane_dns::config::PodMode;
+pub use sealane_dns::chain::Needs;
 use tokio::sync::{Notify, watch};
 
-use crate::corefile::Loaded;
+pub use crate::problems::problems;
+
+use crate::corefile::{Loaded, Look};
 use crate::listen::Listeners;
 use crate::shared::Shared;
 
 /// How often time-driven work is looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// How long after a start `loop` listens for its own probes (`plugin/loop`).
-const LOOP_WINDOW: Duration = Duration::from_secs(30);
 
 /// Takes the server's log lines (`[INFO] …`), one at a time, without line end.
 pub type LogSink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -53,7 +56,8 @@ pub struct Settings {
     pub local: Vec<IpAddr>,
     /// Where log lines go; standard output as CoreDNS's do, unless set.
     pub log: LogSink,
-    /// Looks at the Corefile at once when notified (where the `reload` plugin is on or not).
+    /// Loads the Corefile again at once when notified, changed or not, and where the `reload` plugin is off, too:
+    /// CoreDNS's USR1.
     pub reload: Arc<Notify>,
 }
 
@@ -85,9 +89,6 @@ pub enum DnsError {
     /// The Corefile is wrong.
     #[error(transparent)]
     Corefile(#[from] sealane_dns::corefile::CorefileError),
-    /// `forward` names something that is neither an address nor a file with name servers.
-    #[error("forward: {0} is no address, and no resolv.conf with a name server")]
-    NoUpstream(String),
     /// A port is taken or not allowed.
     #[error("cannot listen on {address} ({what}): {source}")]
     Listen {
@@ -103,26 +104,13 @@ pub enum DnsError {
     Loop(String),
 }
 
-/// What a configuration answers from; the catalog has to be fed with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Services, EndpointSlices and Namespaces.
-    pub cluster: bool,
-    /// Pods (`pods verified`).
-    pub pods: bool,
-}
-
 /// Reads and checks a Corefile with what it imports, without starting anything (`sealane check`).
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn check(settings: &Settings) -> Result<Needs, DnsError> {
-    let loaded = corefile::load(settings)?;
-    let plugins = loaded.config.blocks.iter().flat_map(|block| &block.kubernetes);
-    Ok(plugins.fold(Needs::default(), |needs, plugin| Needs {
-        cluster: true,
-        pods: needs.pods || plugin.pods == PodMode::Verified,
-    }))
+    let (_, config) = corefile::load(settings)?;
+    Ok(config.needs())
 }
 
 /// Serves until `shutdown` is done, then for `lameduck` more.
@@ -135,17 +123,19 @@ pub async fn run(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), DnsError> {
-    let mut loaded = corefile::load(&settings)?;
-    let (shared, mut fatal) = Shared::new(&loaded, &settings);
+    let (mut loaded, config) = corefile::load(&settings)?;
+    let (shared, mut fatal) = Shared::new(config, &settings);
     let first = snapshots.borrow_and_update().clone();
-    shared.step(Event::Snapshot(first));
+    shared.background(Event::Snapshot(first));
     let mut listeners = Listeners::default();
-    listeners.reconcile(&shared, &loaded.config)?;
+    let bound = listeners.bind(&loaded.blocks)?;
+    listeners.serve(&shared, bound);
+    shared.version(loaded.version());
     for line in banner(&loaded) {
         shared.log(&line);
     }
+    let mut tried = loaded.fingerprint.clone();
     let mut files = corefile::Watch::new(&settings, &loaded);
-    let mut probing = probe_loops(&shared);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tokio::pin!(shutdown);
@@ -158,33 +148,33 @@ pub async fn run(
                 // A writer that is gone leaves the last snapshot: names go on being answered.
                 fed = changed.is_ok();
                 let snapshot = snapshots.borrow_and_update().clone();
-                shared.step(Event::Snapshot(snapshot));
+                shared.background(Event::Snapshot(snapshot));
             }
             _ = tick.tick() => {
                 shared.background(Event::Tick);
-                for (path, content) in files.hosts() {
-                    shared.background(Event::HostsFile { path: &path, content: &content });
+                for (path, content) in files.content() {
+                    shared.background(Event::File { path: &path, content: content.as_deref() });
                 }
             }
-            () = files.changed(&settings) => {
-                if let Some(new) = reload(&settings, &loaded, &shared, &mut listeners) {
+            look = files.changed(&settings) => {
+                if let Some(new) = reload(&settings, look, &mut tried, &shared, &mut listeners).await {
                     loaded = new;
-                    files = corefile::Watch::new(&settings, &loaded);
-                    probing = probe_loops(&shared);
+                    files.renew(&settings, &loaded);
                 }
             }
         }
     };
     if ended.is_ok() {
         lameduck(&loaded, &shared, &mut snapshots).await;
+        listeners.retire_all().await;
     }
-    drop((probing, listeners));
+    drop(listeners);
     ended
 }
 
 /// Goes on serving, the cluster's changes included, while clients learn that this server is going.
 async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
-    let blocks = loaded.config.blocks.iter().filter_map(|block| block.health.as_ref());
+    let blocks = loaded.blocks.iter().filter_map(|block| block.settings.health.as_ref());
     let time = blocks.map(|health| health.lameduck).max().unwrap_or_default();
     if time.is_zero() {
         return;
@@ -197,67 +187,81 @@ async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::
             () = &mut end => return,
             Ok(()) = snapshots.changed() => {
                 let snapshot = snapshots.borrow_and_update().clone();
-                shared.step(Event::Snapshot(snapshot));
+                shared.background(Event::Snapshot(snapshot));
             }
         }
     }
 }
 
-fn reload(
+/// Goes over to the Corefile as it is now, where it is another one (`plugin/reload/reload.go`) or is asked for. Of
+/// what the old one has to answer nothing is lost. One that is wrong is tried once: `tried` is the last one's hash.
+async fn reload(
     settings: &Settings,
-    old: &Loaded,
+    look: Look,
+    tried: &mut String,
     shared: &Arc<Shared>,
     listeners: &mut Listeners,
 ) -> Option<Loaded> {
-    let refused = |why: &dyn std::fmt::Display| {
+    if look == Look::Asked {
+        shared.log("[INFO] SIGUSR1: Reloading");
+    }
+    let refused = |tried: &mut String, why: DnsError, now: Option<String>| {
+        // What can't be read at all is known by what is said of it.
+        let now = now.unwrap_or_else(|| why.to_string());
+        if *tried == now && look == Look::Changed {
+            return;
+        }
+        *tried = now;
         shared.server(|server| server.reload_failed());
-        shared.log(&format!("[ERROR] Corefile is not reloaded, the old one stays: {why}"));
+        shared.log(&match look {
+            Look::Asked => format!("[ERROR] SIGUSR1: {why}"),
+            Look::Changed => format!("[ERROR] plugin/reload: Corefile changed but reload failed: {why}"),
+        });
     };
-    let new = match corefile::load(settings) {
-        Ok(new) if new.fingerprint == old.fingerprint => return None,
-        Ok(new) => new,
-        Err(error) => {
-            refused(&error);
+    let texts = match corefile::texts(settings, None) {
+        Ok(texts) if texts.fingerprint == *tried && look == Look::Changed => return None,
+        Ok(texts) => texts,
+        Err(why) => {
+            refused(tried, why, None);
             return None;
         }
     };
+    let fingerprint = texts.fingerprint.clone();
     // New ports are bound before anything else changes.
-    if let Err(error) = listeners.reconcile(shared, &new.config) {
-        refused(&error);
-        return None;
-    }
+    let new = corefile::compile(texts, settings);
+    let new = new.and_then(|(new, config)| listeners.bind(&new.blocks).map(|bound| (new, config, bound)));
+    let (new, config, bound) = match new {
+        Ok(new) => new,
+        Err(why) => {
+            refused(tried, why, Some(fingerprint));
+            return None;
+        }
+    };
+    *tried = fingerprint;
+    shared.log("[INFO] Reloading");
+    // What came in by ports that go is answered by the old configuration, what waits at new ones by the new.
+    listeners.retire(&new.blocks).await;
     let now = shared.now();
-    shared.server(|server| server.configure(new.config.clone(), &new.files, now));
-    shared.log(&format!("[INFO] plugin/reload: Running configuration {}", new.fingerprint_text()));
+    shared.server(|server| server.configure(config, now));
+    listeners.serve(shared, bound);
+    shared.version(new.version());
+    for line in new.warnings.iter().chain([&running(&new)]) {
+        shared.log(line);
+    }
+    shared.log("[INFO] Reloading complete");
     Some(new)
 }
 
-fn banner(loaded: &Loaded) -> Vec<String> {
-    let keys = loaded.config.blocks.iter().flat_map(|block| &block.keys);
-    let mut lines: Vec<String> = keys.map(|(zone, port)| format!("{zone}:{port}")).collect();
-    lines.push(format!("[INFO] Running configuration {}", loaded.fingerprint_text()));
-    lines.push(format!("Sealane-{}", env!("CARGO_PKG_VERSION")));
-    lines
+fn running(loaded: &Loaded) -> String {
+    let plugin = if loaded.version().is_some() { "plugin/reload: " } else { "" };
+    format!("[INFO] {plugin}Running configuration SHA512 = {}", loaded.fingerprint)
 }
 
-/// Sends `loop`'s probes to this server; the task's end is the end of the look-out.
-fn probe_loops(shared: &Arc<Shared>) -> tokio::task::JoinSet<()> {
-    let mut tasks = tokio::task::JoinSet::new();
-    let probes = shared.server(|server| server.loop_probes());
-    if probes.is_empty() {
-        return tasks;
-    }
-    let shared = shared.clone();
-    tasks.spawn(async move {
-        for (own, probe) in probes {
-            // Sent as a client would; what comes back does not matter, a probe that comes round does.
-            let sent = upstream::exchange_once(own, &probe).await;
-            if let Err(error) = sent {
-                shared.log(&format!("[WARNING] plugin/loop: the probe had no answer: {error}"));
-            }
-        }
-        tokio::time::sleep(LOOP_WINDOW).await;
-        shared.server(|server| server.loop_checked());
-    });
-    tasks
+fn banner(loaded: &Loaded) -> Vec<String> {
+    let keys = loaded.blocks.iter().flat_map(|block| &block.keys);
+    let mut lines = loaded.warnings.clone();
+    lines.extend(keys.map(|key| format!("{}:{}", key.zone, key.port)));
+    lines.push(running(loaded));
+    lines.push(format!("Sealane-{}", env!("CARGO_PKG_VERSION")));
+    lines
 }

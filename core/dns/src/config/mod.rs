@@ -7,8 +7,8 @@ use crate::chain::values::server_keys;
 pub use crate::chain::values::{Scheme, ServerKey, duration, parse_zones, resolv_conf};
 use crate::chain::{Block, Link, Needs, Plugin, Row, Setup, Want};
 use crate::corefile::{CorefileError, Position, ServerBlock, Sources, nearest, parse};
-pub use crate::order::plugin_names;
 use crate::order::ROWS;
+pub use crate::order::plugin_names;
 
 /// A whole configuration: server blocks in the file's order, each with its chain.
 #[derive(Debug, Default)]
@@ -105,18 +105,20 @@ impl Config {
     /// Hands the plugins what the files say; `content` is `None` where there is none, or it cannot be read.
     ///
     /// # Errors
-    /// What a plugin cannot live without or with.
-    pub fn load(&mut self, path: &str, content: Option<&str>) -> Result<(), String> {
+    /// What a plugin cannot live without or with, and where its line is.
+    pub fn load(&mut self, path: &str, content: Option<&str>) -> Result<(), CorefileError> {
         let mut links = self.chains.iter_mut().flatten();
-        links.try_for_each(|link| link.plugin.file_changed(path, content))
+        links.try_for_each(|link| {
+            let taken = link.plugin.file_changed(path, content);
+            taken.map_err(|why| CorefileError::new(&link.at, why))
+        })
     }
 
     /// What the catalog has to be fed with.
     pub fn needs(&self) -> Needs {
-        self.plugins().map(Plugin::needs).fold(Needs::default(), |a, b| Needs {
-            cluster: a.cluster || b.cluster,
-            pods: a.pods || b.pods,
-        })
+        self.plugins()
+            .map(Plugin::needs)
+            .fold(Needs::default(), |a, b| Needs { cluster: a.cluster || b.cluster, pods: a.pods || b.pods })
     }
 }
 

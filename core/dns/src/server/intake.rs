@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 
 use super::{Effect, Server};
 use crate::chain::{Failure, Now, Peers, Query, Transport};
-use crate::message::{
-    CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode,
-};
+use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode};
 
 impl Server {
     pub(super) fn query(
@@ -18,6 +16,7 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) {
+        self.preparation = None;
         // Too short to have a header, or a response: no answer, or two servers would talk for ever.
         if bytes.len() < 12 || bytes[2] & 0x80 != 0 {
             return;

@@ -38,7 +38,11 @@ enum Purpose {
     Asked(Box<Walk>, Asked),
     Waiting(Box<Walk>),
     /// A plugin's own question.
-    Own { block: usize, place: usize, asked: Asked },
+    Own {
+        block: usize,
+        place: usize,
+        asked: Asked,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +128,13 @@ impl Server {
     }
 
     /// What came back.
-    pub(super) fn answered(&mut self, pending: Pending, outcome: Outcome<'_>, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn answered(
+        &mut self,
+        pending: Pending,
+        outcome: Outcome<'_>,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
         if let Some(chains) = self.generation(pending.generation) {
             chains.under_way = chains.under_way.saturating_sub(1);
         }
@@ -270,9 +280,10 @@ impl Server {
                     walk = child;
                     turn
                 }
-                Turn::Answered(message) => match self.up(&mut walk, message, now, out) {
-                    Ok(turn) => turn,
-                    Err(message) => match self.over(walk, message, now, out) {
+                Turn::Answered(mut message) => match self.up(&mut walk, &mut message, now, out) {
+                    Some(Up::Pass) => Turn::Answered(message),
+                    Some(Up::Instead(flow)) => Turn::Said(flow),
+                    None => match self.over(walk, message, now, out) {
                         Some((parent, turn)) => {
                             walk = parent;
                             turn
@@ -280,9 +291,10 @@ impl Server {
                         None => return,
                     },
                 },
-                Turn::Failed(failure) => match self.up_failed(&mut walk, failure, now, out) {
-                    Ok(turn) => turn,
-                    Err(failure) => {
+                Turn::Failed(failure) => match self.up_failed(&mut walk, &failure, now, out) {
+                    Some(Up::Pass) => Turn::Failed(failure),
+                    Some(Up::Instead(flow)) => Turn::Said(flow),
+                    None => {
                         // The server itself answers (`errorFunc`): nobody of the chain has written anything.
                         walk.by = "";
                         match self.over(walk, bare(failure.rcode), now, out) {
@@ -311,9 +323,8 @@ impl Server {
             let why = Some("no next plugin found".to_owned());
             return Turn::Failed(Failure { rcode: rcode::SERVFAIL, why });
         }
-        let flow = self.call(walk, now, out, |plugin, walk, cx| {
-            plugin.down(&mut walk.query, &mut walk.note, cx)
-        });
+        let flow =
+            self.call(walk, now, out, |plugin, walk, cx| plugin.down(&mut walk.query, &mut walk.note, cx));
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
@@ -326,39 +337,31 @@ impl Server {
         true
     }
 
-    /// One plugin further up; the message where there is none.
-    fn up(&mut self, walk: &mut Walk, message: Message, now: Now, out: &mut Vec<Effect>) -> Result<Turn, Message> {
-        let mut message = message;
+    /// One plugin further up; `None`: there is none.
+    fn up(&mut self, walk: &mut Walk, message: &mut Message, now: Now, out: &mut Vec<Effect>) -> Option<Up> {
         if !Server::back(walk) {
-            return Err(message);
+            return None;
         }
-        let up = self.call(walk, now, out, |plugin, walk, cx| {
-            plugin.up(&mut walk.query, &mut walk.note, &mut message, cx)
-        });
-        Ok(match up {
-            // A configuration that is gone takes nothing away from an answer that is there.
-            Ok(Up::Pass) | Err(_) => Turn::Answered(message),
-            Ok(Up::Instead(flow)) => Turn::Said(flow),
-        })
+        let up = self
+            .call(walk, now, out, |plugin, walk, cx| plugin.up(&mut walk.query, &mut walk.note, message, cx));
+        // A configuration that is gone takes nothing away from an answer that is there.
+        Some(up.unwrap_or(Up::Pass))
     }
 
     fn up_failed(
         &mut self,
         walk: &mut Walk,
-        failure: Failure,
+        failure: &Failure,
         now: Now,
         out: &mut Vec<Effect>,
-    ) -> Result<Turn, Failure> {
+    ) -> Option<Up> {
         if !Server::back(walk) {
-            return Err(failure);
+            return None;
         }
         let up = self.call(walk, now, out, |plugin, walk, cx| {
-            plugin.failed(&mut walk.query, &mut walk.note, &failure, cx)
+            plugin.failed(&mut walk.query, &mut walk.note, failure, cx)
         });
-        Ok(match up {
-            Ok(Up::Pass) | Err(_) => Turn::Failed(failure),
-            Ok(Up::Instead(flow)) => Turn::Said(flow),
-        })
+        Some(up.unwrap_or(Up::Pass))
     }
 
     /// A walk's end: the client is answered, or the plugin that looked something up.
@@ -369,12 +372,14 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<(Walk, Turn)> {
-        let Walk { query, by, more, waits, .. } = walk;
+        let Walk { query, by, more, waits, block, .. } = walk;
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
                 query.fit(&mut message);
                 let bytes = encode(&message, query.room());
+                self.preparation =
+                    if more.is_empty() { self.prepare((block, by), &query, &message, &bytes) } else { None };
                 self.account(&query, &message, bytes.len(), by, now);
                 out.push(Effect::Reply(bytes));
                 for mut next in more {
@@ -449,7 +454,8 @@ impl Server {
     ) {
         for (generation, block, place) in self.places() {
             // Another random number for each.
-            let now = Now { random: now.random ^ ((block * 64 + place) as u64).wrapping_mul(0x9e37_79b9), ..now };
+            let now =
+                Now { random: now.random ^ ((block * 64 + place) as u64).wrapping_mul(0x9e37_79b9), ..now };
             self.with(generation, block, place, now, out, |plugin, cx| call(plugin, cx));
         }
     }

@@ -191,11 +191,14 @@ fn pointers() {
 
 #[test]
 fn zone_and_version() {
+    // `cache 30` caps what is longer, as CoreDNS's does.
+    let found = dig(&mut synced(&with("")), "dns-version.cluster.local TXT");
+    assert_eq!(found, "NOERROR aa,rd\ndns-version.cluster.local. 28800 IN TXT \"1.1.0\"");
     check(
         &mut synced(KUBEADM),
         "? dns-version.cluster.local TXT
             NOERROR aa,rd
-            dns-version.cluster.local. 28800 IN TXT \"1.1.0\"
+            dns-version.cluster.local. 30 IN TXT \"1.1.0\"
         ? cluster.local SOA
             NOERROR aa,rd
             SOA
@@ -317,8 +320,29 @@ fn before_the_cluster_is_known() {
     let mut server = server(KUBEADM);
     assert!(!server.ready());
     let found = dig(&mut server, "service-test.default.svc.cluster.local A");
-    assert!(found.starts_with("SERVFAIL aa,rd\nN cluster.local. 30 IN SOA"), "{found}");
+    // Failures are kept for five seconds, but for no longer than the cluster is as it was.
+    assert!(found.starts_with("SERVFAIL aa,rd\nN cluster.local. 5 IN SOA"), "{found}");
     server.step(sealane_dns::Event::Snapshot(crate::cluster::snapshot()), crate::cluster::at(0));
     assert!(server.ready());
     assert!(dig(&mut server, "service-test.default.svc.cluster.local A").starts_with("NOERROR"));
+}
+
+#[test]
+fn the_cluster_is_kept_for_as_long_as_it_is_as_it_was() {
+    let mut server = synced(KUBEADM);
+    let dig_at = |server: &mut sealane_dns::Server, millis: u64| {
+        let message = crate::cluster::query("web.default.svc.cluster.local A");
+        let now = crate::cluster::at(millis);
+        let effects = crate::cluster::ask(server, &message, sealane_dns::Transport::Udp, now);
+        let [sealane_dns::Effect::Reply(bytes)] = effects.as_slice() else { panic!("{effects:?}") };
+        let reply = sealane_dns::decode(bytes).unwrap();
+        (reply.answers.len(), reply.answers.first().or(reply.authority.first()).map(|record| record.ttl))
+    };
+    assert_eq!(dig_at(&mut server, 0), (3, Some(30)));
+    assert_eq!(dig_at(&mut server, 10_000), (3, Some(20)));
+    // Not a second longer.
+    server.step(sealane_dns::Event::Snapshot(Default::default()), crate::cluster::at(10_000));
+    assert_eq!(dig_at(&mut server, 10_001), (0, Some(5)));
+    server.step(sealane_dns::Event::Snapshot(crate::cluster::snapshot()), crate::cluster::at(10_002));
+    assert_eq!(dig_at(&mut server, 10_003), (3, Some(30)));
 }
