@@ -51,7 +51,7 @@ pub static ROWS: &[Row] = rows! {
     "dnssec" None, true;
     "tls" None, false;
     "minimal" None, false;
-    "template" None, true;
+    "template" Some(plugins::template::setup), true;
     "transfer" None, true;
     "hosts" Some(plugins::hosts::setup), false;
     "route53" None, false;

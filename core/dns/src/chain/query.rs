@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::World;
 use super::setup::Block;
-use crate::message::{Edns, Flags, Message, Question, encode};
+use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::Basis;
 
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
@@ -162,6 +162,13 @@ impl Query {
         }
     }
 
+    /// The options that go back to the client as they came.
+    fn echoed(&self) -> impl Iterator<Item = &EdnsOption> {
+        let more = &self.block.settings.echoed;
+        let options = self.request.edns.iter().flat_map(|edns| &edns.options);
+        options.filter(|(code, _)| ECHOED.contains(code) || more.contains(code))
+    }
+
     /// Makes an answer this query's: id, question and flags of the request, EDNS as the client's.
     pub fn fit(&self, reply: &mut Message) {
         let skeleton = self.request.reply(reply.rcode);
@@ -175,14 +182,11 @@ impl Query {
         };
         reply.questions = skeleton.questions;
         reply.edns = self.request.edns.as_ref().map(|asked| {
-            let more = &self.block.settings.echoed;
-            let echoed = |code: &u16| ECHOED.contains(code) || more.contains(code);
-            let echoed = asked.options.iter().filter(|(code, _)| echoed(code));
             Edns {
                 udp_size: asked.udp_size,
                 version: 0,
                 dnssec_ok: asked.dnssec_ok,
-                options: reply.edns.take().map_or_else(|| echoed.cloned().collect(), |edns| edns.options),
+                options: reply.edns.take().map_or_else(|| self.echoed().cloned().collect(), |edns| edns.options),
             }
         });
     }

@@ -11,4 +11,5 @@ pub mod loops;
 pub mod metadata;
 pub mod process;
 pub mod rewrite;
+pub mod template;
 pub mod view;

@@ -3,5 +3,6 @@
 mod expressions;
 mod metadata;
 mod rewrite;
+mod template;
 mod upstream;
 mod view;
