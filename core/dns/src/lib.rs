@@ -103,6 +103,8 @@
 pub mod chain;
 pub mod config;
 pub mod corefile;
+pub mod expression;
+pub mod gotemplate;
 pub mod message;
 pub mod metrics;
 pub mod name;
