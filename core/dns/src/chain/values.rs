@@ -95,6 +95,48 @@ fn reverse_zones(ip: IpAddr, bits: u32) -> Option<Vec<Name>> {
     zones.collect()
 }
 
+/// A network: `10.0.0.0/8`, `2001:db8::/32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    ip: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// All addresses of IPv4, and all of IPv6.
+    pub const ALL: [Network; 2] = [
+        Network { ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), bits: 0 },
+        Network { ip: IpAddr::V6(Ipv6Addr::UNSPECIFIED), bits: 0 },
+    ];
+
+    /// Whether the address is in it; one family's addresses are in no network of the other.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.ip, ip) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                (u32::from(net) ^ u32::from(ip)).checked_shr(32 - self.bits).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                (u128::from(net) ^ u128::from(ip)).checked_shr(128 - self.bits).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `ADDRESS/BITS`; bits behind the prefix do not matter.
+impl std::str::FromStr for Network {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').filter(|(_, bits)| bits.bytes().all(|b| b.is_ascii_digit()));
+        let parsed =
+            parts.and_then(|(ip, bits)| Some((ip.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok()?)));
+        match parsed {
+            Some((ip, bits)) if bits <= if ip.is_ipv4() { 32 } else { 128 } => Ok(Network { ip, bits }),
+            _ => Err(format!("'{text}' is no network")),
+        }
+    }
+}
+
 /// How a server block is spoken to (CoreDNS's `plugin/pkg/transport`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {

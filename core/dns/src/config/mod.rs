@@ -7,8 +7,8 @@ use crate::chain::values::server_keys;
 pub use crate::chain::values::{Scheme, ServerKey, duration, parse_zones, resolv_conf};
 use crate::chain::{Block, Link, Needs, Plugin, Row, Setup, Want};
 use crate::corefile::{CorefileError, Position, ServerBlock, Sources, nearest, parse};
-pub use crate::order::plugin_names;
 use crate::order::ROWS;
+pub use crate::order::plugin_names;
 
 /// A whole configuration: server blocks in the file's order, each with its chain.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ impl Config {
         let mut config = Config::default();
         let mut seen = Seen::new();
         for block in parse(file, text, sources)? {
-            let (block, chain) = compile(rows, &block, default_port, &mut seen)?;
+            let (block, chain) = compile(rows, &block, sources, default_port, &mut seen)?;
             config.blocks.push(block);
             config.chains.push(chain);
         }
@@ -113,16 +113,16 @@ impl Config {
 
     /// What the catalog has to be fed with.
     pub fn needs(&self) -> Needs {
-        self.plugins().map(Plugin::needs).fold(Needs::default(), |a, b| Needs {
-            cluster: a.cluster || b.cluster,
-            pods: a.pods || b.pods,
-        })
+        self.plugins()
+            .map(Plugin::needs)
+            .fold(Needs::default(), |a, b| Needs { cluster: a.cluster || b.cluster, pods: a.pods || b.pods })
     }
 }
 
 fn compile(
     rows: &[Row],
     source: &ServerBlock,
+    sources: &Sources,
     default_port: u16,
     seen: &mut Seen,
 ) -> Result<(Arc<Block>, Vec<Link>), CorefileError> {
@@ -139,6 +139,7 @@ fn compile(
     }
     known_plugins(rows, source)?;
     let (mut setup, mut plugins) = (Setup::new(&keys), Vec::new());
+    setup.interfaces.clone_from(&sources.interfaces);
     for row in rows {
         let lines = source.directives.iter().filter(|directive| directive.name.text == row.name);
         for (count, directive) in lines.enumerate() {

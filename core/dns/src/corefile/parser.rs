@@ -17,6 +17,8 @@ pub struct Sources {
     pub env: BTreeMap<String, String>,
     /// Files for `import`, by the path or glob as it is written: names and contents.
     pub files: BTreeMap<String, Vec<(String, String)>>,
+    /// The machine's network interfaces and their addresses, for `bind`.
+    pub interfaces: BTreeMap<String, Vec<std::net::IpAddr>>,
 }
 
 /// A line of a server block: a plugin with its arguments and, in braces, its options.

@@ -30,10 +30,8 @@ static ENABLED: Family = Family::gauge(
 static PANICS: Family = Family::gauge("coredns_panics_total", "A metrics that counts the number of panics.");
 static RELOADS_FAILED: Family =
     Family::gauge("coredns_reload_failed_total", "Counter of the number of failed reload attempts.");
-static REVISION: Family = Family::gauge(
-    "sealane_dns_applied_revision",
-    "The newest resourceVersion that answers are made from.",
-);
+static REVISION: Family =
+    Family::gauge("sealane_dns_applied_revision", "The newest resourceVersion that answers are made from.");
 static SERVICES: Family = Family::gauge("sealane_dns_services", "Services known.");
 
 /// What happened.
@@ -156,6 +154,7 @@ impl Server {
     /// as [`Server::step`]'s.
     pub fn configure(&mut self, config: Config, now: Now) -> Vec<Effect> {
         let generation = self.chains.last().map_or(0, |chains| chains.generation + 1);
+        let mut out = self.stop(now);
         if let Some(old) = self.chains.last_mut() {
             old.retired = Some(now.monotonic);
         }
@@ -170,9 +169,20 @@ impl Server {
         let chains = Chains { generation, blocks: blocks.collect(), under_way: 0, retired: None };
         self.chains.push(chains);
         self.let_go(now);
-        let mut out = Vec::new();
         self.each_plugin(now, &mut out, |plugin, cx| plugin.start(cx));
         out
+    }
+
+    /// The server ends: lines that plugins have held back come out.
+    pub fn stop(&mut self, now: Now) -> Vec<Effect> {
+        let mut out = Vec::new();
+        self.each_plugin(now, &mut out, |plugin, cx| plugin.stop(cx));
+        out
+    }
+
+    /// The machine's name, for `nsid` and `chaos`.
+    pub fn set_hostname(&mut self, name: &str) {
+        name.clone_into(&mut self.world.hostname);
     }
 
     /// A configuration was refused; the old one stays.

@@ -38,7 +38,11 @@ enum Purpose {
     Asked(Box<Walk>, Asked),
     Waiting(Box<Walk>),
     /// A plugin's own question.
-    Own { block: usize, place: usize, asked: Asked },
+    Own {
+        block: usize,
+        place: usize,
+        asked: Asked,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,11 +128,20 @@ impl Server {
     }
 
     /// What came back.
-    pub(super) fn answered(&mut self, pending: Pending, outcome: Outcome<'_>, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn answered(
+        &mut self,
+        pending: Pending,
+        outcome: Outcome<'_>,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
         if let Some(chains) = self.generation(pending.generation) {
             chains.under_way = chains.under_way.saturating_sub(1);
         }
         match pending.purpose {
+            Purpose::Asked(walk, _) | Purpose::Waiting(walk) if given_up(&walk.query, now) => {
+                self.run(*walk, Turn::Failed(late()), now, out);
+            }
             Purpose::Asked(mut walk, asked) => {
                 let answer = answer(asked, outcome, now);
                 let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
@@ -257,10 +270,14 @@ impl Server {
                         walk = *parent;
                         self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                     }
-                    Waits::Client | Waits::Nobody => return,
+                    Waits::Client => return self.account(&walk.query, &bare(rcode::NOERROR), 0, "", now),
+                    Waits::Nobody => return,
                 },
+                Turn::Said(Flow::Ask(_) | Flow::Wait(_)) if given_up(&walk.query, now) => {
+                    Turn::Failed(late())
+                }
                 Turn::Said(Flow::Ask(ask)) => return self.ask(walk, ask, now, out),
-                Turn::Said(Flow::Wait(time)) => return self.wait(walk, time, out),
+                Turn::Said(Flow::Wait(time)) => return self.wait(walk, time, now, out),
                 Turn::Said(Flow::Lookup(_)) if walk.query.depth >= MAX_DEPTH => {
                     self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                 }
@@ -311,9 +328,8 @@ impl Server {
             let why = Some("no next plugin found".to_owned());
             return Turn::Failed(Failure { rcode: rcode::SERVFAIL, why });
         }
-        let flow = self.call(walk, now, out, |plugin, walk, cx| {
-            plugin.down(&mut walk.query, &mut walk.note, cx)
-        });
+        let flow =
+            self.call(walk, now, out, |plugin, walk, cx| plugin.down(&mut walk.query, &mut walk.note, cx));
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
@@ -327,7 +343,13 @@ impl Server {
     }
 
     /// One plugin further up; the message where there is none.
-    fn up(&mut self, walk: &mut Walk, message: Message, now: Now, out: &mut Vec<Effect>) -> Result<Turn, Message> {
+    fn up(
+        &mut self,
+        walk: &mut Walk,
+        message: Message,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) -> Result<Turn, Message> {
         let mut message = message;
         if !Server::back(walk) {
             return Err(message);
@@ -402,7 +424,8 @@ impl Server {
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
-    fn ask(&mut self, walk: Walk, ask: Ask, now: Now, out: &mut Vec<Effect>) {
+    fn ask(&mut self, walk: Walk, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
+        ask.timeout = within(&walk.query, ask.timeout, now);
         let generation = walk.generation;
         self.send(generation, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
     }
@@ -431,7 +454,8 @@ impl Server {
         });
     }
 
-    fn wait(&mut self, walk: Walk, time: Duration, out: &mut Vec<Effect>) {
+    fn wait(&mut self, walk: Walk, time: Duration, now: Now, out: &mut Vec<Effect>) {
+        let time = within(&walk.query, time, now);
         let generation = walk.generation;
         if let Some(chains) = self.generation(generation) {
             chains.under_way += 1;
@@ -449,7 +473,8 @@ impl Server {
     ) {
         for (generation, block, place) in self.places() {
             // Another random number for each.
-            let now = Now { random: now.random ^ ((block * 64 + place) as u64).wrapping_mul(0x9e37_79b9), ..now };
+            let now =
+                Now { random: now.random ^ ((block * 64 + place) as u64).wrapping_mul(0x9e37_79b9), ..now };
             self.with(generation, block, place, now, out, |plugin, cx| call(plugin, cx));
         }
     }
@@ -469,6 +494,21 @@ impl Server {
             }
         }
     }
+}
+
+/// Whether the time that `cancel` gives a query is over.
+fn given_up(query: &Query, now: Now) -> bool {
+    query.deadline.is_some_and(|deadline| now.monotonic >= deadline)
+}
+
+/// What is left of a time until a query is given up.
+fn within(query: &Query, time: Duration, now: Now) -> Duration {
+    query.deadline.map_or(time, |deadline| time.min(deadline.saturating_sub(now.monotonic)))
+}
+
+/// The reason in the words of Go's contexts, which `errors { consolidate }` lines of Corefiles match.
+fn late() -> Failure {
+    Failure { rcode: rcode::SERVFAIL, why: Some("context deadline exceeded".to_owned()) }
 }
 
 /// An answer of the server's own, nothing in it.

@@ -136,7 +136,8 @@ pub fn snapshot() -> Arc<Snapshot> {
 pub fn server(corefile: &str) -> Server {
     let mut config = Config::parse("Corefile", corefile, &Default::default(), 53).unwrap();
     for want in config.files() {
-        let content = (want.path == "/resolv.conf").then_some("nameserver 192.0.2.53\nnameserver 192.0.2.54\n");
+        let content =
+            (want.path == "/resolv.conf").then_some("nameserver 192.0.2.53\nnameserver 192.0.2.54\n");
         config.load(&want.path, content).unwrap();
     }
     Server::new(config, vec!["10.244.0.2".parse().unwrap()], at(0))

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sealane_dns::Config;
+use sealane_dns::corefile::Sources;
 use sealane_dns::plugins::cache::Cache;
 use sealane_dns::plugins::forward::{Forward, Policy, Upstream};
 use sealane_dns::plugins::hosts::Hosts;
 use sealane_dns::plugins::kubernetes::{Kubernetes, PodMode};
-use sealane_dns::corefile::Sources;
 
 fn parse(text: &str) -> Result<Config, String> {
     let mut sources = Sources::default();

@@ -177,7 +177,15 @@ impl Shelves {
         kept.questions.clear();
         kept.edns = None;
         let epoch = from_cluster.then_some(self.epoch);
-        let item = Item { message: Arc::new(kept), stored: now, ttl, hits: 0, last_hit: now, refreshing: false, epoch };
+        let item = Item {
+            message: Arc::new(kept),
+            stored: now,
+            ttl,
+            hits: 0,
+            last_hit: now,
+            refreshing: false,
+            epoch,
+        };
         shelf.items.insert(key.clone(), item);
         shelf.order.push_back((key, now));
         while shelf.items.len() > capacity

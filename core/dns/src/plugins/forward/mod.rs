@@ -94,7 +94,14 @@ impl Forward {
     }
 
     /// Asks the next upstream; a failure where there is none left, or no time.
-    fn ask_next(&mut self, query: &Query, mut waiting: Waiting, why: &str, note: &mut Note, cx: &mut Context<'_>) -> Flow {
+    fn ask_next(
+        &mut self,
+        query: &Query,
+        mut waiting: Waiting,
+        why: &str,
+        note: &mut Note,
+        cx: &mut Context<'_>,
+    ) -> Flow {
         let left = waiting.deadline.saturating_sub(cx.now.monotonic);
         let next = if left.is_zero() { None } else { waiting.rest.pop() };
         let Some(upstream) = next else {
