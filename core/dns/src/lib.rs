@@ -108,6 +108,7 @@ pub mod metrics;
 pub mod name;
 pub mod order;
 pub mod plugins;
+pub mod prepared;
 pub mod server;
 
 pub use chain::{Now, Transport, Via};

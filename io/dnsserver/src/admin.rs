@@ -91,9 +91,11 @@ fn answer(shared: &Shared, page: Page, path: &str) -> (&'static str, &'static st
     }
     match page {
         Page::Health => ("200 OK", TEXT, "OK".to_owned()),
-        Page::Ready if shared.server(|server| server.ready()) => ("200 OK", TEXT, "OK".to_owned()),
-        // The plugins that are not ready, as CoreDNS names them.
-        Page::Ready => ("503 Service Unavailable", TEXT, "kubernetes".to_owned()),
+        Page::Ready => match shared.server(|server| server.unready()).as_slice() {
+            [] => ("200 OK", TEXT, "OK".to_owned()),
+            // As CoreDNS names them.
+            unready => ("503 Service Unavailable", TEXT, unready.join(",")),
+        },
         Page::Metrics => {
             let mut text = String::new();
             shared.server(|server| server.render_metrics(&mut text));

@@ -5,11 +5,12 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::inotify;
 use sealane_dns::Config;
-use sealane_dns::config::{Upstream, resolv_conf};
+use sealane_dns::chain::{Block, Want};
 use sealane_dns::corefile::{Sources, import_targets};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -23,8 +24,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 
 /// A configuration with the files that it needs.
 pub(crate) struct Loaded {
-    pub(crate) config: Config,
-    pub(crate) files: BTreeMap<String, String>,
+    pub(crate) blocks: Vec<Arc<Block>>,
+    /// What its plugins read.
+    pub(crate) files: Vec<Want>,
     /// Of the Corefile and its imports.
     pub(crate) fingerprint: u64,
 }
@@ -40,26 +42,38 @@ fn read(path: &Path) -> Result<String, DnsError> {
         .map_err(|source| DnsError::Read { path: path.display().to_string(), source })
 }
 
-pub(crate) fn load(settings: &Settings) -> Result<Loaded, DnsError> {
+/// Reads the Corefile, and hands its plugins the files that they read.
+pub(crate) fn load(settings: &Settings) -> Result<(Loaded, Config), DnsError> {
     let text = read(&settings.corefile)?;
     let name = settings.corefile.display().to_string();
     let sources = sources(settings, &name, &text)?;
-    let config = Config::parse(&name, &text, &sources, settings.default_port)?;
-    let files: BTreeMap<String, String> = config
-        .files()
-        .into_iter()
-        .filter_map(|path| std::fs::read_to_string(&path).ok().map(|content| (path, content)))
-        .collect();
-    for to in config.blocks.iter().flat_map(|block| &block.forward).flat_map(|forward| &forward.to) {
-        if let Upstream::ResolvConf(path) = to
-            && files.get(path).is_none_or(|content| resolv_conf(content).is_empty())
-        {
-            return Err(DnsError::NoUpstream(path.clone()));
-        }
+    let mut config = Config::parse(&name, &text, &sources, settings.default_port)?;
+    let files = config.files();
+    for path in files.iter().flat_map(paths) {
+        config.load(&path, content(&path).as_deref()).map_err(DnsError::File)?;
     }
     let mut hasher = DefaultHasher::new();
     (&text, &sources.files).hash(&mut hasher);
-    Ok(Loaded { config, files, fingerprint: hasher.finish() })
+    Ok((Loaded { blocks: config.blocks.clone(), files, fingerprint: hasher.finish() }, config))
+}
+
+fn content(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// The files that are meant: one, or all of a folder.
+fn paths(want: &Want) -> Vec<String> {
+    if !want.folder {
+        return vec![want.path.clone()];
+    }
+    let entries = std::fs::read_dir(&want.path).into_iter().flatten().flatten();
+    let mut paths: Vec<String> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .filter_map(|path| path.into_os_string().into_string().ok())
+        .collect();
+    paths.sort();
+    paths
 }
 
 /// The environment, and the files that `import` lines name, theirs included.
@@ -121,33 +135,29 @@ pub(crate) struct Watch {
     inotify: Option<AsyncFd<OwnedFd>>,
     interval: Option<Duration>,
     next: Instant,
-    hosts: Vec<HostsFile>,
+    wanted: Vec<Wanted>,
 }
 
-struct HostsFile {
-    path: String,
-    every: Duration,
+/// A file or folder that plugins read, and what it looked like.
+struct Wanted {
+    want: Want,
     next: Instant,
-    seen: Option<(SystemTime, u64)>,
+    seen: BTreeMap<String, Option<(SystemTime, u64)>>,
 }
 
 impl Watch {
     pub(crate) fn new(settings: &Settings, loaded: &Loaded) -> Self {
-        let reload = loaded.config.blocks.iter().find_map(|block| block.reload);
+        let reload = loaded.blocks.iter().find_map(|block| block.settings.reload);
         let now = Instant::now();
-        let hosts = loaded.config.blocks.iter().filter_map(|block| block.hosts.as_ref());
-        let hosts = hosts.filter(|hosts| !hosts.reload.is_zero()).map(|hosts| HostsFile {
-            path: hosts.path.clone(),
-            every: hosts.reload,
-            next: now + hosts.reload,
-            seen: stamp(&hosts.path),
-        });
+        let wanted = loaded.files.iter().filter(|want| !want.every.is_zero());
+        let wanted =
+            wanted.map(|want| Wanted { want: want.clone(), next: now + want.every, seen: stamps(want) });
         let jitter = reload.map_or(Duration::ZERO, |reload| spread(reload.jitter));
         Watch {
             inotify: reload.and_then(|_| folder_watch(&settings.corefile)),
             interval: reload.map(|reload| reload.interval),
             next: now + reload.map_or(Duration::ZERO, |reload| reload.interval) + jitter,
-            hosts: hosts.collect(),
+            wanted: wanted.collect(),
         }
     }
 
@@ -177,21 +187,24 @@ impl Watch {
         }
     }
 
-    /// The hosts files that changed since the last look, by path, and what they say now.
-    pub(crate) fn hosts(&mut self) -> Vec<(String, String)> {
+    /// The plugins' files that changed since the last look, and what they say now; `None`: they are gone.
+    pub(crate) fn content(&mut self) -> Vec<(String, Option<String>)> {
         let now = Instant::now();
         let mut changed = Vec::new();
-        for file in self.hosts.iter_mut().filter(|file| file.next <= now) {
-            file.next = now + file.every;
-            let stamp = stamp(&file.path);
-            if stamp != file.seen {
-                file.seen = stamp;
-                let content = std::fs::read_to_string(&file.path).unwrap_or_default();
-                changed.push((file.path.clone(), content));
-            }
+        for wanted in self.wanted.iter_mut().filter(|wanted| wanted.next <= now) {
+            wanted.next = now + wanted.want.every;
+            let stamps = stamps(&wanted.want);
+            let before = std::mem::replace(&mut wanted.seen, stamps);
+            let paths = before.keys().chain(wanted.seen.keys().filter(|path| !before.contains_key(*path)));
+            let differ = paths.filter(|path| before.get(*path) != wanted.seen.get(*path));
+            changed.extend(differ.map(|path| (path.clone(), content(path))));
         }
         changed
     }
+}
+
+fn stamps(want: &Want) -> BTreeMap<String, Option<(SystemTime, u64)>> {
+    paths(want).into_iter().map(|path| (path.clone(), stamp(&path))).collect()
 }
 
 fn stamp(path: &str) -> Option<(SystemTime, u64)> {

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 use sealane_dns::Event;
-use sealane_dns::config::PodMode;
+pub use sealane_dns::chain::Needs;
 use tokio::sync::{Notify, watch};
 
 use crate::corefile::Loaded;
@@ -36,8 +36,6 @@ use crate::shared::Shared;
 
 /// How often time-driven work is looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// How long after a start `loop` listens for its own probes (`plugin/loop`).
-const LOOP_WINDOW: Duration = Duration::from_secs(30);
 
 /// Takes the server's log lines (`[INFO] …`), one at a time, without line end.
 pub type LogSink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -85,9 +83,9 @@ pub enum DnsError {
     /// The Corefile is wrong.
     #[error(transparent)]
     Corefile(#[from] sealane_dns::corefile::CorefileError),
-    /// `forward` names something that is neither an address nor a file with name servers.
-    #[error("forward: {0} is no address, and no resolv.conf with a name server")]
-    NoUpstream(String),
+    /// A plugin cannot do with what a file says, or without it.
+    #[error("{0}")]
+    File(String),
     /// A port is taken or not allowed.
     #[error("cannot listen on {address} ({what}): {source}")]
     Listen {
@@ -103,26 +101,13 @@ pub enum DnsError {
     Loop(String),
 }
 
-/// What a configuration answers from; the catalog has to be fed with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Services, EndpointSlices and Namespaces.
-    pub cluster: bool,
-    /// Pods (`pods verified`).
-    pub pods: bool,
-}
-
 /// Reads and checks a Corefile with what it imports, without starting anything (`sealane check`).
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn check(settings: &Settings) -> Result<Needs, DnsError> {
-    let loaded = corefile::load(settings)?;
-    let plugins = loaded.config.blocks.iter().flat_map(|block| &block.kubernetes);
-    Ok(plugins.fold(Needs::default(), |needs, plugin| Needs {
-        cluster: true,
-        pods: needs.pods || plugin.pods == PodMode::Verified,
-    }))
+    let (_, config) = corefile::load(settings)?;
+    Ok(config.needs())
 }
 
 /// Serves until `shutdown` is done, then for `lameduck` more.
@@ -135,17 +120,16 @@ pub async fn run(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), DnsError> {
-    let mut loaded = corefile::load(&settings)?;
-    let (shared, mut fatal) = Shared::new(&loaded, &settings);
+    let (mut loaded, config) = corefile::load(&settings)?;
+    let (shared, mut fatal) = Shared::new(config, &settings);
     let first = snapshots.borrow_and_update().clone();
     shared.step(Event::Snapshot(first));
     let mut listeners = Listeners::default();
-    listeners.reconcile(&shared, &loaded.config)?;
+    listeners.reconcile(&shared, &loaded.blocks)?;
     for line in banner(&loaded) {
         shared.log(&line);
     }
     let mut files = corefile::Watch::new(&settings, &loaded);
-    let mut probing = probe_loops(&shared);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tokio::pin!(shutdown);
@@ -162,15 +146,14 @@ pub async fn run(
             }
             _ = tick.tick() => {
                 shared.background(Event::Tick);
-                for (path, content) in files.hosts() {
-                    shared.background(Event::HostsFile { path: &path, content: &content });
+                for (path, content) in files.content() {
+                    shared.background(Event::File { path: &path, content: content.as_deref() });
                 }
             }
             () = files.changed(&settings) => {
                 if let Some(new) = reload(&settings, &loaded, &shared, &mut listeners) {
                     loaded = new;
                     files = corefile::Watch::new(&settings, &loaded);
-                    probing = probe_loops(&shared);
                 }
             }
         }
@@ -178,13 +161,13 @@ pub async fn run(
     if ended.is_ok() {
         lameduck(&loaded, &shared, &mut snapshots).await;
     }
-    drop((probing, listeners));
+    drop(listeners);
     ended
 }
 
 /// Goes on serving, the cluster's changes included, while clients learn that this server is going.
 async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
-    let blocks = loaded.config.blocks.iter().filter_map(|block| block.health.as_ref());
+    let blocks = loaded.blocks.iter().filter_map(|block| block.settings.health.as_ref());
     let time = blocks.map(|health| health.lameduck).max().unwrap_or_default();
     if time.is_zero() {
         return;
@@ -213,51 +196,30 @@ fn reload(
         shared.server(|server| server.reload_failed());
         shared.log(&format!("[ERROR] Corefile is not reloaded, the old one stays: {why}"));
     };
-    let new = match corefile::load(settings) {
-        Ok(new) if new.fingerprint == old.fingerprint => return None,
-        Ok(new) => new,
+    let (new, config) = match corefile::load(settings) {
+        Ok((new, _)) if new.fingerprint == old.fingerprint => return None,
+        Ok(loaded) => loaded,
         Err(error) => {
             refused(&error);
             return None;
         }
     };
     // New ports are bound before anything else changes.
-    if let Err(error) = listeners.reconcile(shared, &new.config) {
+    if let Err(error) = listeners.reconcile(shared, &new.blocks) {
         refused(&error);
         return None;
     }
     let now = shared.now();
-    shared.server(|server| server.configure(new.config.clone(), &new.files, now));
+    let effects = shared.server(|server| server.configure(config, now));
+    shared.detached(effects);
     shared.log(&format!("[INFO] plugin/reload: Running configuration {}", new.fingerprint_text()));
     Some(new)
 }
 
 fn banner(loaded: &Loaded) -> Vec<String> {
-    let keys = loaded.config.blocks.iter().flat_map(|block| &block.keys);
-    let mut lines: Vec<String> = keys.map(|(zone, port)| format!("{zone}:{port}")).collect();
+    let keys = loaded.blocks.iter().flat_map(|block| &block.keys);
+    let mut lines: Vec<String> = keys.map(|key| format!("{}:{}", key.zone, key.port)).collect();
     lines.push(format!("[INFO] Running configuration {}", loaded.fingerprint_text()));
     lines.push(format!("Sealane-{}", env!("CARGO_PKG_VERSION")));
     lines
-}
-
-/// Sends `loop`'s probes to this server; the task's end is the end of the look-out.
-fn probe_loops(shared: &Arc<Shared>) -> tokio::task::JoinSet<()> {
-    let mut tasks = tokio::task::JoinSet::new();
-    let probes = shared.server(|server| server.loop_probes());
-    if probes.is_empty() {
-        return tasks;
-    }
-    let shared = shared.clone();
-    tasks.spawn(async move {
-        for (own, probe) in probes {
-            // Sent as a client would; what comes back does not matter, a probe that comes round does.
-            let sent = upstream::exchange_once(own, &probe).await;
-            if let Err(error) = sent {
-                shared.log(&format!("[WARNING] plugin/loop: the probe had no answer: {error}"));
-            }
-        }
-        tokio::time::sleep(LOOP_WINDOW).await;
-        shared.server(|server| server.loop_checked());
-    });
-    tasks
 }

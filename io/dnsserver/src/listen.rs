@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealane_dns::{Config, Event, Transport};
+use sealane_dns::chain::Block;
+use sealane_dns::{Event, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -41,9 +42,9 @@ impl Listeners {
     pub(crate) fn reconcile(
         &mut self,
         shared: &Arc<Shared>,
-        config: &Config,
+        blocks: &[Arc<Block>],
     ) -> std::result::Result<(), DnsError> {
-        let wanted = wanted(config);
+        let wanted = wanted(blocks);
         let mut fresh = BTreeMap::new();
         for listener in wanted.iter().filter(|listener| !self.0.contains_key(listener)) {
             let tasks = start(shared, *listener).map_err(|source| {
@@ -64,20 +65,21 @@ impl Listeners {
     }
 }
 
-fn wanted(config: &Config) -> Vec<Listener> {
+fn wanted(blocks: &[Arc<Block>]) -> Vec<Listener> {
     let mut out = Vec::new();
-    for block in &config.blocks {
+    for block in blocks {
+        let settings = &block.settings;
         let all = [None];
-        let bound: Vec<Option<IpAddr>> = block.bind.iter().map(|ip| Some(*ip)).collect();
-        for (_, port) in &block.keys {
+        let bound: Vec<Option<IpAddr>> = settings.bind.iter().map(|ip| Some(*ip)).collect();
+        for key in &block.keys {
             for ip in if bound.is_empty() { &all[..] } else { &bound } {
-                out.extend([Listener::Udp(*ip, *port), Listener::Tcp(*ip, *port)]);
+                out.extend([Listener::Udp(*ip, key.port), Listener::Tcp(*ip, key.port)]);
             }
         }
         let pages = [
-            (Page::Health, block.health.as_ref().map(|health| &health.address)),
-            (Page::Ready, block.ready.as_ref()),
-            (Page::Metrics, block.prometheus.as_ref()),
+            (Page::Health, settings.health.as_ref().map(|health| &health.address)),
+            (Page::Ready, settings.ready.as_ref()),
+            (Page::Metrics, settings.prometheus.as_ref()),
         ];
         for (page, address) in pages {
             if let Some((ip, port)) = address.and_then(|address| split(address)) {
@@ -174,11 +176,12 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, port: u16) {
             Event::Query { port, transport: Transport::Udp, client: canonical(from), bytes: &buffer[..len] };
         let effects = shared.step(event);
         match shared.at_once(effects) {
-            Ok(Some(reply)) => {
-                // A reply that cannot be sent is one that got lost: the client asks again.
-                let _ = socket.send_to(&reply, from).await;
+            Ok(reply) => {
+                for message in reply {
+                    // A reply that cannot be sent is one that got lost: the client asks again.
+                    let _ = socket.send_to(&message, from).await;
+                }
             }
-            Ok(None) => {}
             Err(effects) => {
                 let permit = waiting.clone().try_acquire_owned();
                 let (shared, socket) = (shared.clone(), socket.clone());
@@ -188,8 +191,8 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, port: u16) {
                     if overloaded {
                         return shared.abandon(effects);
                     }
-                    if let Some(reply) = shared.carry_out(effects).await {
-                        let _ = socket.send_to(&reply, from).await;
+                    for message in shared.carry_out(effects).await {
+                        let _ = socket.send_to(&message, from).await;
                     }
                 });
             }
@@ -230,8 +233,13 @@ async fn connection(shared: &Arc<Shared>, mut stream: TcpStream, from: SocketAdd
         tokio::time::timeout(IDLE, read).await.map_err(std::io::Error::other)??;
         let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes: &buffer };
         let effects = shared.step(event);
-        let Some(reply) = shared.carry_out(effects).await else { return Ok(()) };
-        let framed = framed(&reply)?;
-        tokio::time::timeout(IDLE, stream.write_all(&framed)).await.map_err(std::io::Error::other)??;
+        let reply = shared.carry_out(effects).await;
+        if reply.is_empty() {
+            return Ok(());
+        }
+        for message in reply {
+            let framed = framed(&message)?;
+            tokio::time::timeout(IDLE, stream.write_all(&framed)).await.map_err(std::io::Error::other)??;
+        }
     }
 }

@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use sealane_dns::{Effect, Event, Now, Server};
+use sealane_dns::{Config, Effect, Event, Now, Server};
 use tokio::sync::mpsc;
 
-use crate::corefile::Loaded;
 use crate::{LogSink, Settings, upstream};
 
 /// What all tasks share. The lock is held for one step, never across an await.
@@ -18,12 +17,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(loaded: &Loaded, settings: &Settings) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
+    pub(crate) fn new(config: Config, settings: &Settings) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
         let (fatal, receiver) = mpsc::unbounded_channel();
         let start = Instant::now();
         let local =
             if settings.local.is_empty() { upstream::local_addresses() } else { settings.local.clone() };
-        let server = Server::new(loaded.config.clone(), &loaded.files, local, now(start));
+        let server = Server::new(config, local, now(start));
         (Arc::new(Shared { server: Mutex::new(server), start, log: settings.log.clone(), fatal }), receiver)
     }
 
@@ -46,7 +45,12 @@ impl Shared {
 
     /// A step whose effects nobody waits for.
     pub(crate) fn background(self: &Arc<Self>, event: Event<'_>) {
-        for effect in self.step(event) {
+        self.detached(self.step(event));
+    }
+
+    /// Effects that nobody waits for.
+    pub(crate) fn detached(self: &Arc<Self>, effects: Vec<Effect>) {
+        for effect in effects {
             self.detach(effect);
         }
     }
@@ -58,38 +62,43 @@ impl Shared {
                 // The receiver is gone only when the server is ending anyway.
                 let _ = self.fatal.send(why);
             }
-            ask @ Effect::Ask { .. } => {
+            waits @ (Effect::Ask { .. } | Effect::Wait { .. }) => {
                 let shared = self.clone();
                 tokio::spawn(async move {
-                    shared.carry_out(vec![ask]).await;
+                    shared.carry_out(vec![waits]).await;
                 });
             }
             Effect::Reply(_) => {}
         }
     }
 
-    /// Carries out a query's effects; the reply, where there is one.
-    pub(crate) async fn carry_out(self: &Arc<Self>, effects: Vec<Effect>) -> Option<Vec<u8>> {
-        let (mut effects, mut reply) = (effects, None);
+    /// Carries out a query's effects; the reply's messages, where there is one.
+    pub(crate) async fn carry_out(self: &Arc<Self>, effects: Vec<Effect>) -> Vec<Vec<u8>> {
+        let (mut effects, mut reply) = (effects, Vec::new());
         loop {
             let mut next = None;
             let alone = effects.len() == 1;
             for effect in effects {
                 match effect {
-                    Effect::Reply(bytes) => reply = Some(bytes),
-                    Effect::Ask { upstream, transport, message, timeout, pending }
-                        if alone || pending.has_client() =>
-                    {
-                        next = Some((upstream, transport, message, timeout, pending));
+                    Effect::Reply(bytes) => reply.push(bytes),
+                    waits if next.is_none() && (has_client(&waits) || alone && waits_for(&waits)) => {
+                        next = Some(waits)
                     }
                     other => self.detach(other),
                 }
             }
-            let Some((to, transport, message, timeout, pending)) = next else { return reply };
-            let answer = upstream::exchange(to, transport, &message, pending.id(), timeout).await;
-            effects = match answer {
-                Ok(bytes) => self.step(Event::Answer { pending, bytes: &bytes }),
-                Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
+            effects = match next {
+                Some(Effect::Ask { upstream, via, message, timeout, pending }) => {
+                    match upstream::exchange(upstream, &via, &message, pending.id(), timeout).await {
+                        Ok(bytes) => self.step(Event::Answer { pending, bytes: &bytes }),
+                        Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
+                    }
+                }
+                Some(Effect::Wait { time, pending }) => {
+                    tokio::time::sleep(time).await;
+                    self.step(Event::Waited(pending))
+                }
+                Some(_) | None => return reply,
             };
         }
     }
@@ -104,25 +113,42 @@ impl Shared {
                     let next = self.step(Event::Failed { pending, why });
                     self.abandon(next);
                 }
+                // Nobody waits for what follows.
+                Effect::Wait { pending, .. } => {
+                    let next = self.step(Event::Waited(pending));
+                    self.abandon(next);
+                }
                 other => self.detach(other),
             }
         }
     }
 
-    /// The reply, where it is at hand without asking anybody.
-    pub(crate) fn at_once(self: &Arc<Self>, effects: Vec<Effect>) -> Result<Option<Vec<u8>>, Vec<Effect>> {
-        let waits = |effect: &Effect| matches!(effect, Effect::Ask { pending, .. } if pending.has_client());
-        if effects.iter().any(waits) {
+    /// The reply's messages, where they are at hand without waiting for anybody.
+    pub(crate) fn at_once(self: &Arc<Self>, effects: Vec<Effect>) -> Result<Vec<Vec<u8>>, Vec<Effect>> {
+        if effects.iter().any(has_client) {
             return Err(effects);
         }
-        let mut reply = None;
+        let mut reply = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Reply(bytes) => reply = Some(bytes),
+                Effect::Reply(bytes) => reply.push(bytes),
                 other => self.detach(other),
             }
         }
         Ok(reply)
+    }
+}
+
+/// Whether something comes back.
+fn waits_for(effect: &Effect) -> bool {
+    matches!(effect, Effect::Ask { .. } | Effect::Wait { .. })
+}
+
+/// Whether a client waits for what this waits for.
+fn has_client(effect: &Effect) -> bool {
+    match effect {
+        Effect::Ask { pending, .. } | Effect::Wait { pending, .. } => pending.has_client(),
+        Effect::Reply(_) | Effect::Log(_) | Effect::Fatal(_) => false,
     }
 }
 

@@ -4,25 +4,28 @@ use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use sealane_dns::Transport;
+use sealane_dns::Via;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
 /// Sends `message` and waits for a message with the same id. Each question has a socket, thus a port, of its own.
 pub(crate) async fn exchange(
     to: SocketAddr,
-    transport: Transport,
+    via: &Via,
     message: &[u8],
     id: u16,
     timeout: Duration,
 ) -> Result<Vec<u8>> {
     let exchange = async {
-        match transport {
-            Transport::Udp => udp(to, message, id).await,
-            Transport::Tcp => tcp(to, message, id).await,
+        match via {
+            Via::Udp => udp(to, message, id).await,
+            Via::Tcp => tcp(to, message, id).await,
+            Via::Tls(_) => {
+                Err(Error::new(ErrorKind::Unsupported, "upstreams over TLS are not Sealane's yet"))
+            }
         }
     };
-    let timed_out = || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", transport.as_str()));
+    let timed_out = || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", via.as_str()));
     tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
@@ -65,12 +68,6 @@ pub(crate) fn framed(message: &[u8]) -> Result<Vec<u8>> {
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(message);
     Ok(out)
-}
-
-/// A query by UDP whose answer is thrown away.
-pub(crate) async fn exchange_once(to: SocketAddr, message: &[u8]) -> Result<()> {
-    let id = u16::from_be_bytes([message[0], message[1]]);
-    exchange(to, Transport::Udp, message, id, Duration::from_secs(6)).await.map(|_| ())
 }
 
 /// The addresses that this machine would be reached at: where its packets to the world come from. Nothing is sent.

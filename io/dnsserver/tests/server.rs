@@ -328,9 +328,9 @@ async fn what_cannot_start_says_why() {
     assert_eq!(error, "forward: /no/such/file is no address, and no resolv.conf with a name server");
     std::fs::write(&path, "import parts/*.conf\n").unwrap();
     std::fs::create_dir(folder.path().join("parts")).unwrap();
-    std::fs::write(folder.path().join("parts/a.conf"), "a.example {\n oops\n}").unwrap();
+    std::fs::write(folder.path().join("parts/a.conf"), "a.example {\n nonsense\n}").unwrap();
     let error = check(&settings).unwrap_err().to_string();
-    assert!(error.ends_with("parts/a.conf:2:2: unknown plugin 'oops'"), "{error}");
+    assert!(error.ends_with("parts/a.conf:2:2: unknown plugin 'nonsense'"), "{error}");
     let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
     std::fs::write(&path, corefile(port, " errors")).unwrap();

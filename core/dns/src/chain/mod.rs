@@ -24,7 +24,7 @@ pub use ask::{Answer, Ask, TlsClient, Via};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use reply::{Class, Reply, classify, shuffle};
-pub use setup::{Block, Health, Link, Reload, Row, Settings, Setup, Sockets, Timeouts};
+pub use setup::{Block, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts};
 pub use values::{Network, Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
@@ -109,8 +109,21 @@ impl Flow {
     }
 }
 
+/// How a plugin treats the same question, and its answer on the way up, when it comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// Perhaps differently: every query has to come by.
+    Varies,
+    /// In the same way, and nothing else comes of it.
+    Same,
+    /// In the same way but for the order of addresses.
+    Shuffles,
+}
+
 /// What a plugin says to an answer that passes it.
 #[derive(Debug)]
+// It lives for one call, and most flows hold a message anyway.
+#[allow(clippy::large_enum_variant)]
 pub enum Up {
     /// On, up the chain.
     Pass,
@@ -268,6 +281,11 @@ pub trait Plugin: Any + Debug + Send {
     /// No plugin behind this one had an answer; only for queries that this plugin let pass.
     fn failed(&mut self, query: &mut Query, note: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {
         Up::Pass
+    }
+
+    /// How it lets queries of clients by; see [`crate::prepared`]. The configuration and the files are as they are now.
+    fn passage(&self) -> Passage {
+        Passage::Varies
     }
 
     /// Whether the server block is for this query at all (`view`). Zone and port are.

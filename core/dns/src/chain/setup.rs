@@ -10,13 +10,16 @@ use super::values::ServerKey;
 use crate::corefile::{CorefileError, Directive};
 use crate::name::Name;
 
+/// Reads one line of a plugin.
+pub type Reader = fn(&mut Setup<'_>, &Directive) -> Result<(), CorefileError>;
+
 /// A row of the order table: a plugin that a Corefile may name.
 #[derive(Debug)]
 pub struct Row {
     /// As the Corefile calls it.
     pub name: &'static str,
     /// Reads a line of it; `None`: CoreDNS has it, Sealane does not yet.
-    pub setup: Option<fn(&mut Setup<'_>, &Directive) -> Result<(), CorefileError>>,
+    pub setup: Option<Reader>,
     /// It may stand several times in a server block.
     pub many: bool,
 }

@@ -54,7 +54,7 @@ pub fn parse_zones(text: &str) -> Result<Vec<Name>, String> {
         && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b'.' || b == b':')
     {
         // As CoreDNS: where a network begins with a colon, the rest could be a port.
-        let begins = !address.starts_with(':') && !(address.starts_with('0') && address.contains(':'));
+        let begins = !(address.starts_with(':') || address.starts_with('0') && address.contains(':'));
         let network = address.parse::<IpAddr>().ok().zip(bits.parse::<u32>().ok()).filter(|_| begins);
         let zones = network.and_then(|(ip, bits)| reverse_zones(ip, bits));
         return zones.ok_or_else(|| format!("'{text}' is no network"));

@@ -14,8 +14,8 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         let letters: Vec<char> = candidate.chars().collect();
         (distance(&word, &letters), candidate)
     });
-    // One slip in three letters: `log` is not `loop` for somebody who wrote `to`.
-    let near = scored.filter(|(slips, candidate)| slips * 3 <= candidate.len().max(3));
+    // Two slips in a short word make another word of it.
+    let near = scored.filter(|(slips, candidate)| *slips <= 2 && slips * 2 <= candidate.len());
     near.min_by_key(|(slips, _)| *slips).map(|(_, candidate)| candidate)
 }
 

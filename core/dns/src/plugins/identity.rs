@@ -1,7 +1,7 @@
 //! Who is asked, and who asks: `nsid`, `chaos` and `whoami`.
 
 use crate::chain::args::{no_more, no_options};
-use crate::chain::{Context, Flow, Note, Plugin, Query, Reply, Setup, Up, shuffle};
+use crate::chain::{Context, Flow, Note, Passage, Plugin, Query, Reply, Setup, Up, shuffle};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Data, Edns, Message, Record, rtype};
 
@@ -29,6 +29,10 @@ pub fn nsid(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
 }
 
 impl Plugin for Nsid {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn up(&mut self, query: &mut Query, _: &mut Note, reply: &mut Message, cx: &mut Context<'_>) -> Up {
         let asked = query.request.edns.as_ref();
         if asked.is_some_and(|edns| edns.options.iter().any(|(code, _)| *code == NSID)) {
@@ -75,6 +79,10 @@ fn string(text: &str) -> Box<[u8]> {
 }
 
 impl Plugin for Chaos {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn down(&mut self, query: &mut Query, _: &mut Note, cx: &mut Context<'_>) -> Flow {
         let question = query.question();
         if question.class != CLASS_CH || question.rtype != rtype::TXT {

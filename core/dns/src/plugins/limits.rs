@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::chain::args::{duration, err, no_more, no_options, number};
-use crate::chain::{Context, Flow, Note, Plugin, Query, Setup};
+use crate::chain::{Context, Flow, Note, Passage, Plugin, Query, Setup};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Data, Message, Record, rtype};
 
@@ -23,6 +23,10 @@ pub fn any(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
 }
 
 impl Plugin for Any {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn down(&mut self, query: &mut Query, _: &mut Note, _: &mut Context<'_>) -> Flow {
         let question = query.question();
         if question.rtype != rtype::ANY {
@@ -65,6 +69,10 @@ pub fn bufsize(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError
 }
 
 impl Plugin for Bufsize {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn down(&mut self, query: &mut Query, _: &mut Note, _: &mut Context<'_>) -> Flow {
         if let Some(edns) = &mut query.request.edns {
             edns.udp_size = edns.udp_size.min(self.0);
@@ -99,6 +107,10 @@ pub fn cancel(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError>
 }
 
 impl Plugin for Cancel {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn down(&mut self, query: &mut Query, _: &mut Note, cx: &mut Context<'_>) -> Flow {
         let own = cx.now.monotonic + self.0;
         query.deadline = Some(query.deadline.map_or(own, |earlier| earlier.min(own)));

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::chain::args::{err, no_more, one, unknown};
-use crate::chain::{Context, Flow, Note, Plugin, Query, Setup};
+use crate::chain::{Context, Flow, Note, Passage, Plugin, Query, Setup};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Data, Message, Record, Soa, rcode, rtype};
 use crate::metrics::Family;
@@ -104,6 +104,10 @@ impl Local {
 }
 
 impl Plugin for Local {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn down(&mut self, query: &mut Query, _: &mut Note, cx: &mut Context<'_>) -> Flow {
         let question = query.question();
         let name = &question.name;

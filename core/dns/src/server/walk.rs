@@ -287,9 +287,10 @@ impl Server {
                     walk = child;
                     turn
                 }
-                Turn::Answered(message) => match self.up(&mut walk, message, now, out) {
-                    Ok(turn) => turn,
-                    Err(message) => match self.over(walk, message, now, out) {
+                Turn::Answered(mut message) => match self.up(&mut walk, &mut message, now, out) {
+                    Some(Up::Pass) => Turn::Answered(message),
+                    Some(Up::Instead(flow)) => Turn::Said(flow),
+                    None => match self.over(walk, message, now, out) {
                         Some((parent, turn)) => {
                             walk = parent;
                             turn
@@ -297,9 +298,10 @@ impl Server {
                         None => return,
                     },
                 },
-                Turn::Failed(failure) => match self.up_failed(&mut walk, failure, now, out) {
-                    Ok(turn) => turn,
-                    Err(failure) => {
+                Turn::Failed(failure) => match self.up_failed(&mut walk, &failure, now, out) {
+                    Some(Up::Pass) => Turn::Failed(failure),
+                    Some(Up::Instead(flow)) => Turn::Said(flow),
+                    None => {
                         // The server itself answers (`errorFunc`): nobody of the chain has written anything.
                         walk.by = "";
                         match self.over(walk, bare(failure.rcode), now, out) {
@@ -342,45 +344,31 @@ impl Server {
         true
     }
 
-    /// One plugin further up; the message where there is none.
-    fn up(
-        &mut self,
-        walk: &mut Walk,
-        message: Message,
-        now: Now,
-        out: &mut Vec<Effect>,
-    ) -> Result<Turn, Message> {
-        let mut message = message;
+    /// One plugin further up; `None`: there is none.
+    fn up(&mut self, walk: &mut Walk, message: &mut Message, now: Now, out: &mut Vec<Effect>) -> Option<Up> {
         if !Server::back(walk) {
-            return Err(message);
+            return None;
         }
-        let up = self.call(walk, now, out, |plugin, walk, cx| {
-            plugin.up(&mut walk.query, &mut walk.note, &mut message, cx)
-        });
-        Ok(match up {
-            // A configuration that is gone takes nothing away from an answer that is there.
-            Ok(Up::Pass) | Err(_) => Turn::Answered(message),
-            Ok(Up::Instead(flow)) => Turn::Said(flow),
-        })
+        let up = self
+            .call(walk, now, out, |plugin, walk, cx| plugin.up(&mut walk.query, &mut walk.note, message, cx));
+        // A configuration that is gone takes nothing away from an answer that is there.
+        Some(up.unwrap_or(Up::Pass))
     }
 
     fn up_failed(
         &mut self,
         walk: &mut Walk,
-        failure: Failure,
+        failure: &Failure,
         now: Now,
         out: &mut Vec<Effect>,
-    ) -> Result<Turn, Failure> {
+    ) -> Option<Up> {
         if !Server::back(walk) {
-            return Err(failure);
+            return None;
         }
         let up = self.call(walk, now, out, |plugin, walk, cx| {
-            plugin.failed(&mut walk.query, &mut walk.note, &failure, cx)
+            plugin.failed(&mut walk.query, &mut walk.note, failure, cx)
         });
-        Ok(match up {
-            Ok(Up::Pass) | Err(_) => Turn::Failed(failure),
-            Ok(Up::Instead(flow)) => Turn::Said(flow),
-        })
+        Some(up.unwrap_or(Up::Pass))
     }
 
     /// A walk's end: the client is answered, or the plugin that looked something up.
@@ -391,12 +379,14 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<(Walk, Turn)> {
-        let Walk { query, by, more, waits, .. } = walk;
+        let Walk { query, by, more, waits, block, .. } = walk;
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
                 query.fit(&mut message);
                 let bytes = encode(&message, query.room());
+                self.preparation =
+                    if more.is_empty() { self.prepare((block, by), &query, &message, &bytes) } else { None };
                 self.account(&query, &message, bytes.len(), by, now);
                 out.push(Effect::Reply(bytes));
                 for mut next in more {

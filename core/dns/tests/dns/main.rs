@@ -5,4 +5,5 @@ mod cluster;
 mod codec;
 mod corefile;
 mod kubernetes;
+mod prepared;
 mod upstreams;
