@@ -42,7 +42,7 @@ impl Page {
     }
 }
 
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, page: Page) {
+pub(crate) async fn serve(shared: Arc<Shared>, listener: Arc<TcpListener>, page: Page) {
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
@@ -96,10 +96,6 @@ fn answer(shared: &Shared, page: Page, path: &str) -> (&'static str, &'static st
             // As CoreDNS names them.
             unready => ("503 Service Unavailable", TEXT, unready.join(",")),
         },
-        Page::Metrics => {
-            let mut text = String::new();
-            shared.server(|server| server.render_metrics(&mut text));
-            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text)
-        }
+        Page::Metrics => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", shared.metrics()),
     }
 }

@@ -1,5 +1,6 @@
 //! The state machine behind a lock, and the tasks that carry out what it asks for.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +15,8 @@ pub(crate) struct Shared {
     start: Instant,
     log: LogSink,
     fatal: mpsc::UnboundedSender<String>,
+    /// The configuration's hash, where `reload` is on.
+    version: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -23,7 +26,8 @@ impl Shared {
         let local =
             if settings.local.is_empty() { upstream::local_addresses() } else { settings.local.clone() };
         let server = Server::new(config, local, now(start));
-        (Arc::new(Shared { server: Mutex::new(server), start, log: settings.log.clone(), fatal }), receiver)
+        let (server, log) = (Mutex::new(server), settings.log.clone());
+        (Arc::new(Shared { server, start, log, fatal, version: Mutex::default() }), receiver)
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -32,6 +36,26 @@ impl Shared {
 
     pub(crate) fn log(&self, line: &str) {
         (self.log)(line);
+    }
+
+    /// Another configuration runs.
+    pub(crate) fn version(&self, hash: Option<String>) {
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = hash;
+    }
+
+    /// All counters in Prometheus's text form.
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        self.server(|server| server.render_metrics(&mut text));
+        if let Some(hash) = self.version.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+            let _ = write!(
+                text,
+                "# HELP coredns_reload_version_info A metric with a constant '1' value labeled by hash, and value \
+                 which type of hash generated.\n# TYPE coredns_reload_version_info gauge\n\
+                 coredns_reload_version_info{{hash=\"sha512\",value=\"{hash}\"}} 1\n"
+            );
+        }
+        text
     }
 
     pub(crate) fn server<T>(&self, f: impl FnOnce(&mut Server) -> T) -> T {
@@ -45,12 +69,7 @@ impl Shared {
 
     /// A step whose effects nobody waits for.
     pub(crate) fn background(self: &Arc<Self>, event: Event<'_>) {
-        self.detached(self.step(event));
-    }
-
-    /// Effects that nobody waits for.
-    pub(crate) fn detached(self: &Arc<Self>, effects: Vec<Effect>) {
-        for effect in effects {
+        for effect in self.step(event) {
             self.detach(effect);
         }
     }

@@ -325,7 +325,8 @@ async fn what_cannot_start_says_why() {
     assert!(check(&settings).unwrap_err().to_string().starts_with("cannot read "));
     std::fs::write(&path, ". {\n forward . /no/such/file\n}").unwrap();
     let error = check(&settings).unwrap_err().to_string();
-    assert_eq!(error, "forward: /no/such/file is no address, and no resolv.conf with a name server");
+    let expected = ":2:2: forward: /no/such/file is no address, and no resolv.conf with a name server";
+    assert!(error.ends_with(expected), "{error}");
     std::fs::write(&path, "import parts/*.conf\n").unwrap();
     std::fs::create_dir(folder.path().join("parts")).unwrap();
     std::fs::write(folder.path().join("parts/a.conf"), "a.example {\n nonsense\n}").unwrap();

@@ -146,6 +146,8 @@ pub struct Server {
     preparation: Option<Preparation>,
     /// What changed since somebody asked.
     changed: Option<Changed>,
+    /// What plugins said when they were started.
+    starting: Vec<Effect>,
 }
 
 impl Server {
@@ -159,9 +161,9 @@ impl Server {
         server
     }
 
-    /// Takes another configuration; snapshot and counters stay, queries under way end with the old one. Effects are
-    /// as [`Server::step`]'s.
-    pub fn configure(&mut self, config: Config, now: Now) -> Vec<Effect> {
+    /// Takes another configuration; snapshot and counters stay, queries under way end with the old one. What its
+    /// plugins have to say comes with the next step's effects.
+    pub fn configure(&mut self, config: Config, now: Now) {
         let generation = self.chains.last().map_or(0, |chains| chains.generation + 1);
         let mut out = self.stop(now);
         if let Some(old) = self.chains.last_mut() {
@@ -182,8 +184,9 @@ impl Server {
         self.chains.push(chains);
         self.changed = Some(Changed::All);
         self.let_go(now);
+        out.splice(0..0, std::mem::take(&mut self.starting));
         self.each_plugin(now, &mut out, |plugin, cx| plugin.start(cx));
-        out
+        self.starting = out;
     }
 
     /// The server ends: lines that plugins have held back come out.
@@ -269,7 +272,7 @@ impl Server {
 
     /// Takes one event. A query has one answer at most, now or when its `Ask` is over.
     pub fn step(&mut self, event: Event<'_>, now: Now) -> Vec<Effect> {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.starting);
         match event {
             Event::Query { port, transport, client, bytes } => {
                 self.query(port, transport, client, bytes, now, &mut out);
