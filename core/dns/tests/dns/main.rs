@@ -7,5 +7,6 @@ mod codec;
 mod corefile;
 mod grammar;
 mod kubernetes;
+mod plugins;
 mod prepared;
 mod upstreams;

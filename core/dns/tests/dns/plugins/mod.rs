@@ -1,0 +1,4 @@
+//! Plugins, a file each or a file for a family: documented examples, refused lines, behaviours.
+
+mod acl;
+mod small;
