@@ -42,6 +42,26 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(total).ok().filter(|d| *d <= LONGEST).ok_or_else(bad)
 }
 
+/// A duration as Go shows it: `1m30s`, `5m0s`, `1.5s`, `250ms`.
+pub fn go_duration(time: Duration) -> String {
+    let nanos = time.as_nanos();
+    match nanos {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => format!("{}µs", nanos as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{}ms", nanos as f64 / 1e6),
+        _ => {
+            let (minutes, rest) = (time.as_secs() / 60, time - Duration::from_secs(time.as_secs() / 60 * 60));
+            let seconds = rest.as_secs_f64();
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => format!("{seconds}s"),
+                (0, minutes) => format!("{minutes}m{seconds}s"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+            }
+        }
+    }
+}
+
 /// Zones of a word: a name, or the reverse zones of a prefix (`10.96.0.0/12` is sixteen of them). A prefix that ends
 /// between two labels is as many zones as it covers labels (CoreDNS's `plugin/pkg/cidr`).
 ///

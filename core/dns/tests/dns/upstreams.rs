@@ -338,11 +338,16 @@ fn server_blocks_are_chosen_by_zone_and_port() {
 #[test]
 fn logs_as_coredns_does() {
     let mut server = synced(
-        ".:53 {\n log\n log cluster.local {\n class denial\n }\n kubernetes cluster.local\n log . \"{type} {name} {nonsense}\"\n}",
+        ".:53 {\n log cluster.local {\n class denial\n }\n kubernetes cluster.local\n log . \"{type} {name} {nonsense}\"\n}",
     );
     let effects = ask(&mut server, &query("no.default.svc.cluster.local A +edns"), Transport::Tcp, at(0));
-    let common = "[INFO] 10.244.0.9:4242 - 77 \"A IN no.default.svc.cluster.local. tcp 74 false 65535\" NXDOMAIN qr,aa,rd 123 0s";
-    assert_eq!(logs(&effects), [common, common, "[INFO] A no.default.svc.cluster.local. -"]);
+    let common = "[INFO] 10.244.0.9:4242 - 77 \"A IN no.default.svc.cluster.local. tcp 74 false 65535\" NXDOMAIN qr,aa,rd 139 0s";
+    // The first line for a name decides.
+    assert_eq!(logs(&effects), [common]);
+    let effects = ask(&mut server, &query("web.default.svc.cluster.local A"), Transport::Tcp, at(0));
+    assert!(logs(&effects).is_empty());
+    let effects = ask(&mut server, &query("Other.example A"), Transport::Tcp, at(0));
+    assert_eq!(logs(&effects), ["[INFO] A other.example. {nonsense}"]);
 }
 
 #[test]

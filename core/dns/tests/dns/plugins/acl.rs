@@ -10,7 +10,8 @@ use crate::cluster::{at, query, server};
 fn ask(server: &mut Server, client: &str, question: &str) -> String {
     let client = SocketAddr::new(client.parse().unwrap(), 4242);
     let bytes = encode(&query(&format!("{question} +edns")), 512);
-    let effects = server.step(Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes }, at(0));
+    let effects =
+        server.step(Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes }, at(0));
     let [Effect::Reply(bytes)] = effects.as_slice() else { return "nothing".into() };
     let reply: Message = decode(bytes).unwrap();
     let edns = reply.edns.as_ref().unwrap();
@@ -29,8 +30,11 @@ fn policies() {
         // Of the README: types, networks, both, and the order of policies and of rules.
         (
             "acl {\n block type A net 192.168.0.0/16\n}",
-            &[("192.168.0.2 a.example A", "5 15"), ("192.168.0.2 a.example AAAA", "passed"), ("10.0.0.1 a.example A", "passed")]
-                as &[(&str, &str)],
+            &[
+                ("192.168.0.2 a.example A", "5 15"),
+                ("192.168.0.2 a.example AAAA", "passed"),
+                ("10.0.0.1 a.example A", "passed"),
+            ] as &[(&str, &str)],
         ),
         (
             "acl {\n filter type A net 192.168.0.0/16\n}",
@@ -38,11 +42,19 @@ fn policies() {
         ),
         (
             "acl {\n block type * net 192.168.1.0/24 192.168.2.0/24\n}",
-            &[("192.168.1.9 a.example TXT", "5 15"), ("192.168.2.9 a.example A", "5 15"), ("192.168.3.9 a.example A", "passed")],
+            &[
+                ("192.168.1.9 a.example TXT", "5 15"),
+                ("192.168.2.9 a.example A", "5 15"),
+                ("192.168.3.9 a.example A", "passed"),
+            ],
         ),
         (
             "acl {\n allow net 192.168.0.7\n DROP net 192.168.0.0/16\n}",
-            &[("192.168.0.7 a.example A", "passed"), ("192.168.0.8 a.example A", "nothing"), ("::1 a.example A", "passed")],
+            &[
+                ("192.168.0.7 a.example A", "passed"),
+                ("192.168.0.8 a.example A", "nothing"),
+                ("::1 a.example A", "passed"),
+            ],
         ),
         (
             "acl example.org {\n allow net 10.0.0.0/8\n block\n}\nacl {\n filter net 10.0.0.0/8\n}",
@@ -78,7 +90,8 @@ fn policies() {
 
 #[test]
 fn counts() {
-    let mut server = server(". {\n whoami\n acl a.example {\n block type A\n filter type MX\n drop type TXT\n }\n}");
+    let mut server =
+        server(". {\n whoami\n acl a.example {\n block type A\n filter type MX\n drop type TXT\n }\n}");
     for question in ["x.a.example A", "a.example MX", "a.example TXT", "a.example AAAA", "b.example A"] {
         ask(&mut server, "192.0.2.1", question);
     }
@@ -88,7 +101,8 @@ fn counts() {
         [("blocked", true, 1), ("filtered", true, 1), ("dropped", true, 1), ("allowed", false, 2)]
     {
         let zone = if zone { ",zone=\"a.example.\"" } else { "" };
-        let line = format!("coredns_acl_{what}_requests_total{{server=\"dns://:53\"{zone},view=\"\"}} {count}");
+        let line =
+            format!("coredns_acl_{what}_requests_total{{server=\"dns://:53\"{zone},view=\"\"}} {count}");
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }
 }

@@ -1,4 +1,6 @@
 //! Plugins, a file each or a file for a family: documented examples, refused lines, behaviours.
 
 mod acl;
+mod balance;
+mod report;
 mod small;

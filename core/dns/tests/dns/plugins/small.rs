@@ -34,7 +34,9 @@ fn any_answers_a_line_about_itself() {
 
 #[test]
 fn bufsize_caps_what_clients_say() {
-    for (line, asked, shown) in [("bufsize", 4096, 1232), ("bufsize 512", 1232, 512), ("bufsize 4096", 1232, 1232)] {
+    for (line, asked, shown) in
+        [("bufsize", 4096, 1232), ("bufsize 512", 1232, 512), ("bufsize 4096", 1232, 1232)]
+    {
         let mut server = server(&format!(". {{\n {line}\n erratic {{\n drop 0\n large\n }}\n}}"));
         let mut question = query(&format!("{} A", "a".repeat(60)));
         question.edns = Some(Edns { udp_size: asked, ..Edns::default() });
@@ -215,8 +217,7 @@ fn local_names_stay_local() {
     assert!(dig(&mut off, "localhost.example.org A").contains("_udp"));
     // `debug` shows what it does.
     let effects = ask(&mut off, &query("a.localhost A"), Transport::Udp, at(0));
-    let line =
-        "[DEBUG] plugin/local: Intercepting localhost query for \"a.localhost.\" A, from 10.244.0.9";
+    let line = "[DEBUG] plugin/local: Intercepting localhost query for \"a.localhost.\" A, from 10.244.0.9";
     assert!(effects.iter().any(|e| matches!(e, Effect::Log(log) if log == line)), "{effects:?}");
     ask(&mut off, &query("localhost A"), Transport::Udp, at(0));
     let mut text = String::new();
@@ -262,7 +263,10 @@ fn erratic_answers() {
     assert_eq!(show(&late), "NOERROR aa,rd\nLate. 0 IN AAAA 2001:db8::53");
     let mut server = self::server(". {\n erratic {\n drop 0\n large\n }\n}");
     let large = reply(&ask(&mut server, &query("a A"), Transport::Tcp, at(0)));
-    assert_eq!(large.answers, vec![Record::new("a".parse().unwrap(), 0, Data::A([192, 0, 2, 53].into())); 30]);
+    assert_eq!(
+        large.answers,
+        vec![Record::new("a".parse().unwrap(), 0, Data::A([192, 0, 2, 53].into())); 30]
+    );
     assert_eq!(dig(&mut server, "a MX"), "SERVFAIL rd");
 }
 
@@ -328,7 +332,8 @@ fn lines_about_the_server() {
     assert!(settings("ready :1 {\n monitor continuously\n}").ready_continuously);
     assert_eq!(settings("bind lo").bind.len(), 2);
     // Relative paths of plugins start from `root`, wherever it stands.
-    let config = Config::parse("Corefile", ". {\n hosts my\n root /etc/dns\n}", &Sources::default(), 53).unwrap();
+    let config =
+        Config::parse("Corefile", ". {\n hosts my\n root /etc/dns\n}", &Sources::default(), 53).unwrap();
     assert_eq!(config.files()[0].path, "/etc/dns/my");
 }
 
@@ -365,7 +370,10 @@ fn refused_lines() {
         ("bind eth9", "2:6: 'eth9' is no address, and no interface of this machine"),
         ("bind ::1 {\nexcept\n}", "3:1: 'except' needs an address or an interface"),
         ("ready {\nmonitor always\n}", "3:9: 'always' is no way to monitor (until-ready, continuously)"),
-        ("prometheus {\nruntime_metrics\n}", "3:1: 'runtime_metrics' shows what Go does; Sealane is not written in Go"),
+        (
+            "prometheus {\nruntime_metrics\n}",
+            "3:1: 'runtime_metrics' shows what Go does; Sealane is not written in Go",
+        ),
         ("reload 30s 5ms", "2:12: a jitter of 'reload' is 0, or 1s and more"),
     ] {
         let text = format!(". {{\n{line}\n}}");
