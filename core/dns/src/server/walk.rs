@@ -265,6 +265,10 @@ impl Server {
                     Turn::Answered(first)
                 }
                 Turn::Said(Flow::Fail(failure)) => Turn::Failed(failure),
+                // Who asked in the background learns that nothing comes.
+                Turn::Said(Flow::Drop) if matches!(walk.waits, Waits::Nobody) => {
+                    Turn::Failed(Failure { rcode: rcode::SERVFAIL, why: None })
+                }
                 Turn::Said(Flow::Drop) => match walk.waits {
                     Waits::Plugin(parent) => {
                         walk = *parent;

@@ -90,12 +90,12 @@ fn forwards_and_caches() {
     let mut text = String::new();
     server.render_metrics(&mut text);
     for line in [
-        "coredns_cache_hits_total{server=\"dns://:53\",zone=\".\",view=\"\",type=\"success\"} 1",
-        "coredns_cache_hits_total{server=\"dns://:53\",zone=\".\",view=\"\",type=\"denial\"} 1",
-        "coredns_cache_misses_total{server=\"dns://:53\",zone=\".\",view=\"\"} 4",
+        "coredns_cache_hits_total{server=\"dns://:53\",zones=\".\",view=\"\",type=\"success\"} 1",
+        "coredns_cache_hits_total{server=\"dns://:53\",zones=\".\",view=\"\",type=\"denial\"} 1",
+        "coredns_cache_misses_total{server=\"dns://:53\",zones=\".\",view=\"\"} 4",
         "coredns_forward_requests_total{to=\"192.0.2.53:53\"} 4",
         "coredns_dns_responses_total{server=\"dns://:53\",zone=\".\",view=\"\",rcode=\"NXDOMAIN\",plugin=\"cache\"} 1",
-        "coredns_cache_entries{server=\"dns://:53\",zone=\".\",view=\"\",type=\"success\"} 1",
+        "coredns_cache_entries{server=\"dns://:53\",zones=\".\",view=\"\",type=\"success\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }

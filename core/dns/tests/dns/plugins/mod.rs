@@ -2,5 +2,6 @@
 
 mod acl;
 mod balance;
+mod cache;
 mod report;
 mod small;
