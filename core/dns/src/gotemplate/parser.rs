@@ -318,7 +318,10 @@ impl<'a> Parser<'a> {
     /// A function or method with its arguments, or a value alone. What comes out of the command before is one more.
     fn command(&mut self, piped: bool) -> Parsed<Vec<Operand>> {
         let mut words = Vec::new();
-        let begin = { self.skip(); self.at };
+        let begin = {
+            self.skip();
+            self.at
+        };
         while !self.is_closed() && !self.rest().starts_with(['|', ')']) {
             words.push(self.operand()?);
         }
@@ -409,7 +412,9 @@ impl<'a> Parser<'a> {
     /// `.a.b`; none for a dot alone.
     fn fields(&mut self) -> Parsed<Vec<String>> {
         let mut out = Vec::new();
-        while self.rest().starts_with('.') && self.rest()[1..].starts_with(|c: char| c.is_alphabetic() || c == '_') {
+        while self.rest().starts_with('.')
+            && self.rest()[1..].starts_with(|c: char| c.is_alphabetic() || c == '_')
+        {
             self.at += 1;
             out.push(self.word().to_owned());
         }
@@ -441,10 +446,11 @@ impl<'a> Parser<'a> {
         let end = rest[sign..].find(|c: char| !more(c)).map_or(rest.len(), |end| end + sign);
         let plain = rest[sign..end].replace('_', "").to_ascii_lowercase();
         let radixes = [("0x", 16), ("0o", 8), ("0b", 2)];
-        let whole = match radixes.iter().find_map(|(prefix, radix)| Some((plain.strip_prefix(prefix)?, *radix))) {
-            Some((digits, radix)) => i64::from_str_radix(digits, radix).ok(),
-            None => plain.parse().ok(),
-        };
+        let whole =
+            match radixes.iter().find_map(|(prefix, radix)| Some((plain.strip_prefix(prefix)?, *radix))) {
+                Some((digits, radix)) => i64::from_str_radix(digits, radix).ok(),
+                None => plain.parse().ok(),
+            };
         let minus = rest.starts_with('-');
         let value = match whole {
             Some(n) => Some(Value::Int(if minus { -n } else { n })),
