@@ -103,6 +103,7 @@ fn ask_all(start: &Start, up: Option<&Up>, program: Program, scenario: &Scenario
             };
             match said {
                 None => break,
+                Some(said) if first.open() && said.contains(" -> ") => break,
                 Some(said) if std::time::Instant::now() > deadline || !server.runs() => {
                     return vec![format!("not after {START:?}: {said}\n{}", server.log())];
                 }
