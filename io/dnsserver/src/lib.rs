@@ -14,10 +14,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod batch;
 mod corefile;
 mod listen;
 mod problems;
 mod shared;
+mod udp;
 mod upstream;
 
 use std::io::Write as _;

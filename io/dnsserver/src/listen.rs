@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Result};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,21 +12,20 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 use sealane_dns::chain::Block;
 use sealane_dns::{Event, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::DnsError;
 use crate::admin::{self, Page};
 use crate::shared::Shared;
+use crate::udp;
 use crate::upstream::framed;
 
 /// How long a connection may say nothing.
 const IDLE: Duration = Duration::from_secs(10);
 /// Connections at once.
 const CONNECTIONS: usize = 1024;
-/// Queries that wait for upstreams at once; more are dropped, their clients ask again.
-const WAITING: usize = 16_384;
 /// A new configuration waits so long for answers that the old one still owes at listeners that go.
 const HANDOVER: Duration = Duration::from_millis(500);
 /// Listeners that went have so long to give the rest of their answers (CoreDNS's `graceTimeout`).
@@ -120,7 +119,7 @@ impl Listeners {
             let (closing, closed) = watch::channel(false);
             match (listener, bound.clone()) {
                 (Listener::Udp(_, port), Bound::Udp(socket)) => {
-                    tasks.spawn(serve_udp(shared, socket, port, closed));
+                    tasks.spawn(udp::serve(shared, socket, port, closed));
                 }
                 (Listener::Tcp(_, port), Bound::Tcp(listener)) => {
                     tasks.spawn(serve_tcp(shared, listener, port, closed));
@@ -264,15 +263,14 @@ fn tcp_listener(ip: Option<IpAddr>, port: u16, share: bool) -> Result<TcpListene
 }
 
 fn udp_socket(ip: Option<IpAddr>, port: u16, share: bool) -> Result<UdpSocket> {
-    let socket = bind(ip, port, |address| {
+    bind(ip, port, |address| {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
         sockopt::set_socket_reuseport(&socket, share)?;
         rustix::net::bind(&socket, &address)?;
-        Ok(std::net::UdpSocket::from(socket))
-    })?;
-    UdpSocket::from_std(socket)
+        Ok(UdpSocket::from(socket))
+    })
 }
 
 fn start(listener: Listener, share: bool) -> Result<Bound> {
@@ -289,89 +287,10 @@ fn canonical(client: SocketAddr) -> SocketAddr {
     SocketAddr::new(client.ip().to_canonical(), client.port())
 }
 
-/// What a UDP listener needs for a query.
-struct Udp {
-    shared: Arc<Shared>,
-    socket: Arc<UdpSocket>,
-    port: u16,
-    waiting: Arc<Semaphore>,
-    tasks: JoinSet<()>,
-}
-
-impl Udp {
-    async fn query(&mut self, bytes: &[u8], from: SocketAddr) {
-        let Udp { shared, socket, port, waiting, tasks } = self;
-        let event = Event::Query { port: *port, transport: Transport::Udp, client: canonical(from), bytes };
-        let effects = shared.step(event);
-        match shared.at_once(effects) {
-            Ok(reply) => {
-                for message in reply {
-                    // A reply that cannot be sent is one that got lost: the client asks again.
-                    let _ = socket.send_to(&message, from).await;
-                }
-            }
-            Err(effects) => {
-                let permit = waiting.clone().try_acquire_owned();
-                let (shared, socket) = (shared.clone(), socket.clone());
-                tasks.spawn(async move {
-                    let overloaded = permit.is_err();
-                    let _permit = permit.ok();
-                    if overloaded {
-                        return shared.abandon(effects);
-                    }
-                    for message in shared.carry_out(effects).await {
-                        let _ = socket.send_to(&message, from).await;
-                    }
-                });
-            }
-        }
-    }
-}
-
 /// Returns when the listener is told to close.
-async fn told(closed: &mut watch::Receiver<bool>) {
+pub(crate) async fn told(closed: &mut watch::Receiver<bool>) {
     // An error says that the other end is gone: so is the listener.
     let _ = closed.wait_for(|closed| *closed).await;
-}
-
-async fn serve_udp(
-    shared: Arc<Shared>,
-    socket: Arc<UdpSocket>,
-    port: u16,
-    mut closed: watch::Receiver<bool>,
-) {
-    let mut buffer = vec![0; 65_535];
-    let waiting = Arc::new(Semaphore::new(WAITING));
-    let mut udp = Udp { shared, socket: socket.clone(), port, waiting, tasks: JoinSet::new() };
-    loop {
-        // Finished tasks are let go as we pass.
-        while udp.tasks.try_join_next().is_some() {}
-        let received = tokio::select! {
-            () = told(&mut closed) => break,
-            received = socket.recv_from(&mut buffer) => received,
-        };
-        // An error here is an ICMP message about an earlier reply: nothing to do with the next query.
-        let Ok((len, from)) = received else { continue };
-        udp.query(&buffer[..len], from).await;
-    }
-    // Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes
-    // to the socket that takes this one's place. One for all addresses would lose the one that it answers from.
-    if let Ok(own) = socket.local_addr()
-        && !own.ip().is_unspecified()
-    {
-        let _ = socket.connect(own).await;
-    }
-    // Past the runtime, which may not know yet what has come in.
-    if let Ok(raw) = socket.as_fd().try_clone_to_owned().map(std::net::UdpSocket::from) {
-        loop {
-            match raw.recv_from(&mut buffer) {
-                Ok((len, from)) => udp.query(&buffer[..len], from).await,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => {}
-            }
-        }
-    }
-    while udp.tasks.join_next().await.is_some() {}
 }
 
 async fn serve_tcp(
