@@ -27,7 +27,9 @@
 //!
 //! `NAME TYPE -> ?` fails with what the servers say, as it would stand here: that is how rows are added.
 //!
-//! Options: `+tcp` `+udp` (that transport alone), `+edns=SIZE` `+do` `+version=N`, `+nord` `+ad` `+cd`, `+class=CH`,
+//! Each row is asked over UDP twice, for what was answered before is answered otherwise, and over TCP.
+//!
+//! Options: `+tcp` `+udp` (that transport alone), `+once` (over UDP), `+edns=SIZE` `+do` `+version=N`, `+nord` `+ad` `+cd`, `+class=CH`,
 //! `+opcode=N`. Records are in any order, CNAMEs in theirs. `rd` and `cd` must come back as they were sent, and are
 //! not written. The first row of a scenario is asked until it is right: it should need what the server must first
 //! learn.
@@ -66,6 +68,7 @@ pub struct Row {
     pub query: Query,
     pub udp: bool,
     pub tcp: bool,
+    pub once: bool,
     expected: Expected,
     /// By server.
     but: Vec<(String, Expected)>,
@@ -256,13 +259,14 @@ impl Row {
         let rtype = type_number(rtype).ok_or_else(|| format!("`{rtype}` is no type"))?;
         let name = if name == "@" { origin.to_owned() } else { absolute(name, origin) };
         let mut query = Query { name, rtype, class: 1, flags: 0x0100, edns: None };
-        let (mut udp, mut tcp) = (true, true);
+        let (mut udp, mut tcp, mut once) = (true, true, false);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             let number = || value.parse::<u16>().map_err(|e| format!("{word}: {e}"));
             let mut edns = query.edns.unwrap_or(Edns { size: 4096, dnssec: false, version: 0 });
             match option {
                 "+udp" => tcp = false,
+                "+once" => (tcp, once) = (false, true),
                 "+tcp" => udp = false,
                 "+nord" => query.flags &= !0x0100,
                 "+ad" => query.flags |= 0x0020,
@@ -278,7 +282,7 @@ impl Row {
                 query.edns = Some(edns);
             }
         }
-        Ok(Row { head: String::new(), query, udp, tcp, expected: Expected::default(), but: Vec::new() })
+        Ok(Row { head: String::new(), query, udp, tcp, once, expected: Expected::default(), but: Vec::new() })
     }
 
     /// Whether it only asks what there is: `-> ?`.
