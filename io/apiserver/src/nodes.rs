@@ -45,7 +45,8 @@ pub struct ExecRequest {
     pub stderr: bool,
 }
 
-/// A running exec: its ends. Dropping `stdin` closes it; dropping the whole kills the process.
+/// A running exec: its ends. Dropping `stdin` closes it; dropping the whole closes all of them and leaves the process to
+/// itself, as container runtimes do: a terminal hangs up.
 pub struct ExecSession {
     /// To the process.
     pub stdin: Option<mpsc::Sender<Bytes>>,

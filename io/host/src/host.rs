@@ -428,7 +428,8 @@ fn remove_directory(path: &Path) -> Result<(), HostError> {
 
 fn started(answered: Answered) -> Started {
     let Answered { answer, descriptors, exit } = answered;
-    let mut started = Started { pid: answer.pid, stdin: None, stdout: None, stderr: None, exit };
+    let mut started =
+        Started { pid: answer.pid, process: answer.process, stdin: None, stdout: None, stderr: None, exit };
     for (kind, descriptor) in answer.descriptors.into_iter().zip(descriptors) {
         match kind {
             Descriptor::Stdin => started.stdin = Some(descriptor),
@@ -503,6 +504,10 @@ impl Runtime for Host {
 
     async fn exec(&self, spec: ExecSpec) -> Result<Started, HostError> {
         self.run()?.tree.ask(Order::Exec(spec)).await.map(started)
+    }
+
+    async fn kill_exec(&self, process: u64) -> Result<(), HostError> {
+        self.run()?.tree.ask(Order::KillExec(process)).await.map(drop)
     }
 
     fn resize(&self, terminal: &OwnedFd, columns: u16, rows: u16) -> Result<(), HostError> {

@@ -328,6 +328,14 @@ impl Node {
         let exec = ExecSpec { container: "long".to_owned(), args, tty: false, stdin: false };
         let error = self.host.exec(exec).await.unwrap_err();
         assert_eq!(error.to_string(), "exec: \"foo\": executable file not found in $PATH");
+        // One can be killed by itself, and no other process by its number.
+        let mut exec = self.exec("long", "wait", false).await.unwrap();
+        let (line, _stdout) = first_line(exec.stdout.take()).await;
+        assert_eq!(line, "waiting");
+        self.host.kill_exec(started.process).await.unwrap();
+        self.host.kill_exec(exec.process).await.unwrap();
+        assert_eq!(exec.exit.await.unwrap(), KILLED);
+        self.host.kill_exec(exec.process).await.unwrap();
         // A running exec ends with its container.
         let mut exec = self.exec("long", "wait", false).await.unwrap();
         let (line, _stdout) = first_line(exec.stdout.take()).await;
