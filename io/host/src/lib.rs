@@ -34,6 +34,7 @@ mod outside;
 mod ranges;
 mod rootfs;
 pub mod runtime;
+pub mod session;
 mod shell;
 mod sys;
 mod tree;

@@ -112,9 +112,7 @@ async fn exec<R: Runtime>(
         Err(error) => return (Outcome::Unknown, error.to_string()),
     };
     let process = started.process;
-    let end = async {
-        tokio::join!(beginning(started.stdout), beginning(started.stderr), async { started.exit.await })
-    };
+    let end = async { tokio::join!(beginning(started.stdout), beginning(started.stderr), started.exit) };
     let ended = match timeout {
         Some(limit) => tokio::time::timeout(limit, end).await.ok(),
         None => Some(end.await),

@@ -10,7 +10,8 @@ use std::time::Duration;
 use fakes::api::Api;
 use fakes::{FakeImages, FakeRuntime, runtime};
 use futures::StreamExt;
-use sealane_node::{Agent, AgentConfig, ExecRequest, LogOptions, NodeError, NodeHandle};
+use sealane_node::{Agent, AgentConfig, NodeHandle};
+use sealane_pod::request::{ExecRequest, LogOptions, NodeError};
 use serde_json::{Value, json};
 
 struct Node {
