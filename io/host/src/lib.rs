@@ -31,6 +31,7 @@ mod links;
 mod netlink;
 mod nft;
 mod outside;
+mod ports;
 mod ranges;
 mod rootfs;
 pub mod runtime;

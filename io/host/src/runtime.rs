@@ -21,6 +21,21 @@ pub struct SandboxSpec {
     pub sysctls: Vec<(String, String)>,
     /// All containers see each other's processes.
     pub share_processes: bool,
+    /// Ports of the node that lead here; with an address alone.
+    pub ports: Vec<HostPort>,
+}
+
+/// A port of the node that leads into a Pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// IP protocol number: TCP 6, UDP 17, SCTP 132.
+    pub protocol: u8,
+    /// On this address of the node; `None`: its address on the bridge, and its loopback.
+    pub address: Option<Ipv4Addr>,
+    /// The node's port.
+    pub port: u16,
+    /// The Pod's port.
+    pub target: u16,
 }
 
 /// A file or directory of the host made visible inside.
