@@ -46,6 +46,13 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
     },
+    /// Say what is wrong with a Corefile, with line and column, without starting anything
+    #[command(
+        after_help = "Prints FILE:LINE:COLUMN: WHAT for each problem. Exit status: 0 without problems, 1 with some or \
+        where a file can't be read.\n\nExamples:\n  sealane check /etc/coredns/Corefile\n  kubectl get configmap -n \
+        kube-system coredns -o jsonpath={.data.Corefile} | sealane check -\n  sealane check --output json Corefile"
+    )]
+    Check(CheckArgs),
     /// Print a completion script for a shell
     Completion {
         /// bash, zsh, fish, elvish or powershell
@@ -170,6 +177,19 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         data: DataDir,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Corefiles; `-`: standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// For scripts
+    #[arg(long, value_enum)]
+    pub(crate) output: Option<Output>,
+    /// Port of server blocks that name none
+    #[arg(long, default_value_t = 53, value_name = "PORT")]
+    pub(crate) dns_port: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::watch_catalog;
 use sealane_dnsserver::Settings;
-use tokio::sync::watch;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
 
 /// CoreDNS's flags (`coremain/run.go`), one dash or two.
 struct Flags {
@@ -93,6 +94,7 @@ async fn serve(flags: Flags) -> Result<(), String> {
     if let Some(port) = flags.port {
         settings.default_port = port;
     }
+    reload_on_signal(settings.reload.clone())?;
     let needs = sealane_dnsserver::check(&settings).map_err(|e| e.to_string())?;
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     if needs.cluster {
@@ -107,6 +109,22 @@ async fn serve(flags: Flags) -> Result<(), String> {
         std::mem::forget(publish);
     }
     sealane_dnsserver::run(settings, snapshots, crate::up::terminated()).await.map_err(|e| e.to_string())
+}
+
+/// USR1 loads the Corefile again, HUP does nothing: as CoreDNS's.
+fn reload_on_signal(reload: Arc<Notify>) -> Result<(), String> {
+    let wait = |kind| signal(kind).map_err(|e| format!("cannot wait for signals: {e}"));
+    let (mut usr1, mut hup) = (wait(SignalKind::user_defined1())?, wait(SignalKind::hangup())?);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                Some(()) = usr1.recv() => reload.notify_one(),
+                Some(()) = hup.recv() => {}
+                else => return,
+            }
+        }
+    });
+    Ok(())
 }
 
 /// The API by the Pod's ServiceAccount, or by KUBECONFIG outside of a Pod.

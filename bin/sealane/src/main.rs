@@ -3,6 +3,7 @@
 //! The binary is called by several names: as `sealane`, as the launcher of the node's Pods (its own first process),
 //! and inside the built-in images by the names of their programs.
 
+mod check;
 mod cli;
 mod config;
 mod demo;
@@ -55,6 +56,7 @@ fn run(command: Command) -> Result<(), String> {
         Command::Image(command) => image::run(command),
         Command::Shell(args) => shell::run(&args),
         Command::Dns { flags } => dns::run(&flags),
+        Command::Check(args) => check::run(&args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sealane", &mut std::io::stdout());
             Ok(())

@@ -108,7 +108,9 @@ pub mod metrics;
 pub mod name;
 pub mod order;
 pub mod plugins;
+pub mod prepared;
 pub mod server;
+pub mod zone;
 
 pub use chain::{Now, Transport, Via};
 pub use config::Config;

@@ -106,6 +106,19 @@ impl Metrics {
         }
     }
 
+    /// Takes the same measurement so many times, in seconds or octets.
+    pub fn repeat(&mut self, family: &'static Family, labels: &str, value: f64, times: u64) {
+        if let (Some(Series::Histogram { buckets, count, sum }), Kind::Histogram(bounds)) =
+            (self.series(family, labels), family.kind)
+        {
+            if let Some(at) = bounds.iter().position(|bound| value <= *bound) {
+                buckets[at] += times;
+            }
+            *count += times;
+            *sum += value * times as f64;
+        }
+    }
+
     /// Takes a time.
     pub fn time(&mut self, family: &'static Family, labels: &str, time: Duration) {
         self.add(family, labels, time.as_secs_f64());

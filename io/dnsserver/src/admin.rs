@@ -42,7 +42,7 @@ impl Page {
     }
 }
 
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, page: Page) {
+pub(crate) async fn serve(shared: Arc<Shared>, listener: Arc<TcpListener>, page: Page) {
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
@@ -72,7 +72,7 @@ async fn connection(shared: &Shared, mut stream: TcpStream, page: Page) -> std::
     let mut words = head.split_whitespace();
     let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let path = target.split('?').next().unwrap_or("");
-    let (status, kind, body) = answer(shared, page, path);
+    let (status, kind, body) = answer(shared, page, path).await;
     let mut reply = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
@@ -84,7 +84,7 @@ async fn connection(shared: &Shared, mut stream: TcpStream, page: Page) -> std::
     stream.shutdown().await
 }
 
-fn answer(shared: &Shared, page: Page, path: &str) -> (&'static str, &'static str, String) {
+async fn answer(shared: &Shared, page: Page, path: &str) -> (&'static str, &'static str, String) {
     const TEXT: &str = "text/plain; charset=utf-8";
     if path != page.path() {
         return ("404 Not Found", TEXT, "404 page not found\n".to_owned());
@@ -96,10 +96,6 @@ fn answer(shared: &Shared, page: Page, path: &str) -> (&'static str, &'static st
             // As CoreDNS names them.
             unready => ("503 Service Unavailable", TEXT, unready.join(",")),
         },
-        Page::Metrics => {
-            let mut text = String::new();
-            shared.server(|server| server.render_metrics(&mut text));
-            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text)
-        }
+        Page::Metrics => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", shared.metrics().await),
     }
 }

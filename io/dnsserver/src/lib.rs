@@ -14,9 +14,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod batch;
 mod corefile;
 mod listen;
+mod problems;
 mod shared;
+mod udp;
 mod upstream;
 
 use std::io::Write as _;
@@ -30,7 +33,9 @@ use sealane_dns::Event;
 pub use sealane_dns::chain::Needs;
 use tokio::sync::{Notify, watch};
 
-use crate::corefile::Loaded;
+pub use crate::problems::problems;
+
+use crate::corefile::{Loaded, Look};
 use crate::listen::Listeners;
 use crate::shared::Shared;
 
@@ -51,7 +56,8 @@ pub struct Settings {
     pub local: Vec<IpAddr>,
     /// Where log lines go; standard output as CoreDNS's do, unless set.
     pub log: LogSink,
-    /// Looks at the Corefile at once when notified (where the `reload` plugin is on or not).
+    /// Loads the Corefile again at once when notified, changed or not, and where the `reload` plugin is off, too:
+    /// CoreDNS's USR1.
     pub reload: Arc<Notify>,
 }
 
@@ -83,9 +89,6 @@ pub enum DnsError {
     /// The Corefile is wrong.
     #[error(transparent)]
     Corefile(#[from] sealane_dns::corefile::CorefileError),
-    /// A plugin cannot do with what a file says, or without it.
-    #[error("{0}")]
-    File(String),
     /// A port is taken or not allowed.
     #[error("cannot listen on {address} ({what}): {source}")]
     Listen {
@@ -123,12 +126,15 @@ pub async fn run(
     let (mut loaded, config) = corefile::load(&settings)?;
     let (shared, mut fatal) = Shared::new(config, &settings);
     let first = snapshots.borrow_and_update().clone();
-    shared.step(Event::Snapshot(first));
+    shared.background(Event::Snapshot(first));
     let mut listeners = Listeners::default();
-    listeners.reconcile(&shared, &loaded.blocks)?;
+    let bound = listeners.bind(&loaded.blocks)?;
+    listeners.serve(&shared, bound);
+    shared.version(loaded.version());
     for line in banner(&loaded) {
         shared.log(&line);
     }
+    let mut tried = loaded.fingerprint.clone();
     let mut files = corefile::Watch::new(&settings, &loaded);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -142,7 +148,7 @@ pub async fn run(
                 // A writer that is gone leaves the last snapshot: names go on being answered.
                 fed = changed.is_ok();
                 let snapshot = snapshots.borrow_and_update().clone();
-                shared.step(Event::Snapshot(snapshot));
+                shared.background(Event::Snapshot(snapshot));
             }
             _ = tick.tick() => {
                 shared.background(Event::Tick);
@@ -150,16 +156,17 @@ pub async fn run(
                     shared.background(Event::File { path: &path, content: content.as_deref() });
                 }
             }
-            () = files.changed(&settings) => {
-                if let Some(new) = reload(&settings, &loaded, &shared, &mut listeners) {
+            look = files.changed(&settings) => {
+                if let Some(new) = reload(&settings, look, &mut tried, &shared, &mut listeners).await {
                     loaded = new;
-                    files = corefile::Watch::new(&settings, &loaded);
+                    files.renew(&settings, &loaded);
                 }
             }
         }
     };
     if ended.is_ok() {
         lameduck(&loaded, &shared, &mut snapshots).await;
+        listeners.retire_all().await;
     }
     drop(listeners);
     ended
@@ -180,46 +187,81 @@ async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::
             () = &mut end => return,
             Ok(()) = snapshots.changed() => {
                 let snapshot = snapshots.borrow_and_update().clone();
-                shared.step(Event::Snapshot(snapshot));
+                shared.background(Event::Snapshot(snapshot));
             }
         }
     }
 }
 
-fn reload(
+/// Goes over to the Corefile as it is now, where it is another one (`plugin/reload/reload.go`) or is asked for. Of
+/// what the old one has to answer nothing is lost. One that is wrong is tried once: `tried` is the last one's hash.
+async fn reload(
     settings: &Settings,
-    old: &Loaded,
+    look: Look,
+    tried: &mut String,
     shared: &Arc<Shared>,
     listeners: &mut Listeners,
 ) -> Option<Loaded> {
-    let refused = |why: &dyn std::fmt::Display| {
+    if look == Look::Asked {
+        shared.log("[INFO] SIGUSR1: Reloading");
+    }
+    let refused = |tried: &mut String, why: DnsError, now: Option<String>| {
+        // What can't be read at all is known by what is said of it.
+        let now = now.unwrap_or_else(|| why.to_string());
+        if *tried == now && look == Look::Changed {
+            return;
+        }
+        *tried = now;
         shared.server(|server| server.reload_failed());
-        shared.log(&format!("[ERROR] Corefile is not reloaded, the old one stays: {why}"));
+        shared.log(&match look {
+            Look::Asked => format!("[ERROR] SIGUSR1: {why}"),
+            Look::Changed => format!("[ERROR] plugin/reload: Corefile changed but reload failed: {why}"),
+        });
     };
-    let (new, config) = match corefile::load(settings) {
-        Ok((new, _)) if new.fingerprint == old.fingerprint => return None,
-        Ok(loaded) => loaded,
-        Err(error) => {
-            refused(&error);
+    let texts = match corefile::texts(settings, None) {
+        Ok(texts) if texts.fingerprint == *tried && look == Look::Changed => return None,
+        Ok(texts) => texts,
+        Err(why) => {
+            refused(tried, why, None);
             return None;
         }
     };
+    let fingerprint = texts.fingerprint.clone();
     // New ports are bound before anything else changes.
-    if let Err(error) = listeners.reconcile(shared, &new.blocks) {
-        refused(&error);
-        return None;
-    }
+    let new = corefile::compile(texts, settings);
+    let new = new.and_then(|(new, config)| listeners.bind(&new.blocks).map(|bound| (new, config, bound)));
+    let (new, config, bound) = match new {
+        Ok(new) => new,
+        Err(why) => {
+            refused(tried, why, Some(fingerprint));
+            return None;
+        }
+    };
+    *tried = fingerprint;
+    shared.log("[INFO] Reloading");
+    // What came in by ports that go is answered by the old configuration, what waits at new ones by the new.
+    listeners.retire(&new.blocks).await;
     let now = shared.now();
-    let effects = shared.server(|server| server.configure(config, now));
-    shared.detached(effects);
-    shared.log(&format!("[INFO] plugin/reload: Running configuration {}", new.fingerprint_text()));
+    shared.server(|server| server.configure(config, now));
+    listeners.serve(shared, bound);
+    shared.version(new.version());
+    for line in new.warnings.iter().chain([&running(&new)]) {
+        shared.log(line);
+    }
+    shared.log("[INFO] Reloading complete");
     Some(new)
+}
+
+fn running(loaded: &Loaded) -> String {
+    let plugin = if loaded.version().is_some() { "plugin/reload: " } else { "" };
+    format!("[INFO] {plugin}Running configuration SHA512 = {}", loaded.fingerprint)
 }
 
 fn banner(loaded: &Loaded) -> Vec<String> {
     let keys = loaded.blocks.iter().flat_map(|block| &block.keys);
-    let mut lines: Vec<String> = keys.map(|key| format!("{}:{}", key.zone, key.port)).collect();
-    lines.push(format!("[INFO] Running configuration {}", loaded.fingerprint_text()));
+    let mut lines = loaded.warnings.clone();
+    lines.extend(keys.map(|key| format!("{}:{}", key.zone, key.port)));
+    lines.push(running(loaded));
     lines.push(format!("Sealane-{}", env!("CARGO_PKG_VERSION")));
     lines
 }

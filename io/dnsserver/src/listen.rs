@@ -1,29 +1,35 @@
-//! Listeners: what the configuration wants is bound, what it no longer wants is closed, the rest stays as it is.
+//! Listeners: what the configuration wants is bound, what it no longer wants is closed, the rest stays as it is. What
+//! has come in by a listener that is closed is answered first.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Result};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 use sealane_dns::chain::Block;
 use sealane_dns::{Event, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::DnsError;
 use crate::admin::{self, Page};
 use crate::shared::Shared;
+use crate::udp;
 use crate::upstream::framed;
 
 /// How long a connection may say nothing.
 const IDLE: Duration = Duration::from_secs(10);
 /// Connections at once.
 const CONNECTIONS: usize = 1024;
-/// Queries that wait for upstreams at once; more are dropped, their clients ask again.
-const WAITING: usize = 16_384;
+/// A new configuration waits so long for answers that the old one still owes at listeners that go.
+const HANDOVER: Duration = Duration::from_millis(500);
+/// Listeners that went have so long to give the rest of their answers (CoreDNS's `graceTimeout`).
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What is listened for, and where; `None`: on all addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,21 +39,65 @@ enum Listener {
     Http(Page, Option<IpAddr>, u16),
 }
 
+/// A socket that is bound.
+#[derive(Clone)]
+enum Bound {
+    Udp(Arc<UdpSocket>),
+    Tcp(Arc<TcpListener>),
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Bound::Udp(socket) => socket.as_fd(),
+            Bound::Tcp(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// Listeners that are bound and not served yet: what comes in waits in the kernel.
+pub(crate) struct Fresh(BTreeMap<Listener, Bound>);
+
+/// A listener that runs.
+struct Running {
+    bound: Bound,
+    tasks: JoinSet<()>,
+    /// Told to answer what is there and end.
+    closing: watch::Sender<bool>,
+}
+
 /// The listeners that run; dropping it closes them and what came through them.
 #[derive(Default)]
-pub(crate) struct Listeners(BTreeMap<Listener, JoinSet<()>>);
+pub(crate) struct Listeners {
+    running: BTreeMap<Listener, Running>,
+    /// Those that went, as long as they owe answers.
+    going: JoinSet<()>,
+    /// Their sockets, which are taken again where a configuration wants them back.
+    sockets: BTreeMap<Listener, Weak<UdpSocket>>,
+}
 
 impl Listeners {
-    /// Binds what is new, closes what is not wanted any more. Where something cannot be bound nothing changes.
-    pub(crate) fn reconcile(
-        &mut self,
-        shared: &Arc<Shared>,
-        blocks: &[Arc<Block>],
-    ) -> std::result::Result<(), DnsError> {
+    /// Binds what is new in a configuration. Where something cannot be bound nothing has changed.
+    pub(crate) fn bind(&self, blocks: &[Arc<Block>]) -> std::result::Result<Fresh, DnsError> {
         let wanted = wanted(blocks);
         let mut fresh = BTreeMap::new();
-        for listener in wanted.iter().filter(|listener| !self.0.contains_key(listener)) {
-            let tasks = start(shared, *listener).map_err(|source| {
+        for listener in wanted.iter().filter(|listener| !self.running.contains_key(listener)) {
+            if let Some(socket) = self.sockets.get(listener).and_then(Weak::upgrade) {
+                // It may have been connected to itself.
+                let _ = rustix::net::connect_unspec(&socket);
+                fresh.insert(*listener, Bound::Udp(socket));
+                continue;
+            }
+            // `:53` and `10.0.0.1:53` stand side by side for a moment where one takes the other's place.
+            let (tcp, port) = listener.place();
+            let before =
+                self.running.iter().filter(|(old, _)| old.place() == (tcp, port) && !wanted.contains(old));
+            let before: Vec<_> = before.map(|(_, running)| &running.bound).collect();
+            for old in &before {
+                // Where that fails, so does the bind, and says why.
+                let _ = sockopt::set_socket_reuseport(old, true);
+            }
+            let bound = start(*listener, !before.is_empty()).map_err(|source| {
                 let (what, ip, port) = match *listener {
                     Listener::Udp(ip, port) => ("DNS over UDP", ip, port),
                     Listener::Tcp(ip, port) => ("DNS over TCP", ip, port),
@@ -57,11 +107,85 @@ impl Listeners {
                     ip.map_or_else(|| format!(":{port}"), |ip| SocketAddr::new(ip, port).to_string());
                 DnsError::Listen { address, what, source }
             })?;
-            fresh.insert(*listener, tasks);
+            fresh.insert(*listener, bound);
         }
-        self.0.retain(|listener, _| wanted.contains(listener));
-        self.0.append(&mut fresh);
-        Ok(())
+        Ok(Fresh(fresh))
+    }
+
+    /// Serves what was bound.
+    pub(crate) fn serve(&mut self, shared: &Arc<Shared>, fresh: Fresh) {
+        for (listener, bound) in fresh.0 {
+            let (mut tasks, shared) = (JoinSet::new(), shared.clone());
+            let (closing, closed) = watch::channel(false);
+            match (listener, bound.clone()) {
+                (Listener::Udp(_, port), Bound::Udp(socket)) => {
+                    tasks.spawn(udp::serve(shared, socket, port, closed));
+                }
+                (Listener::Tcp(_, port), Bound::Tcp(listener)) => {
+                    tasks.spawn(serve_tcp(shared, listener, port, closed));
+                }
+                (Listener::Http(page, ..), Bound::Tcp(listener)) => {
+                    tasks.spawn(admin::serve(shared, listener, page));
+                }
+                // `start` binds no others.
+                _ => {}
+            }
+            self.running.insert(listener, Running { bound, tasks, closing });
+        }
+    }
+
+    /// Closes what a configuration does not want any more, once it has answered what had come in, or after a while.
+    pub(crate) async fn retire(&mut self, blocks: &[Arc<Block>]) {
+        self.close(&wanted(blocks)).await;
+    }
+
+    /// Closes all of them.
+    pub(crate) async fn retire_all(&mut self) {
+        self.close(&[]).await;
+    }
+
+    async fn close(&mut self, wanted: &[Listener]) {
+        while self.going.try_join_next().is_some() {}
+        self.sockets.retain(|_, socket| socket.strong_count() > 0);
+        let mut waiting = Vec::new();
+        for (listener, running) in std::mem::take(&mut self.running) {
+            if wanted.contains(&listener) {
+                self.running.insert(listener, running);
+                continue;
+            }
+            let Running { bound, mut tasks, closing } = running;
+            if let Listener::Http(..) = listener {
+                continue;
+            }
+            if let Bound::Udp(socket) = &bound {
+                self.sockets.insert(listener, Arc::downgrade(socket));
+            }
+            drop(bound);
+            let (done, ended) = tokio::sync::oneshot::channel::<()>();
+            self.going.spawn(async move {
+                let _ = closing.send(true);
+                let _ = tokio::time::timeout(GRACE, tasks.join_next()).await;
+                drop(done);
+            });
+            waiting.push(ended);
+        }
+        let all = async {
+            for ended in waiting {
+                // Its sender says nothing, it goes.
+                let _ = ended.await;
+            }
+        };
+        let _ = tokio::time::timeout(HANDOVER, all).await;
+    }
+}
+
+impl Listener {
+    /// What two of them can't share: TCP or UDP, and the port.
+    fn place(self) -> (bool, u16) {
+        match self {
+            Listener::Udp(_, port) => (false, port),
+            Listener::Tcp(_, port) | Listener::Http(_, _, port) => (true, port),
+        }
     }
 }
 
@@ -123,7 +247,8 @@ fn bind<T>(ip: Option<IpAddr>, port: u16, bind: impl Fn(SocketAddr) -> Result<T>
     Err(last)
 }
 
-fn tcp_listener(ip: Option<IpAddr>, port: u16) -> Result<TcpListener> {
+/// With `share`, beside another of ours that has the port.
+fn tcp_listener(ip: Option<IpAddr>, port: u16, share: bool) -> Result<TcpListener> {
     bind(ip, port, |address| {
         let socket = if address.is_ipv4() {
             tokio::net::TcpSocket::new_v4()
@@ -131,31 +256,30 @@ fn tcp_listener(ip: Option<IpAddr>, port: u16) -> Result<TcpListener> {
             tokio::net::TcpSocket::new_v6()
         }?;
         socket.set_reuseaddr(true)?;
+        socket.set_reuseport(share)?;
         socket.bind(address)?;
         socket.listen(1024)
     })
 }
 
-fn start(shared: &Arc<Shared>, listener: Listener) -> Result<JoinSet<()>> {
-    let mut tasks = JoinSet::new();
-    let shared = shared.clone();
-    match listener {
-        Listener::Udp(ip, port) => {
-            let socket = bind(ip, port, std::net::UdpSocket::bind)?;
-            socket.set_nonblocking(true)?;
-            let socket = Arc::new(UdpSocket::from_std(socket)?);
-            tasks.spawn(serve_udp(shared, socket, port));
+fn udp_socket(ip: Option<IpAddr>, port: u16, share: bool) -> Result<UdpSocket> {
+    bind(ip, port, |address| {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+        sockopt::set_socket_reuseport(&socket, share)?;
+        rustix::net::bind(&socket, &address)?;
+        Ok(UdpSocket::from(socket))
+    })
+}
+
+fn start(listener: Listener, share: bool) -> Result<Bound> {
+    Ok(match listener {
+        Listener::Udp(ip, port) => Bound::Udp(Arc::new(udp_socket(ip, port, share)?)),
+        Listener::Tcp(ip, port) | Listener::Http(_, ip, port) => {
+            Bound::Tcp(Arc::new(tcp_listener(ip, port, share)?))
         }
-        Listener::Tcp(ip, port) => {
-            let listener = tcp_listener(ip, port)?;
-            tasks.spawn(serve_tcp(shared, listener, port));
-        }
-        Listener::Http(page, ip, port) => {
-            let listener = tcp_listener(ip, port)?;
-            tasks.spawn(admin::serve(shared, listener, page));
-        }
-    }
-    Ok(tasks)
+    })
 }
 
 /// A client by its own family, not as an IPv6 socket sees it.
@@ -163,68 +287,77 @@ fn canonical(client: SocketAddr) -> SocketAddr {
     SocketAddr::new(client.ip().to_canonical(), client.port())
 }
 
-async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, port: u16) {
-    let mut buffer = vec![0; 65_535];
-    let waiting = Arc::new(Semaphore::new(WAITING));
-    let mut tasks = JoinSet::new();
-    loop {
-        // Finished tasks are let go as we pass.
-        while tasks.try_join_next().is_some() {}
-        // An error here is an ICMP message about an earlier reply: nothing to do with the next query.
-        let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
-        let event =
-            Event::Query { port, transport: Transport::Udp, client: canonical(from), bytes: &buffer[..len] };
-        let effects = shared.step(event);
-        match shared.at_once(effects) {
-            Ok(reply) => {
-                for message in reply {
-                    // A reply that cannot be sent is one that got lost: the client asks again.
-                    let _ = socket.send_to(&message, from).await;
-                }
-            }
-            Err(effects) => {
-                let permit = waiting.clone().try_acquire_owned();
-                let (shared, socket) = (shared.clone(), socket.clone());
-                tasks.spawn(async move {
-                    let overloaded = permit.is_err();
-                    let _permit = permit.ok();
-                    if overloaded {
-                        return shared.abandon(effects);
-                    }
-                    for message in shared.carry_out(effects).await {
-                        let _ = socket.send_to(&message, from).await;
-                    }
-                });
-            }
-        }
-    }
+/// Returns when the listener is told to close.
+pub(crate) async fn told(closed: &mut watch::Receiver<bool>) {
+    // An error says that the other end is gone: so is the listener.
+    let _ = closed.wait_for(|closed| *closed).await;
 }
 
-async fn serve_tcp(shared: Arc<Shared>, listener: TcpListener, port: u16) {
+async fn serve_tcp(
+    shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
+    port: u16,
+    mut closed: watch::Receiver<bool>,
+) {
     let mut tasks = JoinSet::new();
+    let own = closed.clone();
+    let serve = |tasks: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
+        let (shared, closed) = (shared.clone(), own.clone());
+        tasks.spawn(async move {
+            // How a client ends its connection is its own affair.
+            let _ = connection(&shared, stream, canonical(from), port, closed).await;
+        });
+    };
     loop {
         while tasks.try_join_next().is_some() {}
-        if tasks.len() >= CONNECTIONS {
-            tasks.join_next().await;
-        }
-        match listener.accept().await {
-            Ok((stream, from)) => {
-                let shared = shared.clone();
-                tasks.spawn(async move {
-                    // How a client ends its connection is its own affair.
-                    let _ = connection(&shared, stream, canonical(from), port).await;
-                });
-            }
+        let accepted = tokio::select! {
+            () = told(&mut closed) => break,
+            accepted = async {
+                if tasks.len() >= CONNECTIONS {
+                    tasks.join_next().await;
+                }
+                listener.accept().await
+            } => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => serve(&mut tasks, stream, from),
             // Out of descriptors: they come back as connections end.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
+    if let Ok(raw) = listener.as_fd().try_clone_to_owned().map(std::net::TcpListener::from) {
+        while let Ok((stream, from)) = raw.accept() {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                serve(&mut tasks, stream, from);
+            }
+        }
+    }
+    drop(listener);
+    while tasks.join_next().await.is_some() {}
 }
 
-async fn connection(shared: &Arc<Shared>, mut stream: TcpStream, from: SocketAddr, port: u16) -> Result<()> {
+async fn connection(
+    shared: &Arc<Shared>,
+    mut stream: TcpStream,
+    from: SocketAddr,
+    port: u16,
+    mut closed: watch::Receiver<bool>,
+) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
     loop {
+        tokio::select! {
+            ready = tokio::time::timeout(IDLE, stream.readable()) => ready.map_err(std::io::Error::other)??,
+            () = told(&mut closed) => {
+                // What has come is still answered.
+                let next = rustix::net::recv(&stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+                if !next.is_ok_and(|(_, len)| len > 0) {
+                    return stream.shutdown().await;
+                }
+            }
+        }
         let read = async {
             let len = stream.read_u16().await?;
             buffer.resize(usize::from(len), 0);

@@ -1,10 +1,14 @@
 //! The state machine behind a lock, and the tasks that carry out what it asks for.
 
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{LogSink, Settings, upstream};
 
@@ -14,7 +18,26 @@ pub(crate) struct Shared {
     start: Instant,
     log: LogSink,
     fatal: mpsc::UnboundedSender<String>,
+    /// The configuration's hash, where `reload` is on.
+    version: Mutex<Option<String>>,
+    /// The number of the last change.
+    changes: AtomicU64,
+    recent: Mutex<Recent>,
+    /// Listeners that count for themselves, and are asked for what they have.
+    counting: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
 }
+
+/// The last changes of what prepared answers are made from, each with its number, and the SOA's serial number.
+#[derive(Default)]
+struct Recent {
+    changes: VecDeque<(u64, Changed)>,
+    serial: u32,
+}
+
+/// Changes that are remembered; who missed more forgets everything.
+const RECENT: usize = 1024;
+/// A listener that is busy has so long to say what it counted.
+const COUNTED: Duration = Duration::from_millis(250);
 
 impl Shared {
     pub(crate) fn new(config: Config, settings: &Settings) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
@@ -23,7 +46,18 @@ impl Shared {
         let local =
             if settings.local.is_empty() { upstream::local_addresses() } else { settings.local.clone() };
         let server = Server::new(config, local, now(start));
-        (Arc::new(Shared { server: Mutex::new(server), start, log: settings.log.clone(), fatal }), receiver)
+        let (server, log) = (Mutex::new(server), settings.log.clone());
+        let shared = Shared {
+            server,
+            start,
+            log,
+            fatal,
+            version: Mutex::default(),
+            changes: AtomicU64::new(0),
+            recent: Mutex::default(),
+            counting: Mutex::default(),
+        };
+        (Arc::new(shared), receiver)
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -34,8 +68,18 @@ impl Shared {
         (self.log)(line);
     }
 
+    /// Another configuration runs.
+    pub(crate) fn version(&self, hash: Option<String>) {
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = hash;
+    }
+
     pub(crate) fn server<T>(&self, f: impl FnOnce(&mut Server) -> T) -> T {
-        f(&mut self.server.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = f(&mut server);
+        if let Some((changed, serial)) = server.changed() {
+            self.publish(changed, serial);
+        }
+        result
     }
 
     pub(crate) fn step(&self, event: Event<'_>) -> Vec<Effect> {
@@ -43,14 +87,76 @@ impl Shared {
         self.server(|server| server.step(event, now))
     }
 
-    /// A step whose effects nobody waits for.
-    pub(crate) fn background(self: &Arc<Self>, event: Event<'_>) {
-        self.detached(self.step(event));
+    /// A query's step, and how its answer may be kept.
+    pub(crate) fn query(&self, event: Event<'_>) -> (Vec<Effect>, Option<Preparation>) {
+        let now = self.now();
+        self.server(|server| (server.step(event, now), server.preparation()))
     }
 
-    /// Effects that nobody waits for.
-    pub(crate) fn detached(self: &Arc<Self>, effects: Vec<Effect>) {
-        for effect in effects {
+    /// While the server is still held: an answer of its new state comes after the news.
+    fn publish(&self, changed: Changed, serial: u32) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = self.changes.load(Ordering::Relaxed) + 1;
+        recent.changes.push_back((number, changed));
+        if recent.changes.len() > RECENT {
+            recent.changes.pop_front();
+        }
+        recent.serial = serial;
+        self.changes.store(number, Ordering::Release);
+    }
+
+    /// What changed since the change of this number, the SOA's serial number, and the number of the last one. `None`:
+    /// nothing, which costs one read.
+    pub(crate) fn changes(&self, seen: u64) -> Option<(Changed, u32, u64)> {
+        let last = self.changes.load(Ordering::Acquire);
+        if last == seen {
+            return None;
+        }
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = recent.changes.back().map_or(last, |(number, _)| *number);
+        let missed = recent.changes.front().is_none_or(|(number, _)| *number > seen + 1);
+        let new =
+            recent.changes.iter().filter(|(number, _)| *number > seen).map(|(_, changed)| changed.clone());
+        let all = if missed { Changed::All } else { new.reduce(Changed::and).unwrap_or(Changed::All) };
+        Some((all, recent.serial, last))
+    }
+
+    /// A listener counts for itself: it is sent a sender when somebody wants to know, and drops it when it has told.
+    pub(crate) fn counts(&self, asks: mpsc::UnboundedSender<oneshot::Sender<()>>) {
+        self.counting.lock().unwrap_or_else(PoisonError::into_inner).push(asks);
+    }
+
+    /// The metrics page, with what listeners have counted.
+    pub(crate) async fn metrics(&self) -> String {
+        let asked: Vec<oneshot::Receiver<()>> = {
+            let mut counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
+            counting.retain(|asks| !asks.is_closed());
+            let ask = |asks: &mpsc::UnboundedSender<oneshot::Sender<()>>| {
+                let (done, told) = oneshot::channel();
+                asks.send(done).ok().map(|()| told)
+            };
+            counting.iter().filter_map(ask).collect()
+        };
+        for told in asked {
+            // It is told by being dropped. A listener that hangs holds the page up for a moment only.
+            let _ = tokio::time::timeout(COUNTED, told).await;
+        }
+        let mut text = String::new();
+        self.server(|server| server.render_metrics(&mut text));
+        if let Some(hash) = self.version.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+            let _ = write!(
+                text,
+                "# HELP coredns_reload_version_info A metric with a constant '1' value labeled by hash, and value \
+                 which type of hash generated.\n# TYPE coredns_reload_version_info gauge\n\
+                 coredns_reload_version_info{{hash=\"sha512\",value=\"{hash}\"}} 1\n"
+            );
+        }
+        text
+    }
+
+    /// A step whose effects nobody waits for.
+    pub(crate) fn background(self: &Arc<Self>, event: Event<'_>) {
+        for effect in self.step(event) {
             self.detach(effect);
         }
     }

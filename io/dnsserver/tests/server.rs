@@ -210,6 +210,33 @@ async fn answers_from_snapshots_as_they_come() {
 }
 
 #[tokio::test]
+async fn prepared_answers_are_counted_and_follow_the_cluster() {
+    let [port, metrics] = free_ports().await;
+    let body = format!(" kubernetes cluster.local\n prometheus 127.0.0.1:{metrics}");
+    let server = Running::start(port, &body).await;
+    let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    server.snapshots.send(snapshot(&mut builder, "10.244.0.5")).unwrap();
+    let name = "web.default.svc.cluster.local";
+    until(async || addresses(&server.udp(name, rtype::A).await) == ["10.244.0.5"]).await;
+    let answered = async || {
+        let page = get(metrics, "/metrics").await;
+        let line = page.lines().find(|line| {
+            line.starts_with("coredns_dns_responses_total")
+                && line.contains("NOERROR\",plugin=\"kubernetes\"")
+        });
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok()).unwrap_or(0)
+    };
+    let before = answered().await;
+    for _ in 0..50 {
+        assert_eq!(addresses(&server.udp(name, rtype::A).await), ["10.244.0.5"]);
+    }
+    assert_eq!(answered().await, before + 50);
+    server.snapshots.send(snapshot(&mut builder, "10.244.0.6")).unwrap();
+    until(async || addresses(&server.udp(name, rtype::A).await) == ["10.244.0.6"]).await;
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn forwards_over_udp_and_tcp_and_caches() {
     let [port] = free_ports().await;
     let (upstream, seen) = upstream().await;
@@ -325,7 +352,8 @@ async fn what_cannot_start_says_why() {
     assert!(check(&settings).unwrap_err().to_string().starts_with("cannot read "));
     std::fs::write(&path, ". {\n forward . /no/such/file\n}").unwrap();
     let error = check(&settings).unwrap_err().to_string();
-    assert_eq!(error, "forward: /no/such/file is no address, and no resolv.conf with a name server");
+    let expected = ":2:2: forward: /no/such/file is no address, and no resolv.conf with a name server";
+    assert!(error.ends_with(expected), "{error}");
     std::fs::write(&path, "import parts/*.conf\n").unwrap();
     std::fs::create_dir(folder.path().join("parts")).unwrap();
     std::fs::write(folder.path().join("parts/a.conf"), "a.example {\n nonsense\n}").unwrap();

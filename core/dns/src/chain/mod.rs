@@ -100,6 +100,17 @@ impl Flow {
     }
 }
 
+/// How a plugin treats the same question, and its answer on the way up, when it comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// Perhaps differently: every query has to come by.
+    Varies,
+    /// In the same way, and nothing else comes of it.
+    Same,
+    /// In the same way but for the order of addresses.
+    Shuffles,
+}
+
 /// What a plugin says to an answer that passes it.
 #[derive(Debug)]
 // It lives for one call, and most flows hold a message anyway.
@@ -254,6 +265,11 @@ pub trait Plugin: Any + Debug + Send {
     /// No plugin behind this one had an answer; only for queries that this plugin let pass.
     fn failed(&mut self, query: &mut Query, note: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {
         Up::Pass
+    }
+
+    /// How it lets queries of clients by; see [`crate::prepared`]. The configuration and the files are as they are now.
+    fn passage(&self) -> Passage {
+        Passage::Varies
     }
 
     /// Whether the server block is for this query at all (`view`). Zone and port are.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::setup::Block;
 use crate::message::{Edns, Flags, Message, Question, encode};
+use crate::prepared::Basis;
 
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
 const ECHOED: [u16; 5] = [3, 9, 10, 11, 12];
@@ -58,6 +59,9 @@ pub struct Query {
     /// The answer depends on the snapshot: it may be another one when [`super::World::epoch`] is. Set by plugins that
     /// answer from the cluster, handed on from look-ups to who looked up, obeyed by `cache`.
     pub from_cluster: bool,
+    /// All that the answer was made from, where the plugin that answered knows: the answer may be handed out again
+    /// while that is as it is ([`crate::prepared`]).
+    pub basis: Option<Basis>,
     question: Question,
     /// Questions that were asked before, and the place of the plugin that changed them.
     before: Vec<(usize, Question)>,
@@ -83,6 +87,7 @@ impl Query {
             depth: 0,
             background: false,
             from_cluster: false,
+            basis: None,
             question,
             before: Vec::new(),
             place: 0,

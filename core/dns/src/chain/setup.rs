@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Plugin;
 use super::values::ServerKey;
-use crate::corefile::{CorefileError, Directive};
+use crate::corefile::{CorefileError, Directive, Position};
 use crate::name::Name;
 
 /// Reads one line of a plugin.
@@ -99,6 +99,8 @@ impl Block {
 pub struct Link {
     /// As the Corefile calls it.
     pub name: &'static str,
+    /// Its line; the first, where several make one plugin.
+    pub at: Position,
     /// It.
     pub plugin: Box<dyn Plugin>,
 }
@@ -113,12 +115,13 @@ pub struct Setup<'a> {
     pub settings: Settings,
     links: Vec<Link>,
     name: &'static str,
+    at: Position,
 }
 
 impl<'a> Setup<'a> {
     /// A block with these keys, and nothing in it.
     pub fn new(keys: &'a [ServerKey]) -> Self {
-        Setup { keys, settings: Settings::default(), links: Vec::new(), name: "" }
+        Setup { keys, settings: Settings::default(), links: Vec::new(), name: "", at: Position::default() }
     }
 
     /// Reads one line.
@@ -127,6 +130,7 @@ impl<'a> Setup<'a> {
     /// What is wrong with it, and where.
     pub fn read(&mut self, row: &Row, directive: &Directive) -> Result<(), CorefileError> {
         self.name = row.name;
+        self.at = directive.at().clone();
         match row.setup {
             Some(setup) => setup(self, directive),
             None => Err(CorefileError::new(
@@ -143,7 +147,7 @@ impl<'a> Setup<'a> {
 
     /// Puts a plugin into the chain, behind those that are in it.
     pub fn add(&mut self, plugin: impl Plugin) {
-        self.links.push(Link { name: self.name, plugin: Box::new(plugin) });
+        self.links.push(Link { name: self.name, at: self.at.clone(), plugin: Box::new(plugin) });
     }
 
     /// The plugin of this type that an earlier line of the block put into the chain.

@@ -105,10 +105,13 @@ impl Config {
     /// Hands the plugins what the files say; `content` is `None` where there is none, or it cannot be read.
     ///
     /// # Errors
-    /// What a plugin cannot live without or with.
-    pub fn load(&mut self, path: &str, content: Option<&str>) -> Result<(), String> {
+    /// What a plugin cannot live without or with, and where its line is.
+    pub fn load(&mut self, path: &str, content: Option<&str>) -> Result<(), CorefileError> {
         let mut links = self.chains.iter_mut().flatten();
-        links.try_for_each(|link| link.plugin.file_changed(path, content))
+        links.try_for_each(|link| {
+            let taken = link.plugin.file_changed(path, content);
+            taken.map_err(|why| CorefileError::new(&link.at, why))
+        })
     }
 
     /// What the catalog has to be fed with.

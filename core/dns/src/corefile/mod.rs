@@ -1,16 +1,21 @@
 //! The Corefile: tokens, server blocks, snippets and imports ([`parse`]), and what the plugins' lines mean
-//! (`plugins`).
+//! ([`crate::config`]).
+//!
+//! The grammar is that of `coredns/caddy`'s package `caddyfile`. What it takes without complaint though it can't be
+//! meant is refused: quotes that never end, braces that close nothing, commas inside of a zone.
 
+mod expand;
 mod lexer;
 mod parser;
 mod suggest;
 
+pub use expand::{Sources, import_targets};
 pub use lexer::Token;
-pub use parser::{Directive, ServerBlock, Sources, import_targets, parse};
+pub use parser::{Directive, ServerBlock, parse};
 pub use suggest::nearest;
 
 /// Where something stands. Lines and columns count from 1, columns in characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// File name as people know it.
     pub file: std::sync::Arc<str>,

@@ -15,7 +15,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         (distance(&word, &letters), candidate)
     });
     // Two slips in a short word make another word of it.
-    let near = scored.filter(|(slips, candidate)| *slips <= 2 && slips * 2 <= candidate.len());
+    let near = scored.filter(|(slips, candidate)| *slips <= 2 && slips * 2 < candidate.len());
     near.min_by_key(|(slips, _)| *slips).map(|(_, candidate)| candidate)
 }
 
@@ -52,6 +52,7 @@ mod tests {
             ("logs", Some("log")),
             ("heatlh", Some("health")),
             ("proxy", None),
+            ("oops", None),
             ("", None),
             ("x", None),
         ] {

@@ -1,7 +1,7 @@
 //! `errors`: a line in the log for each query that failed (`plugin/errors`).
 
 use crate::chain::args::{no_more, no_options};
-use crate::chain::{Context, Failure, Note, Plugin, Query, Setup, Up};
+use crate::chain::{Context, Failure, Note, Passage, Plugin, Query, Setup, Up};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::rtype;
 
@@ -23,6 +23,10 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
 }
 
 impl Plugin for Errors {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn failed(&mut self, query: &mut Query, _: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {
         if let Some(why) = &failure.why {
             let question = query.question();

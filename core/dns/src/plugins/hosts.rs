@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::args::{self, duration, err, no_more, number, one, unknown};
-use crate::chain::{Context, Flow, Note, Plugin, Query, Reply, Setup, Want};
+use crate::chain::{Context, Flow, Note, Passage, Plugin, Query, Reply, Setup, Want};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Data, Question, Record, rcode, rtype};
 use crate::metrics::{Family, Metrics};
@@ -85,6 +85,10 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
 }
 
 impl Plugin for Hosts {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn down(&mut self, query: &mut Query, _: &mut Note, _: &mut Context<'_>) -> Flow {
         answer(self, query.question())
     }

@@ -1,7 +1,7 @@
 //! `loadbalance`: answers in another order each time (`plugin/loadbalance`).
 
 use crate::chain::args::{err, no_more, no_options};
-use crate::chain::{Context, Note, Plugin, Query, Setup, Up, shuffle};
+use crate::chain::{Context, Note, Passage, Plugin, Query, Setup, Up, shuffle};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Data, Message, Record};
 
@@ -26,6 +26,10 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
 }
 
 impl Plugin for LoadBalance {
+    fn passage(&self) -> Passage {
+        Passage::Shuffles
+    }
+
     fn up(&mut self, _: &mut Query, _: &mut Note, reply: &mut Message, cx: &mut Context<'_>) -> Up {
         rotate(&mut reply.answers, cx.now.random);
         Up::Pass

@@ -1,9 +1,13 @@
 //! The end of a query: what is counted, and what the client gets.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::Server;
 use crate::chain::{Now, Query};
-use crate::message::{Message, Question, rcode, rtype};
+use crate::message::{Data, Message, Record, rcode, rtype};
 use crate::metrics::Family;
+use crate::prepared::{Preparation, Served, Tally};
 
 static REQUESTS: Family = Family::counter(
     "coredns_dns_requests_total",
@@ -25,13 +29,67 @@ static RESPONSE_SIZE: Family = Family::sizes(
 );
 
 impl Server {
+    /// How an answer may be kept for others who ask the same: it says what it was made from, and who answered and
+    /// all plugins before that treat the question alike.
+    pub(super) fn prepare(
+        &self,
+        (block, plugin): (usize, &'static str),
+        query: &Query,
+        reply: &Message,
+        bytes: &[u8],
+    ) -> Option<Preparation> {
+        let basis = query.basis.clone()?;
+        let blocks = self.blocks();
+        let state = blocks.get(block)?;
+        let answered = state.links.iter().position(|link| link.name == plugin)?;
+        let asked = &query.request;
+        let plain = asked.answers.is_empty() && asked.authority.is_empty() && asked.additional.is_empty();
+        let optionless = asked.edns.as_ref().is_none_or(|edns| edns.options.is_empty());
+        let truncated = bytes.get(2).is_some_and(|flags| flags & 2 != 0);
+        let viewed = blocks.iter().any(|state| state.block.settings.view.is_some());
+        if answered > state.same || !plain || !optionless || truncated || viewed {
+            return None;
+        }
+        // The cluster's SOA is the only record then, before an OPT record without options (11 octets).
+        let serial_at = match (reply.authority.as_slice(), reply.answers.len() + reply.additional.len()) {
+            ([], _) => None,
+            ([Record { data: Data::Soa(soa), .. }], 0) if soa.serial == self.world.serial => {
+                Some(bytes.len() - if asked.edns.is_some() { 11 } else { 0 } - 20)
+            }
+            _ => return None,
+        };
+        let rtype = asked.questions.first()?.rtype;
+        let tally = Tally { labels: query.labels.clone(), rtype, rcode: reply.rcode, plugin };
+        Some(Preparation { basis, serial_at, rotates: state.shuffles, tally: Arc::new(tally) })
+    }
+
+    /// Counts answers that were handed out again; each took so long.
+    pub fn served(&mut self, served: &[Served], each: Duration) {
+        for Served { tally, times, asked, answered } in served {
+            let Tally { labels, rtype, rcode, plugin } = &**tally;
+            let by_proto = format!("{labels},proto=\"udp\"");
+            let kind = counted_type(*rtype);
+            for (times, family) in times.iter().zip([1, 2]).filter(|(times, _)| **times > 0) {
+                let labels = format!("{by_proto},family=\"{family}\",type=\"{kind}\"");
+                self.metrics.add(&REQUESTS, &labels, f64::from(*times));
+            }
+            let all = u64::from(times[0]) + u64::from(times[1]);
+            let name = rcode::name(*rcode);
+            let by_code = format!("{labels},rcode=\"{name}\",plugin=\"{plugin}\"");
+            self.metrics.add(&RESPONSES, &by_code, all as f64);
+            self.metrics.repeat(&DURATION, labels, each.as_secs_f64(), all);
+            self.metrics.repeat(&REQUEST_SIZE, &by_proto, *asked as f64, all);
+            self.metrics.repeat(&RESPONSE_SIZE, &by_proto, *answered as f64, all);
+        }
+    }
+
     /// Counts a query that is over; `plugin` answered it, nobody where it is empty.
     pub(super) fn account(&mut self, query: &Query, reply: &Message, size: usize, plugin: &str, now: Now) {
         let Some(question) = query.request.questions.first() else { return };
         let labels = &query.labels;
         let family = if query.client.is_ipv4() { 1 } else { 2 };
         let by_proto = format!("{labels},proto=\"{}\"", query.transport.as_str());
-        let kind = counted_type(question);
+        let kind = counted_type(question.rtype);
         self.metrics.count(&REQUESTS, &format!("{by_proto},family=\"{family}\",type=\"{kind}\""));
         let name = rcode::name(reply.rcode);
         self.metrics.count(&RESPONSES, &format!("{labels},rcode=\"{name}\",plugin=\"{plugin}\""));
@@ -42,8 +100,8 @@ impl Server {
 }
 
 /// Types that have a series of their own (`plugin/metrics/vars/monitor.go`).
-fn counted_type(question: &Question) -> String {
-    match rtype::name(question.rtype) {
+fn counted_type(asked: u16) -> String {
+    match rtype::name(asked) {
         name if name.starts_with("TYPE") => "other".to_owned(),
         name => name,
     }

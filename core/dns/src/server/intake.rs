@@ -16,6 +16,7 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) {
+        self.preparation = None;
         // Too short to have a header, or a response: no answer, or two servers would talk for ever.
         if bytes.len() < 12 || bytes[2] & 0x80 != 0 {
             return;

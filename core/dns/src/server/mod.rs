@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Link, Now, Plugin, Transport, Via, World};
+use crate::chain::{Block, Link, Now, Passage, Plugin, Transport, Via, World};
 use crate::config::Config;
 use crate::metrics::{Family, Metrics};
+use crate::prepared::{Changed, Preparation};
 pub use walk::Pending;
 
 /// What waits for longer than this will not come back: its client has gone.
@@ -116,6 +117,10 @@ struct BlockState {
     /// For each key: `server="dns://:53",zone=".",view=""`
     labels: Vec<Arc<str>>,
     links: Vec<Link>,
+    /// So many of the first plugins let a question by in the same way each time.
+    same: usize,
+    /// One of them shuffles addresses.
+    shuffles: bool,
 }
 
 /// The chains of one configuration.
@@ -137,6 +142,12 @@ pub struct Server {
     world: World,
     metrics: Metrics,
     reloads_failed: u64,
+    /// The last query's answer may be kept.
+    preparation: Option<Preparation>,
+    /// What changed since somebody asked.
+    changed: Option<Changed>,
+    /// What plugins said when they were started.
+    starting: Vec<Effect>,
 }
 
 impl Server {
@@ -150,9 +161,9 @@ impl Server {
         server
     }
 
-    /// Takes another configuration; snapshot and counters stay, queries under way end with the old one. Effects are
-    /// as [`Server::step`]'s.
-    pub fn configure(&mut self, config: Config, now: Now) -> Vec<Effect> {
+    /// Takes another configuration; snapshot and counters stay, queries under way end with the old one. What its
+    /// plugins have to say comes with the next step's effects.
+    pub fn configure(&mut self, config: Config, now: Now) {
         let generation = self.chains.last().map_or(0, |chains| chains.generation + 1);
         if let Some(old) = self.chains.last_mut() {
             old.retired = Some(now.monotonic);
@@ -163,14 +174,28 @@ impl Server {
                 let (scheme, port, zone) = (key.scheme.as_str(), key.port, &key.zone);
                 format!("server=\"{scheme}://:{port}\",zone=\"{zone}\",view=\"{view}\"").into()
             });
-            BlockState { labels: labels.collect(), block, links }
+            let passages = links.iter().map(|link| link.plugin.passage());
+            let same = passages.clone().take_while(|passage| *passage != Passage::Varies).count();
+            let shuffles = passages.take(same).any(|passage| passage == Passage::Shuffles);
+            BlockState { labels: labels.collect(), block, links, same, shuffles }
         });
         let chains = Chains { generation, blocks: blocks.collect(), under_way: 0, retired: None };
         self.chains.push(chains);
+        self.changed = Some(Changed::All);
         self.let_go(now);
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.starting);
         self.each_plugin(now, &mut out, |plugin, cx| plugin.start(cx));
-        out
+        self.starting = out;
+    }
+
+    /// How the answer to the query of the last step may be kept, if it may.
+    pub fn preparation(&mut self) -> Option<Preparation> {
+        self.preparation.take()
+    }
+
+    /// What changed since this was asked last, and the serial number of the cluster's SOA from then on.
+    pub fn changed(&mut self) -> Option<(Changed, u32)> {
+        self.changed.take().map(|changed| (changed, self.world.serial))
     }
 
     /// A configuration was refused; the old one stays.
@@ -234,7 +259,7 @@ impl Server {
 
     /// Takes one event. A query has one answer at most, now or when its `Ask` is over.
     pub fn step(&mut self, event: Event<'_>, now: Now) -> Vec<Effect> {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.starting);
         match event {
             Event::Query { port, transport, client, bytes } => {
                 self.query(port, transport, client, bytes, now, &mut out);
@@ -243,11 +268,14 @@ impl Server {
             Event::Failed { pending, why } => self.answered(*pending, Err(why), now, &mut out),
             Event::Waited(pending) => self.answered(*pending, Ok(&[]), now, &mut out),
             Event::Snapshot(snapshot) => self.snapshot(snapshot, now, &mut out),
-            Event::File { path, content } => self.each_plugin(now, &mut out, |plugin, cx| {
-                if let Err(why) = plugin.file_changed(path, content) {
-                    cx.log(format!("[ERROR] {why}"));
-                }
-            }),
+            Event::File { path, content } => {
+                self.changed = Some(Changed::All);
+                self.each_plugin(now, &mut out, |plugin, cx| {
+                    if let Err(why) = plugin.file_changed(path, content) {
+                        cx.log(format!("[ERROR] {why}"));
+                    }
+                });
+            }
             Event::Tick => {
                 self.let_go(now);
                 self.tick(now, &mut out);
@@ -257,12 +285,18 @@ impl Server {
     }
 
     fn snapshot(&mut self, snapshot: Arc<Snapshot>, now: Now, out: &mut Vec<Effect>) {
-        let changed = !snapshot.since(&self.world.snapshot).is_empty()
-            || snapshot.synced() != self.world.snapshot.synced();
+        let delta = snapshot.since(&self.world.snapshot);
+        let synced = snapshot.synced() != self.world.snapshot.synced();
+        let changed = !delta.is_empty() || synced;
+        let what = if synced { Changed::All } else { Changed::by(&delta) };
         let old = std::mem::replace(&mut self.world.snapshot, snapshot);
         if changed {
             self.world.serial = u32::try_from(now.unix).unwrap_or(u32::MAX);
             self.world.epoch += 1;
+            self.changed = Some(match self.changed.take() {
+                Some(before) => before.and(what),
+                None => what,
+            });
             self.each_plugin(now, out, |plugin, cx| plugin.snapshot_changed(&old, cx));
         }
     }

@@ -372,12 +372,14 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<(Walk, Turn)> {
-        let Walk { query, by, more, waits, .. } = walk;
+        let Walk { query, by, more, waits, block, .. } = walk;
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
                 query.fit(&mut message);
                 let bytes = encode(&message, query.room());
+                self.preparation =
+                    if more.is_empty() { self.prepare((block, by), &query, &message, &bytes) } else { None };
                 self.account(&query, &message, bytes.len(), by, now);
                 out.push(Effect::Reply(bytes));
                 for mut next in more {

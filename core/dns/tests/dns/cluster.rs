@@ -207,6 +207,7 @@ pub fn show(message: &Message) -> String {
 
 /// Asks, and shows the answer that must come at once.
 pub fn dig(server: &mut Server, text: &str) -> String {
+    crate::prepared::holds(server, &query(text));
     let effects = ask(server, &query(text), Transport::Udp, at(1000));
     let Some(Effect::Reply(bytes)) = effects.iter().find(|e| matches!(e, Effect::Reply(_))) else {
         panic!("{text}: {effects:?}")

@@ -79,7 +79,7 @@ fn kubeadms() {
 #[test]
 fn snippets_imports_environment_and_quotes() {
     let config = parse(
-        "(common) {\n errors\n forward . {args.0}\n}\n{$ZONE}:{$PORT} {\n import common 10.0.0.1\n}\n\
+        "(common) {\n errors\n forward . 10.0.0.1\n}\n{$ZONE}:{$PORT} {\n import common\n}\n\
          a.example, b.example \"c.example\" {\n hosts \"/with space\" {\n 10.0.0.1 x\n }\n}\nimport other\n",
     )
     .unwrap();
@@ -99,8 +99,11 @@ fn snippets_imports_environment_and_quotes() {
 fn errors_say_where_and_what() {
     for (text, error) in [
         ("", "Corefile:1:1: there is no server block"),
-        (".:53 {\n  errors\n", "Corefile:1:1: this server block has no closing brace"),
-        ("{\n errors\n}", "Corefile:1:1: a server block needs a zone before its brace"),
+        (
+            ".:53 {\n  errors\n",
+            "Corefile:1:6: this brace is never closed: a '}' is missing at the file's end",
+        ),
+        ("{\n errors\n}", "Corefile:1:1: a server block needs a zone before its brace, as in '. {'"),
         (". {\n  nonsense\n}", "Corefile:2:3: unknown plugin 'nonsense'"),
         (
             ". {\n rewrite name a b\n}",
@@ -135,8 +138,11 @@ fn errors_say_where_and_what() {
             "Corefile:3:8: 'maybe' is no mode of pods (disabled, insecure, verified)",
         ),
         (". {\n errors\n}\n.:53 {\n}", "Corefile:4:1: zone . on port 53 has two server blocks"),
-        (". {\n import nothing\n}", "Corefile:2:9: there is no snippet (nothing) and no file nothing"),
-        ("import self", "self:1:1: imports go in circles"),
+        (
+            ". {\n import nothing\n}",
+            "Corefile:2:9: there is no snippet (nothing) before this line, and no file nothing",
+        ),
+        ("import self", "self:1:8: self imports itself"),
         (". {\n log \"x\n}", "Corefile:2:6: this quote never ends"),
         (
             ". {\n loadbalance weighted w\n}",

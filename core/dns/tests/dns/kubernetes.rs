@@ -326,3 +326,23 @@ fn before_the_cluster_is_known() {
     assert!(server.ready());
     assert!(dig(&mut server, "service-test.default.svc.cluster.local A").starts_with("NOERROR"));
 }
+
+#[test]
+fn what_the_cluster_says_is_always_new() {
+    let mut server = synced(KUBEADM);
+    let dig_at = |server: &mut sealane_dns::Server, millis: u64| {
+        let message = crate::cluster::query("web.default.svc.cluster.local A");
+        let now = crate::cluster::at(millis);
+        let effects = crate::cluster::ask(server, &message, sealane_dns::Transport::Udp, now);
+        let [sealane_dns::Effect::Reply(bytes)] = effects.as_slice() else { panic!("{effects:?}") };
+        let reply = sealane_dns::decode(bytes).unwrap();
+        (reply.answers.len(), reply.answers.first().or(reply.authority.first()).map(|record| record.ttl))
+    };
+    assert_eq!(dig_at(&mut server, 0), (3, Some(30)));
+    // `cache` sees no need to keep it: its time does not run.
+    assert_eq!(dig_at(&mut server, 10_000), (3, Some(30)));
+    server.step(sealane_dns::Event::Snapshot(Default::default()), crate::cluster::at(10_000));
+    assert_eq!(dig_at(&mut server, 10_001), (0, Some(5)));
+    server.step(sealane_dns::Event::Snapshot(crate::cluster::snapshot()), crate::cluster::at(10_002));
+    assert_eq!(dig_at(&mut server, 10_003), (3, Some(30)));
+}

@@ -1,8 +1,11 @@
 //! The DNS state machine from outside: messages in, messages out.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod chain;
 mod cluster;
 mod codec;
 mod corefile;
+mod grammar;
 mod kubernetes;
+mod prepared;
 mod upstreams;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Context, Failure, Flow, Note, Plugin, Query, Setup, Up};
+use crate::chain::{Context, Failure, Flow, Note, Passage, Plugin, Query, Setup, Up};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, rcode};
 use crate::metrics::{Family, Metrics};
@@ -67,6 +67,10 @@ impl Cache {
 }
 
 impl Plugin for Cache {
+    fn passage(&self) -> Passage {
+        Passage::Same
+    }
+
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
         let question = query.question();
         if !self.config().zones.iter().any(|zone| question.name.is_within(zone)) {
@@ -108,6 +112,11 @@ impl Plugin for Cache {
 
     fn up(&mut self, query: &mut Query, note: &mut Note, reply: &mut Message, cx: &mut Context<'_>) -> Up {
         let Some(missed) = note.take::<Missed>() else { return Up::Pass };
+        // What the cluster says is at hand, and always new (`crate::prepared`).
+        if query.basis.is_some() {
+            self.shelves.limit(&missed.key, reply);
+            return Up::Pass;
+        }
         if let Some(stale) = missed.stale
             && !matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN)
         {

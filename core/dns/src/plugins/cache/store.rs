@@ -156,6 +156,12 @@ impl Shelves {
         self.epoch = epoch;
     }
 
+    /// Sets an answer's TTLs to how long it would be kept.
+    pub fn limit(&self, key: &Key, message: &mut Message) {
+        let (_, ttl) = self.lifetime(key, message);
+        set_ttl(message, seconds(ttl));
+    }
+
     /// Keeps an answer, where it may be kept, and sets its TTLs to how long (CoreDNS does so whether it keeps it or
     /// not). `from_cluster`: it holds until the cluster changes only.
     pub fn store(&mut self, key: Key, message: &mut Message, from_cluster: bool, now: Duration) {

@@ -144,8 +144,15 @@ impl Plugin for Kubernetes {
         let question = query.question();
         let within = self.zones.iter().any(|zone| question.name.is_within(zone));
         let answer = self.answer(view(cx.world), question);
+        let basis = match &answer {
+            Answer::Reply(reply) if cx.world.snapshot.synced() => {
+                self.basis(cx.world.snapshot.as_ref(), question, reply)
+            }
+            _ => None,
+        };
         // What is not there may come, so that what the next plugin says is from the cluster, too.
         query.from_cluster |= within;
+        query.basis = basis;
         match answer {
             Answer::Next => Flow::Next,
             Answer::Refused => Flow::refuse(rcode::REFUSED),

@@ -11,6 +11,7 @@ use super::{Kubernetes, PodMode};
 use crate::chain::Reply;
 use crate::message::{Data, Question, Record, Soa, rcode, rtype};
 use crate::name::Name;
+use crate::prepared::{Basis, marks};
 
 /// `dns-version` and its TTL.
 const SCHEMA_VERSION: &[u8] = b"1.1.0";
@@ -121,6 +122,11 @@ fn endpoint_name(endpoint: &Endpoint, pod_names: bool) -> String {
     format!("{head}{name}{tail}")
 }
 
+/// `ns.dns` below a zone: the server itself.
+fn is_own_name(labels: &[&[u8]]) -> bool {
+    matches!(labels, [ns, dns] if ns.eq_ignore_ascii_case(b"ns") && dns.eq_ignore_ascii_case(b"dns"))
+}
+
 impl Kubernetes {
     /// Answers one question.
     pub fn answer(&self, view: View<'_>, question: &Question) -> Answer {
@@ -133,7 +139,10 @@ impl Kubernetes {
                 Ok((aliases, Some(target))) => return Answer::Chase { aliases, target },
                 Err(NoName) => Err(NoName),
             },
-            rtype::TXT => Ok((self.version(&zone, &question.name), Vec::new())),
+            rtype::TXT => match self.version(&zone, &question.name) {
+                none if none.is_empty() => self.rows(view, &zone, &question.name).map(|_| (none, Vec::new())),
+                version => Ok((version, Vec::new())),
+            },
             rtype::CNAME => self.rows(view, &zone, &question.name).map(|rows| {
                 let alias = rows.into_iter().next().and_then(|row| match row {
                     Row::Alias(target) => target.parse().ok(),
@@ -162,6 +171,36 @@ impl Kubernetes {
             // Before the cluster is known a name that is not there may yet be.
             Err(NoName) if !view.snapshot.synced() => self.nothing(view, &zone, rcode::SERVFAIL),
             Err(NoName) => self.nothing(view, &zone, rcode::NXDOMAIN),
+        }
+    }
+
+    /// What an answer was made from, where that is one Service, one Namespace or one address: not where aliases were
+    /// followed, nor for the zone itself, whose name servers depend on much.
+    pub(super) fn basis(&self, snapshot: &Snapshot, question: &Question, reply: &Reply) -> Option<Basis> {
+        let zone = self.zone_of(&question.name)?;
+        if reply.answers.iter().any(|record| matches!(record.data, Data::Cname(_))) {
+            return None;
+        }
+        if let Some(ip) = question.name.reverse_address() {
+            // Which Namespaces may be seen is left out of account.
+            return (!self.filtered()).then(|| Basis(vec![marks::address(ip)]));
+        }
+        let labels = question.name.within(zone)?;
+        if is_own_name(&labels) {
+            return None;
+        }
+        // No cluster has such a name.
+        let Ok(r) = request(&labels) else { return Some(Basis::default()) };
+        let namespace = marks::namespace(&r.namespace);
+        match r.kind.as_str() {
+            "pod" if self.pods != PodMode::Verified => Some(Basis(vec![namespace])),
+            "svc" => {
+                let entry = snapshot.service(&NamespacedName::new(&r.namespace, &r.service));
+                let service = entry.and_then(|entry| entry.service.as_ref());
+                let plain = service.is_none_or(|service| service.kind != ServiceType::ExternalName);
+                plain.then(|| Basis(vec![namespace, marks::service(&r.namespace, &r.service)]))
+            }
+            _ => None,
         }
     }
 
@@ -215,10 +254,7 @@ impl Kubernetes {
     /// What a name stands for (`Records`); no rows: the name exists, and has nothing of that sort.
     fn rows(&self, view: View<'_>, zone: &Name, name: &Name) -> Result<Vec<Row>, NoName> {
         let labels = name.within(zone).unwrap_or_default();
-        if let [ns, dns] = labels.as_slice()
-            && ns.eq_ignore_ascii_case(b"ns")
-            && dns.eq_ignore_ascii_case(b"dns")
-        {
+        if is_own_name(&labels) {
             let own = self.own_names(view).into_iter();
             return Ok(own.map(|(owner, ip)| Row::Address { ip, port: None, owner }).collect());
         }
@@ -428,6 +464,10 @@ impl Kubernetes {
         let mut answers: Vec<Record> = Vec::new();
         for key in view.snapshot.by_endpoint(ip).iter().filter(visible) {
             let Some(entry) = view.snapshot.service(key) else { continue };
+            // Slices carry their Service's labels, so that `labels` keeps CoreDNS from seeing them.
+            if entry.service.is_some() && self.served(entry).is_none() {
+                continue;
+            }
             let slices = self.slices(entry).iter().flat_map(|slice| &slice.endpoints);
             for endpoint in slices.filter(|e| e.ready && e.address == ip) {
                 if self.ptr_hostname_only && endpoint.hostname.is_empty() {

@@ -1,0 +1,267 @@
+//! Answers that are kept are those that the general path gives, whatever changed meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sealane_api::Object;
+use sealane_catalog::{Builder, Event as Change, Source};
+use sealane_dns::message::{Message, rtype};
+use sealane_dns::prepared::Prepared;
+use sealane_dns::{Effect, Event, Server, Transport, decode, encode};
+use serde_json::{Value, json};
+
+use crate::cluster::{at, query, server};
+
+const ROOM: usize = 1 << 20;
+
+fn step(server: &mut Server, request: &[u8]) -> Option<Vec<u8>> {
+    let client = "10.244.0.9:4242".parse().unwrap();
+    let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: request };
+    let effects = server.step(event, at(1000));
+    effects.into_iter().find_map(|effect| match effect {
+        Effect::Reply(bytes) => Some(bytes),
+        _ => None,
+    })
+}
+
+/// Equal octets, or the same but for the order of the answers.
+#[track_caller]
+fn same(kept: &[u8], general: &[u8], shuffled: bool) {
+    if !shuffled {
+        assert_eq!(kept, general);
+        return;
+    }
+    let sorted = |bytes: &[u8]| {
+        let mut message = decode(bytes).unwrap();
+        message.answers.sort_by_key(ToString::to_string);
+        message
+    };
+    assert_eq!(sorted(kept), sorted(general));
+    assert_eq!(kept.len(), general.len());
+}
+
+/// Asks the same again with another id, and in another case, and holds what is kept against the general path: called
+/// for every query of every table.
+#[track_caller]
+pub fn holds(server: &mut Server, message: &Message) -> bool {
+    let request = encode(message, 65_535);
+    let Some(reply) = step(server, &request) else { return false };
+    let Some(preparation) = server.preparation() else { return false };
+    let shuffled = preparation.rotates;
+    let mut prepared = Prepared::new(ROOM);
+    if let Some((changed, serial)) = server.changed() {
+        prepared.changed(&changed, serial);
+    }
+    prepared.changed(&sealane_dns::prepared::Changed::All, serial_of(server));
+    prepared.keep(&request, &reply, preparation);
+    let mut asked = 0;
+    for (id, case) in [(3, None), (4, Some(true)), (5, Some(false))] {
+        let mut again = Message { id, ..message.clone() };
+        let name = again.questions[0].name.to_string();
+        let name = case.map_or(name.clone(), |up| if up { name.to_uppercase() } else { name.to_lowercase() });
+        again.questions[0].name = name.parse().unwrap();
+        let request = encode(&again, 65_535);
+        let mut out = Vec::new();
+        for turn in 0..4 {
+            if prepared.answer(&request, true, turn, &mut out) {
+                same(&out, &step(server, &request).unwrap(), shuffled);
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 0 || prepared.is_empty(), "{message:?} is kept, and not found");
+    asked > 0
+}
+
+/// The serial number that the server's SOA has now.
+fn serial_of(server: &mut Server) -> u32 {
+    let bytes = step(server, &encode(&query("cluster.local SOA"), 512)).unwrap();
+    let message = decode(&bytes).unwrap();
+    message.answers.first().map_or(0, |record| match &record.data {
+        sealane_dns::message::Data::Soa(soa) => soa.serial,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn what_may_be_kept() {
+    let block = |plugins: &str| {
+        format!(
+            ".:53 {{\n {plugins}\n kubernetes cluster.local in-addr.arpa {{\n fallthrough in-addr.arpa\n }}\n}}"
+        )
+    };
+    let snapshot = crate::cluster::snapshot();
+    for (plugins, question, kept) in [
+        ("", "service-test.default.svc.cluster.local A", true),
+        ("", "service-test.default.svc.cluster.local AAAA", true),
+        ("", "service-test.default.svc.cluster.local A +do", true),
+        // Options may be anything, and another each time.
+        ("", "service-test.default.svc.cluster.local A +edns", false),
+        ("", "_http._tcp.service-test.default.svc.cluster.local SRV", true),
+        ("", "web.default.svc.cluster.local A", true),
+        ("loadbalance", "web.default.svc.cluster.local A", true),
+        ("", "web-0.web.default.svc.cluster.local A", true),
+        ("", "no.default.svc.cluster.local A", true),
+        ("", "no.no.svc.cluster.local A", true),
+        ("", "x.cluster.local A", true),
+        ("", "5.0.244.10.in-addr.arpa PTR", true),
+        ("errors\n cache 30\n prometheus :0\n health\n ready", "dual.default.svc.cluster.local A", true),
+        // What depends on more than one thing, or on who asks.
+        ("", "inside.default.svc.cluster.local A", false),
+        ("", "dangling.default.svc.cluster.local A", false),
+        ("", "cluster.local NS", false),
+        ("", "ns.dns.cluster.local A", false),
+        ("log", "service-test.default.svc.cluster.local A", false),
+    ] {
+        let mut server = server(&block(plugins));
+        server.step(Event::Snapshot(Arc::clone(&snapshot)), at(0));
+        assert_eq!(holds(&mut server, &query(question)), kept, "{plugins:?} {question}");
+    }
+}
+
+#[test]
+fn before_the_cluster_is_known_nothing_is_kept() {
+    let mut server = server(".:53 {\n kubernetes cluster.local\n}");
+    assert!(!holds(&mut server, &query("a.default.svc.cluster.local A")));
+}
+
+#[test]
+fn addresses_take_turns_and_room_is_bounded() {
+    let mut server = server(".:53 {\n loadbalance\n kubernetes cluster.local\n}");
+    server.step(Event::Snapshot(crate::cluster::snapshot()), at(0));
+    let request = encode(&query("web.default.svc.cluster.local A"), 512);
+    let reply = step(&mut server, &request).unwrap();
+    let mut prepared = Prepared::new(20_000);
+    prepared.keep(&request, &reply, server.preparation().unwrap());
+    let mut out = Vec::new();
+    let mut first = BTreeMap::new();
+    for turn in 0..9 {
+        assert!(prepared.answer(&request, false, turn, &mut out));
+        *first.entry(decode(&out).unwrap().answers[0].to_string()).or_insert(0) += 1;
+    }
+    assert_eq!(first.values().collect::<Vec<_>>(), [&3, &3, &3]);
+    let served = prepared.served();
+    assert_eq!((served.len(), served[0].times, served[0].answered), (1, [0, 9], out.len()));
+    assert!(prepared.served().is_empty());
+    // A thousand names that nobody has: the one that is asked for all the time stays.
+    for number in 0..1000 {
+        let request = encode(&query(&format!("no-{number}.default.svc.cluster.local A")), 512);
+        let reply = step(&mut server, &request).unwrap();
+        prepared.keep(&request, &reply, server.preparation().unwrap());
+        assert!(prepared.answer(&encode(&query("web.default.svc.cluster.local A"), 512), true, 0, &mut out));
+    }
+    assert!((10..100).contains(&prepared.len()), "{}", prepared.len());
+}
+
+/// An object of a small cluster in one of its states; `None`: it is gone.
+fn object(kind: u8, which: u8, state: u8) -> (Source, Value, bool) {
+    let (namespace, name) = (["a", "b"][usize::from(which & 1)], ["x", "y"][usize::from(which >> 1 & 1)]);
+    let gone = state == 0;
+    match kind {
+        0 => (
+            Source::Namespaces,
+            json!({"metadata": {"name": namespace, "labels": {"s": state.to_string()}}}),
+            gone,
+        ),
+        1 => {
+            let spec = match state {
+                1 => json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}),
+                2 => {
+                    json!({"type": "ExternalName", "externalName": format!("y.{namespace}.svc.cluster.local")})
+                }
+                _ => {
+                    json!({"clusterIP": format!("10.96.0.{which}"), "clusterIPs": [format!("10.96.0.{which}")],
+                    "ports": [{"name": "http", "port": 80 + u16::from(state)}]})
+                }
+            };
+            (
+                Source::Services,
+                json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec}),
+                gone,
+            )
+        }
+        _ => {
+            let endpoint = |n: u8| {
+                json!({"addresses": [format!("10.244.0.{n}")], "hostname": format!("h-{n}"),
+                "conditions": {"ready": (state & 4) == 0 || n & 1 == 0}})
+            };
+            let endpoints: Vec<Value> = (0..state & 3).map(|n| endpoint(n + which)).collect();
+            let meta = json!({"namespace": namespace, "name": format!("{name}-0"),
+                "labels": {"kubernetes.io/service-name": name}});
+            let slice = json!({"metadata": meta, "addressType": "IPv4", "endpoints": endpoints,
+                "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]});
+            (Source::EndpointSlices, slice, gone)
+        }
+    }
+}
+
+fn questions() -> Vec<Message> {
+    let mut out = Vec::new();
+    for namespace in ["a", "b", "c"] {
+        for name in ["x", "y"] {
+            let service = format!("{name}.{namespace}.svc.cluster.local");
+            for question in [
+                format!("{service} A"),
+                format!("{service} SRV"),
+                format!("h-1.{service} A"),
+                format!("_http._tcp.{service} SRV"),
+                format!("{service} TXT"),
+            ] {
+                out.push(query(&question));
+            }
+        }
+        out.push(query(&format!("{namespace}.svc.cluster.local A")));
+    }
+    for address in ["0.0.96.10", "1.0.96.10", "0.0.244.10", "1.0.244.10", "2.0.244.10"] {
+        out.push(query(&format!("{address}.in-addr.arpa PTR")));
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_changes_what_is_kept_is_true(
+        changes in prop::collection::vec((0u8..3, 0u8..4, 0u8..8), 1..40),
+        loadbalance in any::<bool>(),
+    ) {
+        let plugin = if loadbalance { "loadbalance" } else { "errors" };
+        let corefile =
+            format!(".:53 {{\n {plugin}\n cache 30\n kubernetes cluster.local in-addr.arpa {{\n ttl 30\n }}\n}}");
+        let mut server = server(&corefile);
+        let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+        for source in Source::ALL {
+            builder.apply(Change::RelistBegin(source));
+            builder.apply(Change::RelistEnd(source));
+        }
+        let mut prepared = Prepared::new(ROOM);
+        let (mut kept, mut unix) = (0, 1_700_000_000);
+        for (kind, which, state) in changes {
+            let (source, value, gone) = object(kind, which, state);
+            let object = Object::new(value);
+            builder.apply(if gone { Change::Deleted(source, object) } else { Change::Applied(source, object) });
+            unix += 1;
+            server.step(Event::Snapshot(builder.publish().0), sealane_dns::Now { unix, ..at(0) });
+            if let Some((changed, serial)) = server.changed() {
+                prepared.changed(&changed, serial);
+            }
+            for question in questions() {
+                let request = encode(&question, 512);
+                let mut out = Vec::new();
+                let found = prepared.answer(&request, true, 1, &mut out);
+                let general = step(&mut server, &request).unwrap();
+                match (found, server.preparation()) {
+                    (true, _) => {
+                        kept += 1;
+                        same(&out, &general, loadbalance);
+                    }
+                    (false, Some(preparation)) => prepared.keep(&request, &general, preparation),
+                    (false, None) => prop_assert!(question.questions[0].rtype != rtype::PTR),
+                }
+            }
+        }
+        prop_assert!(kept > 0 || builder.publish().0.sequence() < 3);
+    }
+}

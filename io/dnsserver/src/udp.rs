@@ -1,0 +1,192 @@
+//! A UDP listener: what is prepared goes back at once, the rest goes the general way.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sealane_dns::prepared::Prepared;
+use sealane_dns::{Event, Transport};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::batch::{self, Batch, Peer};
+use crate::shared::Shared;
+
+/// Queries that wait for upstreams at once; more are dropped, their clients ask again.
+const WAITING: usize = 16_384;
+/// Prepared answers, octets: ten thousand Services and more.
+const ROOM: usize = 16 << 20;
+
+/// A listener that has nothing to do looks about so often.
+const LOOK: Duration = Duration::from_millis(50);
+/// Where so many come at once, more are on their way: they are given the time to be many, too.
+const MANY: usize = 16;
+const GATHER: Duration = Duration::from_micros(20);
+
+/// A UDP listener at work.
+struct Udp {
+    shared: Arc<Shared>,
+    socket: Arc<UdpSocket>,
+    port: u16,
+    waiting: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+    prepared: Prepared,
+    /// The changes that `prepared` knows.
+    seen: u64,
+    turn: usize,
+    /// Time spent on queries, and how many there were, since they were counted.
+    spent: (Duration, u32),
+}
+
+impl Udp {
+    /// Takes a batch and answers it: how many there were.
+    fn batch(&mut self, batch: &mut Batch, wait: bool) -> std::io::Result<usize> {
+        let socket = self.socket.clone();
+        let came = batch.receive(&socket, wait)?;
+        let begun = Instant::now();
+        self.learn();
+        batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
+        batch.send(&socket);
+        self.spent.0 += begun.elapsed();
+        self.spent.1 += u32::try_from(came).unwrap_or(u32::MAX);
+        Ok(came)
+    }
+
+    /// Forgets what has changed.
+    fn learn(&mut self) {
+        if let Some((changed, serial, seen)) = self.shared.changes(self.seen) {
+            self.prepared.changed(&changed, serial);
+            self.seen = seen;
+        }
+    }
+
+    /// Answers a query, now (`true`) or later.
+    fn query(&mut self, bytes: &[u8], client: SocketAddr, peer: &Peer, out: &mut Vec<u8>) -> bool {
+        self.turn = self.turn.wrapping_add(1);
+        if self.prepared.answer(bytes, client.is_ipv4(), self.turn, out) {
+            return true;
+        }
+        let event = Event::Query { port: self.port, transport: Transport::Udp, client, bytes };
+        let (effects, preparation) = self.shared.query(event);
+        match self.shared.at_once(effects) {
+            Ok(mut reply) => {
+                let Some(message) = reply.pop() else { return false };
+                if let Some(preparation) = preparation {
+                    // What it was made from may have changed before that: then it is news here, too.
+                    self.learn();
+                    self.prepared.keep(bytes, &message, preparation);
+                }
+                *out = message;
+                true
+            }
+            Err(effects) => {
+                let permit = self.waiting.clone().try_acquire_owned();
+                let (shared, socket) = (self.shared.clone(), self.socket.clone());
+                let to = *peer;
+                self.tasks.spawn(async move {
+                    let overloaded = permit.is_err();
+                    let _permit = permit.ok();
+                    if overloaded {
+                        return shared.abandon(effects);
+                    }
+                    for message in shared.carry_out(effects).await {
+                        batch::send(&socket, &message, &to);
+                    }
+                });
+                false
+            }
+        }
+    }
+
+    /// Counts what was handed out.
+    fn count(&mut self) {
+        let served = self.prepared.served();
+        let (spent, queries) = std::mem::take(&mut self.spent);
+        if !served.is_empty() {
+            let each = spent / queries.max(1);
+            self.shared.server(|server| server.served(&served, each));
+        }
+    }
+}
+
+/// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    socket: Arc<UdpSocket>,
+    port: u16,
+    closed: watch::Receiver<bool>,
+) {
+    let (ended, end) = oneshot::channel();
+    let (of_thread, runtime) = (shared.clone(), Handle::current());
+    let run = move || {
+        // What waits for upstreams runs there.
+        let _runtime = runtime.enter();
+        let log = of_thread.clone();
+        let tasks = listen(of_thread, &socket, port, &closed).unwrap_or_else(|error| {
+            log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
+            JoinSet::new()
+        });
+        // Nobody waits where the listener was dropped.
+        let _ = ended.send(tasks);
+    };
+    if let Err(error) = std::thread::Builder::new().name(format!("dns-udp-{port}")).spawn(run) {
+        shared.log(&format!("[ERROR] DNS over UDP on port {port} has no thread: {error}"));
+    }
+    if let Ok(mut tasks) = end.await {
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// What still waits for upstreams, when the listener was told to close.
+fn listen(
+    shared: Arc<Shared>,
+    socket: &Arc<UdpSocket>,
+    port: u16,
+    closed: &watch::Receiver<bool>,
+) -> std::io::Result<JoinSet<()>> {
+    batch::prepare(socket, LOOK)?;
+    let (asks, mut asked) = mpsc::unbounded_channel();
+    shared.counts(asks);
+    let mut udp = Udp {
+        shared,
+        socket: socket.clone(),
+        port,
+        waiting: Arc::new(Semaphore::new(WAITING)),
+        tasks: JoinSet::new(),
+        prepared: Prepared::new(ROOM),
+        seen: 0,
+        turn: 0,
+        spent: (Duration::ZERO, 0),
+    };
+    let mut batch = Batch::new();
+    // Its other end is gone where the listener was dropped.
+    while !*closed.borrow() && closed.has_changed().is_ok() {
+        // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
+        let came = udp.batch(&mut batch, true).unwrap_or(0);
+        if came >= MANY {
+            std::thread::sleep(GATHER);
+        }
+        // Whoever asks goes on when the other end is dropped.
+        if let Ok(_done) = asked.try_recv() {
+            udp.count();
+        }
+        // Finished tasks are let go as we pass.
+        while udp.tasks.try_join_next().is_some() {}
+    }
+    // Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes
+    // to the socket that takes this one's place. One for all addresses would lose the one that it answers from.
+    let own = socket.local_addr()?;
+    if !own.ip().is_unspecified() {
+        let _ = socket.connect(own);
+    }
+    loop {
+        match udp.batch(&mut batch, false) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    udp.count();
+    Ok(udp.tasks)
+}
