@@ -181,13 +181,11 @@ impl Query {
             ..skeleton.flags
         };
         reply.questions = skeleton.questions;
-        reply.edns = self.request.edns.as_ref().map(|asked| {
-            Edns {
-                udp_size: asked.udp_size,
-                version: 0,
-                dnssec_ok: asked.dnssec_ok,
-                options: reply.edns.take().map_or_else(|| self.echoed().cloned().collect(), |edns| edns.options),
-            }
+        reply.edns = self.request.edns.as_ref().map(|asked| Edns {
+            udp_size: asked.udp_size,
+            version: 0,
+            dnssec_ok: asked.dnssec_ok,
+            options: reply.edns.take().map_or_else(|| self.echoed().cloned().collect(), |edns| edns.options),
         });
     }
 

@@ -99,9 +99,11 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Result<Value, String> {
         },
         "max" | "min" | "sum" | "abs" | "ceil" | "floor" | "round" | "int" | "float" => numbers(name, &args),
         "string" => Ok(first.to_string().into()),
-        "bitand" | "bitor" | "bitxor" | "bitnand" | "bitnot" | "bitshl" | "bitshr" | "bitushr" => bits(name, &args),
-        "first" | "last" | "get" | "take" | "keys" | "values" | "reverse" | "uniq" | "concat" | "flatten" | "sort"
-        | "join" => lists(name, &args),
+        "bitand" | "bitor" | "bitxor" | "bitnand" | "bitnot" | "bitshl" | "bitshr" | "bitushr" => {
+            bits(name, &args)
+        }
+        "first" | "last" | "get" | "take" | "keys" | "values" | "reverse" | "uniq" | "concat" | "flatten"
+        | "sort" | "join" => lists(name, &args),
         _ => texts(name, &args),
     }
 }
@@ -127,7 +129,8 @@ fn texts(name: &str, args: &[Value]) -> Result<Value, String> {
         "indexOf" => it.find(other()?).map_or(Value::Int(-1), count),
         "lastIndexOf" => it.rfind(other()?).map_or(Value::Int(-1), count),
         "repeat" => {
-            let times = usize::try_from(whole(&args[1])?).map_err(|_| "repeat: less than nothing".to_owned())?;
+            let times =
+                usize::try_from(whole(&args[1])?).map_err(|_| "repeat: less than nothing".to_owned())?;
             if it.len().saturating_mul(times) > MAX_TEXT {
                 return Err("repeat: the text would be too long".to_owned());
             }
@@ -194,7 +197,9 @@ fn numbers(name: &str, args: &[Value]) -> Result<Value, String> {
             other => Value::Float(number(other)?),
         },
         _ => match it {
-            Value::Text(text) => Value::Int(text.parse().map_err(|_| format!("'{text}' is no whole number"))?),
+            Value::Text(text) => {
+                Value::Int(text.parse().map_err(|_| format!("'{text}' is no whole number"))?)
+            }
             Value::Int(n) => Value::Int(*n),
             // Towards zero; what is too large is the largest.
             #[allow(clippy::cast_possible_truncation)]
@@ -217,7 +222,9 @@ fn bits(name: &str, args: &[Value]) -> Result<Value, String> {
         "bitnand" => a & !b,
         "bitshl" => a.checked_shl(by()?).unwrap_or(0),
         "bitshr" => a >> by()?.min(63),
-        _ => i64::from_ne_bytes(u64::from_ne_bytes(a.to_ne_bytes()).checked_shr(by()?).unwrap_or(0).to_ne_bytes()),
+        _ => i64::from_ne_bytes(
+            u64::from_ne_bytes(a.to_ne_bytes()).checked_shr(by()?).unwrap_or(0).to_ne_bytes(),
+        ),
     }))
 }
 

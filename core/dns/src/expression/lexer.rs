@@ -16,8 +16,8 @@ pub(super) enum Word {
 
 /// Longer ones first.
 const SIGNS: &[&str] = &[
-    "**", "==", "!=", "<=", ">=", "&&", "||", "??", "?.", "..", "+", "-", "*", "/", "%", "^", "<", ">", "!", "?", ":",
-    ",", ".", "(", ")", "[", "]", "{", "}", "#", "|", "=", ";",
+    "**", "==", "!=", "<=", ">=", "&&", "||", "??", "?.", "..", "+", "-", "*", "/", "%", "^", "<", ">", "!",
+    "?", ":", ",", ".", "(", ")", "[", "]", "{", "}", "#", "|", "=", ";",
 ];
 
 /// The words, each with the octet that it begins at.
@@ -35,7 +35,8 @@ pub(super) fn words(text: &str) -> Result<Vec<(usize, Word)>, ExpressionError> {
             at += len;
             word
         } else if c.is_alphabetic() || c == '_' || c == '$' {
-            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(rest.len());
+            let end =
+                rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(rest.len());
             at += end;
             Word::Name(rest[..end].to_owned())
         } else if matches!(c, '"' | '\'' | '`') {

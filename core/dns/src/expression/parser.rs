@@ -74,7 +74,22 @@ const NOT: u8 = 50;
 const SIGN: u8 = 90;
 
 /// Words that name no variable.
-const KEYWORDS: &[&str] = &["true", "false", "nil", "not", "and", "or", "in", "let", "if", "else", "matches", "contains", "startsWith", "endsWith"];
+const KEYWORDS: &[&str] = &[
+    "true",
+    "false",
+    "nil",
+    "not",
+    "and",
+    "or",
+    "in",
+    "let",
+    "if",
+    "else",
+    "matches",
+    "contains",
+    "startsWith",
+    "endsWith",
+];
 
 impl Program {
     /// Reads an expression. It may name what is known, and the functions that there are.
@@ -82,8 +97,7 @@ impl Program {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn read(text: &str, known: &Known) -> Result<Self, ExpressionError> {
-        let mut parser =
-            Parser { words: words(text)?, at: 0, known: known.clone(), inside: 0, depth: 0 };
+        let mut parser = Parser { words: words(text)?, at: 0, known: known.clone(), inside: 0, depth: 0 };
         let node = parser.whole()?;
         match parser.peek() {
             Word::End => Ok(Program(node)),
@@ -185,7 +199,8 @@ impl Parser {
         loop {
             let begin = self.at;
             let negated = self.take_name("not");
-            let Some((operator, strength, may)) = self.operator().filter(|row| row.1 >= least && (row.2 || !negated))
+            let Some((operator, strength, may)) =
+                self.operator().filter(|row| row.1 >= least && (row.2 || !negated))
             else {
                 self.at = begin;
                 break;
@@ -303,7 +318,8 @@ impl Parser {
                     self.expect(",")?;
                 }
             }
-            let body = if matches!(self.peek(), Word::Sign(")")) { None } else { Some(self.predicate()?.into()) };
+            let body =
+                if matches!(self.peek(), Word::Sign(")")) { None } else { Some(self.predicate()?.into()) };
             if body.is_none() && each.needs_body() {
                 return self.fail(format!("'{name}' needs a condition"));
             }
@@ -382,13 +398,23 @@ impl Parser {
                     node = Node::Member(node.into(), key.into(), true);
                     continue;
                 }
-                let Word::Name(name) = self.peek().clone() else { return self.fail("a member's name is missing") };
+                let Word::Name(name) = self.peek().clone() else {
+                    return self.fail("a member's name is missing");
+                };
                 self.at += 1;
                 node = Node::Member(node.into(), Node::Value(Value::Text(name)).into(), optional);
             } else if self.take("[") {
-                let from = if matches!(self.peek(), Word::Sign(":")) { None } else { Some(Box::new(self.binary(0)?)) };
+                let from = if matches!(self.peek(), Word::Sign(":")) {
+                    None
+                } else {
+                    Some(Box::new(self.binary(0)?))
+                };
                 if self.take(":") {
-                    let to = if matches!(self.peek(), Word::Sign("]")) { None } else { Some(self.binary(0)?.into()) };
+                    let to = if matches!(self.peek(), Word::Sign("]")) {
+                        None
+                    } else {
+                        Some(self.binary(0)?.into())
+                    };
                     node = Node::Slice(node.into(), from, to);
                 } else if let Some(key) = from {
                     node = Node::Member(node.into(), key, false);

@@ -59,7 +59,9 @@ impl Scope for Asked<'_> {
             ("server_port", _) => query.port.to_string().into(),
             ("size", _) => Value::Int(i64::try_from(query.size).unwrap_or(0)),
             ("type", _) => rtype::name(query.question().rtype).into(),
-            ("incidr", [Value::Text(ip), Value::Text(network)]) => return Some(in_network(ip, network).map(Value::Bool)),
+            ("incidr", [Value::Text(ip), Value::Text(network)]) => {
+                return Some(in_network(ip, network).map(Value::Bool));
+            }
             ("metadata", [Value::Text(label)]) => {
                 self.peers.metadata(label, query, self.world).unwrap_or_default().into()
             }
@@ -79,7 +81,9 @@ fn in_network(ip: &str, network: &str) -> Result<bool, String> {
     });
     let (address, bits) = parsed.ok_or_else(|| format!("'{network}' is no network"))?;
     Ok(match (ip.to_canonical(), address) {
-        (IpAddr::V4(ip), IpAddr::V4(net)) => (u32::from(ip) ^ u32::from(net)).checked_shr(32 - bits).unwrap_or(0) == 0,
+        (IpAddr::V4(ip), IpAddr::V4(net)) => {
+            (u32::from(ip) ^ u32::from(net)).checked_shr(32 - bits).unwrap_or(0) == 0
+        }
         (IpAddr::V6(ip), IpAddr::V6(net)) => {
             (u128::from(ip) ^ u128::from(net)).checked_shr(128 - bits).unwrap_or(0) == 0
         }

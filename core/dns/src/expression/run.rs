@@ -105,11 +105,12 @@ impl Run<'_> {
             }
             Node::Slice(of, from, to) => {
                 let of = self.node(of)?;
-                let mut bound = |node: &Option<Box<Node>>| match node.as_ref().map(|node| self.node(node)).transpose()? {
-                    None => Ok(None),
-                    Some(Value::Int(n)) => Ok(Some(n)),
-                    Some(other) => Err(format!("{} is no index", other.kind())),
-                };
+                let mut bound =
+                    |node: &Option<Box<Node>>| match node.as_ref().map(|node| self.node(node)).transpose()? {
+                        None => Ok(None),
+                        Some(Value::Int(n)) => Ok(Some(n)),
+                        Some(other) => Err(format!("{} is no index", other.kind())),
+                    };
                 let (from, to) = (bound(from)?, bound(to)?);
                 return slice(of, from, to);
             }
@@ -230,9 +231,9 @@ pub(super) fn index(len: usize, at: i64) -> Option<usize> {
 fn member(of: &Value, key: &Value) -> Ran {
     match (of, key) {
         (Value::Map(map), key) => Ok(map.get(&key.to_string()).cloned().unwrap_or(Value::Nil)),
-        (Value::List(list), Value::Int(at)) => {
-            index(list.len(), *at).map(|at| list[at].clone()).ok_or_else(|| format!("there is no element {at}"))
-        }
+        (Value::List(list), Value::Int(at)) => index(list.len(), *at)
+            .map(|at| list[at].clone())
+            .ok_or_else(|| format!("there is no element {at}")),
         (of, key) => Err(format!("{} has no member {key}", of.kind())),
     }
 }

@@ -184,7 +184,8 @@ impl Run<'_> {
                 Ok(piped.unwrap_or(last))
             }
             Operand::Function(name) => {
-                let mut args = rest.iter().map(|word| self.operand(word, dot)).collect::<Result<Vec<_>, _>>()?;
+                let mut args =
+                    rest.iter().map(|word| self.operand(word, dot)).collect::<Result<Vec<_>, _>>()?;
                 args.extend(piped);
                 if name == "not" {
                     return Ok(Thing::Value(Value::Bool(!args.first().is_some_and(truth))));
@@ -281,7 +282,9 @@ fn call(name: &str, args: &[Value]) -> Result<Value, String> {
         ("len", [other, ..]) => Err(format!("{} has no length", other.kind())),
         ("print" | "println", args) => Ok(print::all(args, name == "println").into()),
         ("printf", [Value::Text(format), rest @ ..]) => print::formatted(format, rest).map(Value::Text),
-        ("parseInt", [Value::Text(text), Value::Int(base), Value::Int(bits)]) => parse_int(text, *base, *bits),
+        ("parseInt", [Value::Text(text), Value::Int(base), Value::Int(bits)]) => {
+            parse_int(text, *base, *bits)
+        }
         _ => Err(format!("'{name}' does not take these arguments")),
     }
 }
@@ -320,7 +323,9 @@ fn slice(of: &Value, bounds: &[Value]) -> Result<Value, String> {
         }
         Value::List(list) => {
             let range = bound(0, 0)?..bound(1, list.len())?;
-            list.get(range).map(|part| Value::List(part.to_vec())).ok_or_else(|| "slice out of range".to_owned())
+            list.get(range)
+                .map(|part| Value::List(part.to_vec()))
+                .ok_or_else(|| "slice out of range".to_owned())
         }
         other => Err(format!("{} has no slices", other.kind())),
     }
@@ -333,7 +338,8 @@ fn parse_int(text: &str, base: i64, bits: i64) -> Result<Value, String> {
     let prefixed = [("0x", 16), ("0o", 8), ("0b", 2), ("0", 8)];
     let (digits, radix) = match base {
         0 => {
-            let found = prefixed.iter().find_map(|(prefix, radix)| Some((lower.strip_prefix(prefix)?, *radix)));
+            let found =
+                prefixed.iter().find_map(|(prefix, radix)| Some((lower.strip_prefix(prefix)?, *radix)));
             found.filter(|(digits, _)| !digits.is_empty()).unwrap_or((lower.as_str(), 10))
         }
         2..=36 => (lower.as_str(), u32::try_from(base).map_err(|_| wrong())?),

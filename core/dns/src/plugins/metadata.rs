@@ -1,8 +1,8 @@
 //! `metadata`: labels that plugins know about a query are there for other plugins (`plugin/metadata`): in `log`'s
 //! `{/label}`, in `rewrite edns0 local`, in expressions and templates.
 
-use crate::chain::args::no_options;
 use crate::chain::Setup;
+use crate::chain::args::no_options;
 use crate::corefile::{CorefileError, Directive};
 
 /// `metadata [ZONES...]`

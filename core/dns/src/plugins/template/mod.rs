@@ -16,18 +16,12 @@ use crate::metrics::Family;
 use crate::name::Name;
 use crate::zone;
 
-static MATCHES: Family = Family::counter(
-    "coredns_template_matches_total",
-    "Counter of template regex matches.",
-);
-static FAILURES: Family = Family::counter(
-    "coredns_template_template_failures_total",
-    "Counter of go template failures.",
-);
-static RECORD_FAILURES: Family = Family::counter(
-    "coredns_template_rr_failures_total",
-    "Counter of mis-templated RRs.",
-);
+static MATCHES: Family =
+    Family::counter("coredns_template_matches_total", "Counter of template regex matches.");
+static FAILURES: Family =
+    Family::counter("coredns_template_template_failures_total", "Counter of go template failures.");
+static RECORD_FAILURES: Family =
+    Family::counter("coredns_template_rr_failures_total", "Counter of mis-templated RRs.");
 
 /// Extended DNS errors (RFC 8914).
 const EDE: u16 = 15;
@@ -219,7 +213,10 @@ impl Rule {
 impl Line {
     fn record(&self, matched: &Matched<'_>, section: &'static str) -> Result<Record, Failed> {
         let failed = |family, why| Failed { family, section, template: self.text.clone(), why };
-        let text = self.template.fill(matched).map_err(|why| failed(&FAILURES, format!("template: {section}: {why}")))?;
+        let text = self
+            .template
+            .fill(matched)
+            .map_err(|why| failed(&FAILURES, format!("template: {section}: {why}")))?;
         // What stands there without a TTL lives for an hour (`dns.NewRR`).
         let lines = format!("$TTL 3600\n{text}\n");
         let parsed = zone::parse("", lines.as_bytes(), &Name::root(), &mut zone::no_include);
@@ -227,6 +224,8 @@ impl Line {
             Ok(records) => records.into_iter().next().ok_or_else(|| "it is empty".to_owned()),
             Err(error) => Err(error.cause.to_string()),
         };
-        record.map_err(|why| failed(&RECORD_FAILURES, format!("template: {section}: '{text}' is no record: {why}")))
+        record.map_err(|why| {
+            failed(&RECORD_FAILURES, format!("template: {section}: '{text}' is no record: {why}"))
+        })
     }
 }

@@ -32,7 +32,10 @@ fn documented_examples() {
          authority \"invalid. 60 {{ .Class }} SOA ns.invalid. hostmaster.invalid. (1 60 60 60 60)\"\n \
          ederror 21 \"Blocked according to RFC2606\"\n }",
         &[
-            ("a.Invalid A", "NXDOMAIN aa,rd\nN Invalid. 60 IN SOA ns.Invalid. hostmaster.Invalid. 1 60 60 60 60"),
+            (
+                "a.Invalid A",
+                "NXDOMAIN aa,rd\nN Invalid. 60 IN SOA ns.Invalid. hostmaster.Invalid. 1 60 60 60 60",
+            ),
             ("elsewhere A", "NOERROR rd,ra\nelsewhere. 30 IN A 192.0.2.5"),
         ],
     );
@@ -64,7 +67,10 @@ fn documented_examples() {
             ("ip-10-1-2.example A", "NXDOMAIN rd,ra"),
             // No address: no record.
             ("ip-10-1-2-300.example A", "SERVFAIL rd"),
-            ("3.2.1.10.in-addr.arpa PTR", "NOERROR aa,rd\n3.2.1.10.in-addr.arpa. 60 IN PTR ip-10-1-2-3.example."),
+            (
+                "3.2.1.10.in-addr.arpa PTR",
+                "NOERROR aa,rd\n3.2.1.10.in-addr.arpa. 60 IN PTR ip-10-1-2-3.example.",
+            ),
             // No `fallthrough` there.
             ("2.1.10.in-addr.arpa PTR", "SERVFAIL rd"),
             ("3.2.1.10.in-addr.arpa TXT", "NXDOMAIN rd,ra"),
@@ -101,7 +107,10 @@ fn documented_examples() {
     check(
         "template IN ANY foogle.com {\n match \"^foogle\\.com\\.$\"\n answer \"foogle.com 60 IN CNAME google.com\"\n }",
         &[
-            ("foogle.com A", "NOERROR aa,rd\nfoogle.com. 60 IN CNAME google.com.\ngoogle.com. 30 IN A 192.0.2.4"),
+            (
+                "foogle.com A",
+                "NOERROR aa,rd\nfoogle.com. 60 IN CNAME google.com.\ngoogle.com. 30 IN A 192.0.2.4",
+            ),
             ("foogle.com TXT", "NOERROR aa,rd\nfoogle.com. 60 IN CNAME google.com."),
         ],
     );
@@ -116,7 +125,10 @@ fn variables_and_conditions() {
          expr \"any(['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '169.254.0.0/16'], incidr(ip, #))\"\n \
          answer \"{{ .Name }} 60 IN A {{ .Var.ip }}\"\n fallthrough\n }",
         &[
-            (&format!("10-1-2-3.{id}.example.com A"), &format!("NOERROR aa,rd\n10-1-2-3.{id}.example.com. 60 IN A 10.1.2.3")),
+            (
+                &format!("10-1-2-3.{id}.example.com A"),
+                &format!("NOERROR aa,rd\n10-1-2-3.{id}.example.com. 60 IN A 10.1.2.3"),
+            ),
             // Not in those networks: for the next one. No address at all: a failure.
             (&format!("11-1-2-3.{id}.example.com A"), "NXDOMAIN rd,ra"),
             (&format!("300-1-2-3.{id}.example.com A"), "SERVFAIL rd"),
@@ -165,7 +177,9 @@ fn extended_errors() {
 
 #[test]
 fn other_classes() {
-    let mut server = server(".:53 {\n template ANY ANY invalid {\n rcode NXDOMAIN\n authority \"invalid. 60 {{ .Class }} TXT x\"\n }\n}");
+    let mut server = server(
+        ".:53 {\n template ANY ANY invalid {\n rcode NXDOMAIN\n authority \"invalid. 60 {{ .Class }} TXT x\"\n }\n}",
+    );
     let mut query = query("a.invalid TXT");
     query.questions[0].class = 3;
     let outcome = exchange(&mut server, "10.0.0.1:9", &query, |query| query.reply(0));
@@ -215,8 +229,14 @@ fn refused_lines() {
         ("template IN A {\n answer \"a {{ .Nam }}\"\n}", "3:15: template: there is no .Nam"),
         ("template IN A {\n answer \"a {{ .Name\"\n}", "3:20: template: '}}' is missing here"),
         ("template IN A {\n answer \"a {{ .Var.x }}\"\n}", "3:15: template: there is no .Var.x"),
-        ("template IN A {\n answer \"a {{ html .Name }}\"\n}", "3:15: template: 'html' is no function that there is"),
-        ("template IN A {\n answer \"a\nb {{ define }}\"\n}", "4:6: template: 'define' is not there: a record needs no named templates"),
+        (
+            "template IN A {\n answer \"a {{ html .Name }}\"\n}",
+            "3:15: template: 'html' is no function that there is",
+        ),
+        (
+            "template IN A {\n answer \"a\nb {{ define }}\"\n}",
+            "4:6: template: 'define' is not there: a record needs no named templates",
+        ),
         ("template IN A {\n var x\n}", "3:2: 'var' needs a name and an expression"),
         ("template IN A {\n var len 1\n}", "3:6: 'len' cannot name a variable"),
         ("template IN A {\n var group 1\n}", "3:6: 'group' cannot name a variable"),
@@ -226,8 +246,14 @@ fn refused_lines() {
         ("template IN A {\n rcode\n}", "3:2: 'rcode' needs a response code"),
         ("template IN A {\n rcode NOPE\n}", "3:8: 'NOPE' is no response code"),
         ("template IN A {\n ederror x\n}", "3:10: 'x' is no extended error code"),
-        ("template IN A {\n ederror 1 a b\n}", "3:2: 'ederror' needs a code and, in quotes where it has blanks, a reason"),
-        ("template IN A {\n upstream\n}", "3:2: option 'upstream' of 'template' is unknown, or not Sealane's yet"),
+        (
+            "template IN A {\n ederror 1 a b\n}",
+            "3:2: 'ederror' needs a code and, in quotes where it has blanks, a reason",
+        ),
+        (
+            "template IN A {\n upstream\n}",
+            "3:2: option 'upstream' of 'template' is unknown, or not Sealane's yet",
+        ),
     ] {
         assert_eq!(refused(lines), format!("Corefile:{why}"), "{lines}");
     }
@@ -268,21 +294,36 @@ fn go_templates() {
         ("a {{ .Text }} b", "a text b"),
         ("a {{- .Text -}} b", "atextb"),
         ("a {{- /* nothing */ -}} b", "ab"),
-        ("{{ \"q\\t\\x41\" }}{{ `r\\n` }}{{ 'A' }}{{ 0x1f }}{{ -2 }}{{ 1.5 }}{{ true }}", "q\tAr\\n6531-21.5true"),
+        (
+            "{{ \"q\\t\\x41\" }}{{ `r\\n` }}{{ 'A' }}{{ 0x1f }}{{ -2 }}{{ 1.5 }}{{ true }}",
+            "q\tAr\\n6531-21.5true",
+        ),
         ("{{ .Map.k }}{{ .Map.none }}{{ index .Map \"l\" }}{{ index .List 1 }}", "vwb"),
         ("{{ .List }} {{ .Map }} {{ len .List }} {{ len .Text }}", "[a b c] map[k:v l:w] 3 4"),
         ("{{ if .Empty }}x{{ else if eq .N 7 }}y{{ else }}z{{ end }}", "y"),
         ("{{ if not .Empty }}x{{ end }}{{ if and .Text .N }}y{{ end }}{{ or .Empty .Text }}", "xytext"),
         ("{{ range .List }}<{{ . }}>{{ end }}{{ range .Empty }}x{{ else }}none{{ end }}", "<a><b><c>none"),
-        ("{{ range $i, $e := .List }}{{ if eq $i 1 }}{{ continue }}{{ end }}{{ $i }}{{ $e }}{{ end }}", "0a2c"),
+        (
+            "{{ range $i, $e := .List }}{{ if eq $i 1 }}{{ continue }}{{ end }}{{ $i }}{{ $e }}{{ end }}",
+            "0a2c",
+        ),
         ("{{ range .List }}{{ if eq . \"b\" }}{{ break }}{{ end }}{{ . }}{{ $.Text }}{{ end }}", "atext"),
         ("{{ range $k, $v := .Map }}{{ $k }}={{ $v }};{{ end }}{{ range 3 }}{{ . }}{{ end }}", "k=v;l=w;012"),
-        ("{{ with .Text }}{{ . }}{{ end }}{{ with .Empty }}x{{ else with .N }}{{ . }}{{ else }}y{{ end }}", "text7"),
+        (
+            "{{ with .Text }}{{ . }}{{ end }}{{ with .Empty }}x{{ else with .N }}{{ . }}{{ else }}y{{ end }}",
+            "text7",
+        ),
         ("{{ $x := .N }}{{ $x }}{{ $x = 8 }}{{ if true }}{{ $x := 9 }}{{ $x }}{{ end }}{{ $x }}", "798"),
         ("{{ .Text | printf \"%s-%d\" \"a\" | len }}", "Err: printf: %d does not go with string"),
-        ("{{ .N | printf \"%s-%03d|%-4d|%x|%q|%5.2f|%v%%\" \"a\" 5 6 255 \"q\" 1.5 }}", "a-005|6   |ff|\"q\"| 1.50|7%"),
+        (
+            "{{ .N | printf \"%s-%03d|%-4d|%x|%q|%5.2f|%v%%\" \"a\" 5 6 255 \"q\" 1.5 }}",
+            "a-005|6   |ff|\"q\"| 1.50|7%",
+        ),
         ("{{ .Twice \"ab\" }}{{ .Text | .Twice }}{{ (.Twice .Text) | len }}", "ababtexttext8"),
-        ("{{ eq .N 1 7 }}{{ ne .Text \"x\" }}{{ lt 1 2 }}{{ le 2 2 }}{{ gt 1 2 }}{{ ge 1 2 }}", "truetruetruetruefalsefalse"),
+        (
+            "{{ eq .N 1 7 }}{{ ne .Text \"x\" }}{{ lt 1 2 }}{{ le 2 2 }}{{ gt 1 2 }}{{ ge 1 2 }}",
+            "truetruetruetruefalsefalse",
+        ),
         ("{{ slice .Text 1 3 }}{{ slice .List 1 }}{{ print 1 2 \"a\" 3 }}", "ex[b c]1 2a3"),
         ("{{ parseInt \"ff\" 16 8 }} {{ parseInt \"0x10\" 0 64 }}", "255 16"),
         ("{{ parseInt \"100\" 16 8 }}", "Err: parseInt: parsing \"100\": value out of range"),

@@ -53,12 +53,18 @@ fn functions() {
         ("not incidr('10.0.0.1', '10.0.0.0')", false),
         ("incidr(client_ip(), '::/0')", false),
     ] {
-        let mut server = server(&format!(".:53 {{\n view v {{\n expr {expression}\n }}\n hosts /none {{\n 192.0.2.1 a\n }}\n}}"));
+        let mut server = server(&format!(
+            ".:53 {{\n view v {{\n expr {expression}\n }}\n hosts /none {{\n 192.0.2.1 a\n }}\n}}"
+        ));
         let mut query = query("www.Example AAAA");
         assert_eq!(query.questions[0].rtype, rtype::AAAA);
         query.edns = Some(Edns { udp_size: 1232, dnssec_ok: true, ..Edns::default() });
         let outcome = exchange(&mut server, "10.0.0.1:4242", &query, |query| query.reply(0));
-        assert_eq!(outcome.reply().rcode, if holds { rcode::SERVFAIL } else { rcode::REFUSED }, "{expression}");
+        assert_eq!(
+            outcome.reply().rcode,
+            if holds { rcode::SERVFAIL } else { rcode::REFUSED },
+            "{expression}"
+        );
     }
 }
 
