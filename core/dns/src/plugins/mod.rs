@@ -1,13 +1,18 @@
 //! The plugins, a file each: what a line of theirs means, and what they do. Their order is [`crate::order::ROWS`]'s.
 
+pub mod acl;
 pub mod cache;
 pub mod dns64;
+pub mod erratic;
 pub mod errors;
 pub mod forward;
 pub mod header;
 pub mod hosts;
+pub mod identity;
 pub mod kubernetes;
+pub mod limits;
 pub mod loadbalance;
+pub mod local;
 pub mod log;
 pub mod loops;
 pub mod metadata;

@@ -9,6 +9,8 @@ pub(super) struct Word {
     pub quoted: bool,
     /// No blank before it.
     pub glued: bool,
+    /// Where it ends in [`Entry::source`], its quote included.
+    pub end: usize,
 }
 
 /// The words of one entry.
@@ -47,8 +49,8 @@ impl<'a> Entries<'a> {
         self.at += 1;
     }
 
-    /// One word up to its end, escapes kept; the closing quote is taken.
-    fn word(&mut self, quoted: bool, glued: bool) -> Result<Word, Cause> {
+    /// One word of the entry that begins at `start`, up to its end, escapes kept; the closing quote is taken.
+    fn word(&mut self, start: usize, quoted: bool, glued: bool) -> Result<Word, Cause> {
         let mut text = Vec::new();
         loop {
             let Some(byte) = self.peek() else {
@@ -81,7 +83,7 @@ impl<'a> Entries<'a> {
             }
             self.step();
         }
-        Ok(Word { text, quoted, glued })
+        Ok(Word { text, quoted, glued, end: self.at - start })
     }
 
     fn entry(&mut self) -> Result<Option<Entry<'a>>, (usize, Cause)> {
@@ -132,7 +134,7 @@ impl<'a> Entries<'a> {
                     if entry.words.is_empty() {
                         entry.line = line;
                     }
-                    entry.words.push(self.word(quoted, glued).map_err(|cause| (line, cause))?);
+                    entry.words.push(self.word(start, quoted, glued).map_err(|cause| (line, cause))?);
                     glued = true;
                 }
             }

@@ -3,9 +3,9 @@
 //!
 //! Its order is kept where RFCs leave a choice: NS of the apex in the authority section of positive answers, the
 //! SOA with its own TTL in negative ones, an alias whose target has no such type is a positive answer, ANY has no
-//! records. Three things are the RFCs': an empty non-terminal is no wildcard's to answer (RFC 4592 section 2.2.2),
-//! signatures of a wildcard's CNAME carry the name that was asked, and a DNAME whose result is too long says so
-//! (RFC 6672 section 2.2).
+//! records. Four things are the RFCs': an empty non-terminal is no wildcard's to answer (RFC 4592 section 2.2.2) and
+//! is a closest encloser in denials, signatures of a wildcard's CNAME carry the name that was asked, and a DNAME
+//! whose result is too long says so (RFC 6672 section 2.2).
 
 use super::tree::{Node, Zone};
 use crate::message::{Data, Record, rcode, rtype};
@@ -233,9 +233,11 @@ impl Ask<'_> {
     /// The answer of a name's own records, or of those of the wildcard that stands for it.
     fn at(&self, node: &Node, name: &Name, wildcard: Option<&Name>) -> Found {
         let own = |records| if wildcard.is_some() { renamed(records, name) } else { records };
-        if self.rtype != rtype::CNAME && !node.set(rtype::CNAME).is_empty() {
+        if self.rtype != rtype::CNAME
+            && let Some(target) = alias(node.set(rtype::CNAME))
+        {
             let aliases = own(node.signed(rtype::CNAME, self.dnssec_ok));
-            return self.follow(aliases, wildcard);
+            return self.follow(aliases, target, wildcard);
         }
         if node.set(self.rtype).is_empty() {
             let mut authority = self.apex(rtype::SOA);
@@ -252,7 +254,7 @@ impl Ask<'_> {
         // The name itself is not there (RFC 4035 section 3.1.3.3).
         if self.dnssec_ok
             && wildcard.is_some()
-            && let Some(before) = self.zone.at_or_before(name)
+            && let Some(before) = self.zone.denying(name)
         {
             authority.extend(before.signed(rtype::NSEC, true));
         }
@@ -281,11 +283,11 @@ impl Ask<'_> {
     fn denied(&self, outcome: Outcome, name: &Name, closest: &Name) -> Found {
         let mut authority = self.apex(rtype::SOA);
         if self.dnssec_ok
-            && let Some(before) = self.zone.at_or_before(name)
+            && let Some(before) = self.zone.denying(name)
         {
             authority.extend(before.signed(rtype::NSEC, true));
             let wildcard = wildcard_of(closest).filter(|_| outcome == Outcome::NameError);
-            if let Some(deny) = wildcard.and_then(|w| self.zone.at_or_before(&w))
+            if let Some(deny) = wildcard.and_then(|w| self.zone.denying(&w))
                 && deny.name != before.name
             {
                 authority.extend(deny.signed(rtype::NSEC, true));
@@ -310,28 +312,24 @@ impl Ask<'_> {
         if &target == name {
             return Some(Found::Answer(Answer::new(Outcome::ServerFailure, vec![], vec![], vec![])));
         }
-        front.push(Record::new(name.clone(), dname.ttl, Data::Cname(target)));
+        front.push(Record::new(name.clone(), dname.ttl, Data::Cname(target.clone())));
         Some(if self.rtype == rtype::CNAME {
             let authority = self.apex(rtype::NS);
             Found::Answer(Answer::new(Outcome::Success, front, authority, vec![]))
         } else {
-            self.follow(front, None)
+            self.follow(front, target, None)
         })
     }
 
-    /// Follows the alias that is the last in `answer`.
-    fn follow(&self, mut answer: Vec<Record>, wildcard: Option<&Name>) -> Found {
+    /// Follows the alias to `target` that `answer` ends in. Of several aliases at one name, which no zone should have,
+    /// the first counts.
+    fn follow(&self, mut answer: Vec<Record>, mut target: Name, wildcard: Option<&Name>) -> Found {
         let zone = self.zone;
         let done = |outcome, answer: Vec<Record>, authority, additional| {
             let wildcard = wildcard.cloned();
             Found::Answer(Answer { outcome, answer, authority, additional, wildcard })
         };
         for _ in 0..=MAX_ALIASES {
-            let alias = answer.iter().rev().find_map(|r| match &r.data {
-                Data::Cname(target) => Some(target.to_lowercase()),
-                _ => None,
-            });
-            let Some(target) = alias else { break };
             if let Some((authority, additional)) = self.cut_above(&target) {
                 return done(Outcome::Delegation, answer, authority, additional);
             }
@@ -342,13 +340,14 @@ impl Ask<'_> {
                 let (rtype, dnssec_ok, wildcard) = (self.rtype, self.dnssec_ok, wildcard.cloned());
                 return Found::Chase(Chase { target, rtype, answer, dnssec_ok, wildcard });
             };
-            if node.set(rtype::CNAME).is_empty() {
+            let Some(next) = alias(node.set(rtype::CNAME)) else {
                 if !node.set(self.rtype).is_empty() {
                     answer.extend(node.signed(self.rtype, self.dnssec_ok));
                 }
                 break;
-            }
+            };
             answer.extend(node.signed(rtype::CNAME, self.dnssec_ok));
+            target = next;
         }
         let additional = self.additional(&answer);
         done(Outcome::Success, answer, self.apex(rtype::NS), additional)
@@ -414,6 +413,14 @@ impl Ask<'_> {
             seen.push(target);
         }
         out
+    }
+}
+
+/// Where a set of aliases leads.
+fn alias(set: &[Record]) -> Option<Name> {
+    match &set.first()?.data {
+        Data::Cname(target) => Some(target.to_lowercase()),
+        _ => None,
     }
 }
 

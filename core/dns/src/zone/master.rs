@@ -163,8 +163,7 @@ impl Parser {
         let wrong =
             |why| MasterError { file: self.file.clone(), line: entry.line, cause: Cause::Generate(why) };
         // What is behind the range is text into which numbers go; words are made of it after.
-        let at = entry.source.windows(range.text.len()).position(|w| w == range.text).unwrap_or(0);
-        let rest = entry.source.get(at + range.text.len()..).unwrap_or_default();
+        let rest = entry.source.get(range.end..).unwrap_or_default();
         let pattern = Pattern::parse(&range.text, rest.trim_ascii()).map_err(wrong)?;
         for line in pattern.lines() {
             let mut inner = Parser {

@@ -10,14 +10,19 @@
 //! assert_eq!(found.answer[1].to_string(), "ns.example.org. 3600 IN A 192.0.2.1");
 //! ```
 
+pub mod dnssec;
 mod error;
 mod generate;
 mod lexer;
 mod lookup;
 mod master;
+pub mod secondary;
+mod serial;
+pub mod transfer;
 mod tree;
 
 pub use error::{Cause, MasterError};
 pub use lookup::{Answer, Chase, Chased, Found, Outcome};
 pub use master::{Include, no_include, parse};
+pub use serial::is_newer;
 pub use tree::{Zone, ZoneError};

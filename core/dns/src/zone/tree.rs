@@ -210,9 +210,14 @@ impl Zone {
         self.nodes.get(&Key::of(name))
     }
 
-    /// The name at or before this one.
-    pub(super) fn at_or_before(&self, name: &Name) -> Option<&Node> {
-        self.nodes.range(..=Key::of(name)).next_back().map(|(_, node)| node)
+    /// The name at or before this one whose NSEC says what follows: glue has none (RFC 4035 section 2.3).
+    pub(super) fn denying(&self, name: &Name) -> Option<&Node> {
+        // Without one at the apex the zone is not signed, and there is nothing to look for.
+        if self.apex().set(rtype::NSEC).is_empty() {
+            return None;
+        }
+        let before = self.nodes.range(..=Key::of(name)).rev().map(|(_, node)| node);
+        before.into_iter().find(|node| !node.set(rtype::NSEC).is_empty())
     }
 
     /// Whether names exist below this one: it exists, too, and be it empty (RFC 4592 section 2.2.2).

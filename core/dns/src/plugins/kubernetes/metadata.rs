@@ -26,16 +26,23 @@ impl Parts {
         if !matches!(kind.as_str(), "svc" | "pod") {
             return None;
         }
-        let Some((namespace, rest)) = rest.split_last() else { return Some(parts) };
+        if rest.is_empty() {
+            return Some(parts);
+        }
         parts.kind = kind;
-        parts.namespace = text(namespace);
-        let Some((service, rest)) = rest.split_last() else { return Some(parts) };
-        parts.service = text(service);
         match rest {
+            [rest @ .., namespace] => {
+                parts.namespace = text(namespace);
+                let Some((service, rest)) = rest.split_last() else { return Some(parts) };
+                parts.service = text(service);
+                match rest {
+                    [] => {}
+                    [endpoint] => parts.endpoint = text(endpoint),
+                    [port, protocol] => (parts.port, parts.protocol) = (bare(port), bare(protocol)),
+                    _ => return None,
+                }
+            }
             [] => {}
-            [endpoint] => parts.endpoint = text(endpoint),
-            [port, protocol] => (parts.port, parts.protocol) = (bare(port), bare(protocol)),
-            _ => return None,
         }
         Some(parts)
     }

@@ -1,10 +1,15 @@
 //! Plugins, a file each or a file for a family: documented examples, refused lines, behaviours.
 
+mod acl;
+mod balance;
+mod cache;
 mod dns64;
 mod expressions;
 mod header;
 mod metadata;
+mod report;
 mod rewrite;
+mod small;
 mod template;
 mod upstream;
 mod view;
