@@ -38,7 +38,7 @@ pub static ROWS: &[Row] = rows! {
     "log" Some(plugins::log::setup), true;
     "dnstap" None, true;
     "local" Some(plugins::local::setup), false;
-    "dns64" None, false;
+    "dns64" Some(plugins::dns64::setup), false;
     "any" Some(plugins::limits::any), false;
     "chaos" Some(plugins::identity::chaos), false;
     "loadbalance" Some(plugins::loadbalance::setup), false;
@@ -47,10 +47,10 @@ pub static ROWS: &[Row] = rows! {
     "autopath" None, false;
     "acl" Some(plugins::acl::setup), true;
     "cache" Some(plugins::cache::setup), false;
-    "header" None, true;
+    "header" Some(plugins::header::setup), true;
     "dnssec" None, true;
     "tls" None, false;
-    "minimal" None, false;
+    "minimal" Some(plugins::minimal::setup), false;
     "template" Some(plugins::template::setup), true;
     "transfer" None, true;
     "hosts" Some(plugins::hosts::setup), false;

@@ -2,9 +2,11 @@
 
 pub mod acl;
 pub mod cache;
+pub mod dns64;
 pub mod erratic;
 pub mod errors;
 pub mod forward;
+pub mod header;
 pub mod hosts;
 pub mod identity;
 pub mod kubernetes;
@@ -14,6 +16,7 @@ pub mod local;
 pub mod log;
 pub mod loops;
 pub mod metadata;
+pub mod minimal;
 pub mod process;
 pub mod rewrite;
 pub mod template;

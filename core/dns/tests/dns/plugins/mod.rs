@@ -3,7 +3,9 @@
 mod acl;
 mod balance;
 mod cache;
+mod dns64;
 mod expressions;
+mod header;
 mod metadata;
 mod report;
 mod rewrite;
