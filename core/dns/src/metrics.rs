@@ -127,6 +127,13 @@ impl Metrics {
         }
     }
 
+    /// Sets a gauge, whatever it said.
+    pub fn set(&mut self, family: &'static Family, labels: &str, value: f64) {
+        if let Some(Series::Number(number)) = self.series(family, labels) {
+            *number = value;
+        }
+    }
+
     /// Takes a time.
     pub fn time(&mut self, family: &'static Family, labels: &str, time: Duration) {
         self.add(family, labels, time.as_secs_f64());

@@ -220,7 +220,7 @@ fn prefetches_what_is_popular() {
         assert_eq!(cached.brief("a.example A", when * 1000 + 1000, ""), "hit 99");
         assert_eq!(cached.metric("coredns_cache_prefetch_total{"), 1.0);
         // It is popular still.
-        assert_eq!(cached.ask("a.example A", when * 1000 + 95_000).asked.len(), usize::from(line != "prefetch 3"));
+        assert_eq!(cached.ask("a.example A", when * 1000 + 95_000).asked.len(), usize::from(line.starts_with("prefetch 1 ")));
     }
     // A gap begins the count anew.
     let mut cached = Cached::new("cache {\n prefetch 2 10s 90%\n}");

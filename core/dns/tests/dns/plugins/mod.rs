@@ -3,5 +3,6 @@
 mod acl;
 mod balance;
 mod cache;
+mod hosts;
 mod report;
 mod small;
