@@ -28,22 +28,67 @@ pub mod rcode {
     pub const NOTIMP: u16 = 4;
     /// Not for you.
     pub const REFUSED: u16 = 5;
+    /// A name exists that should not: a DNAME makes one that is too long (RFC 6672 section 2.2).
+    pub const YXDOMAIN: u16 = 6;
+    /// Not authoritative for the zone (RFC 2136, RFC 5936).
+    pub const NOTAUTH: u16 = 9;
     /// EDNS version (RFC 6891).
     pub const BADVERS: u16 = 16;
 
     /// How people write it.
     pub fn name(rcode: u16) -> String {
-        match rcode {
-            NOERROR => "NOERROR".into(),
-            FORMERR => "FORMERR".into(),
-            SERVFAIL => "SERVFAIL".into(),
-            NXDOMAIN => "NXDOMAIN".into(),
-            NOTIMP => "NOTIMP".into(),
-            REFUSED => "REFUSED".into(),
-            BADVERS => "BADVERS".into(),
-            other => format!("RCODE{other}"),
-        }
+        let row = NAMES.iter().find(|row| row.0 == rcode);
+        row.map_or_else(|| format!("RCODE{rcode}"), |row| row.1.to_owned())
     }
+
+    /// The code of that name, letters' case aside; `None` where there is none.
+    pub fn from_name(name: &str) -> Option<u16> {
+        NAMES.iter().find(|row| row.1.eq_ignore_ascii_case(name)).map(|row| row.0)
+    }
+
+    /// IANA's registry. The first name of a code is the one that is written.
+    const NAMES: &[(u16, &str)] = &[
+        (NOERROR, "NOERROR"),
+        (FORMERR, "FORMERR"),
+        (SERVFAIL, "SERVFAIL"),
+        (NXDOMAIN, "NXDOMAIN"),
+        (NOTIMP, "NOTIMP"),
+        (NOTIMP, "NOTIMPL"),
+        (REFUSED, "REFUSED"),
+        (YXDOMAIN, "YXDOMAIN"),
+        (7, "YXRRSET"),
+        (8, "NXRRSET"),
+        (NOTAUTH, "NOTAUTH"),
+        (10, "NOTZONE"),
+        (BADVERS, "BADVERS"),
+        (BADVERS, "BADSIG"),
+        (17, "BADKEY"),
+        (18, "BADTIME"),
+        (19, "BADMODE"),
+        (20, "BADNAME"),
+        (21, "BADALG"),
+        (22, "BADTRUNC"),
+        (23, "BADCOOKIE"),
+    ];
+}
+
+/// Classes (RFC 6895 section 3.2).
+pub mod class {
+    /// How people write it: `IN`, `CLASS42`.
+    pub fn name(class: u16) -> String {
+        let row = NAMES.iter().find(|row| row.0 == class);
+        row.map_or_else(|| format!("CLASS{class}"), |row| row.1.to_owned())
+    }
+
+    /// The class of that name, letters' case aside; `None` where there is none.
+    pub fn from_name(name: &str) -> Option<u16> {
+        NAMES.iter().find(|row| row.1.eq_ignore_ascii_case(name)).map(|row| row.0)
+    }
+
+    /// Every class.
+    pub const ANY: u16 = 255;
+
+    const NAMES: &[(u16, &str)] = &[(1, "IN"), (2, "CS"), (3, "CH"), (4, "HS"), (254, "NONE"), (ANY, "ANY")];
 }
 
 /// The header's flags.

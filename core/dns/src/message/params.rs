@@ -58,7 +58,7 @@ fn list(value: &[u8]) -> Option<Vec<Vec<u8>>> {
     items.iter().all(|i| !i.is_empty()).then_some(items)
 }
 
-fn each<'a>(value: &'a [u8]) -> Option<impl Iterator<Item = &'a str>> {
+fn each(value: &[u8]) -> Option<impl Iterator<Item = &str>> {
     Some(std::str::from_utf8(value).ok()?.split(','))
 }
 
@@ -153,17 +153,17 @@ fn decode(kind: Value, value: &[u8]) -> Option<Vec<u8>> {
             }
             (!out.is_empty()).then_some(out)
         }
-        Value::Keys if value.len() % 2 == 0 => {
+        Value::Keys if value.len().is_multiple_of(2) => {
             join(value.chunks_exact(2).map(|p| name_of(u16::from_be_bytes([p[0], p[1]]))).collect())
         }
-        Value::Ipv4 if value.len() % 4 == 0 => join(
+        Value::Ipv4 if value.len().is_multiple_of(4) => join(
             value
                 .chunks_exact(4)
                 .filter_map(|p| <[u8; 4]>::try_from(p).ok())
                 .map(|p| Ipv4Addr::from(p).to_string())
                 .collect(),
         ),
-        Value::Ipv6 if value.len() % 16 == 0 => join(
+        Value::Ipv6 if value.len().is_multiple_of(16) => join(
             value
                 .chunks_exact(16)
                 .filter_map(|p| <[u8; 16]>::try_from(p).ok())

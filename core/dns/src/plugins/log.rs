@@ -23,6 +23,7 @@ enum Wanted {
 }
 
 impl Wanted {
+    /// As metadata calls it (`log/class`).
     fn as_str(self) -> &'static str {
         match self {
             Wanted::All => "all",
@@ -116,7 +117,8 @@ impl Plugin for Log {
     }
 
     fn failed(&mut self, query: &mut Query, _: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {
-        self.write(query, &query.request.reply(failure.rcode), cx);
+        let reply = query.request.reply(failure.rcode);
+        self.write(query, &reply, cx);
         Up::Pass
     }
 }
@@ -148,8 +150,7 @@ impl Log {
                 Part::Text(text) => line.push_str(text),
                 Part::Value(name) => line.push_str(&value(name, query, (&fit, size), cx)),
                 Part::Label(label) => {
-                    let known = query.block.settings.metadata;
-                    let value = known.then(|| cx.peers.metadata(label, query, cx.world)).flatten();
+                    let value = cx.peers.metadata(label, query, cx.world).filter(|value| !value.is_empty());
                     line.push_str(value.as_deref().unwrap_or("-"));
                 }
             }

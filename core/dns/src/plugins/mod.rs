@@ -13,4 +13,8 @@ pub mod loadbalance;
 pub mod local;
 pub mod log;
 pub mod loops;
+pub mod metadata;
 pub mod process;
+pub mod rewrite;
+pub mod template;
+pub mod view;

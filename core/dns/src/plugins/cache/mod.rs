@@ -24,7 +24,10 @@ use store::{About, Key, Shelves, Side, Stored};
 
 static REQUESTS: Family = Family::counter("coredns_cache_requests_total", "The count of cache requests.");
 static HITS: Family = Family::counter("coredns_cache_hits_total", "The count of cache hits.");
-static MISSES: Family = Family::counter("coredns_cache_misses_total", "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.");
+static MISSES: Family = Family::counter(
+    "coredns_cache_misses_total",
+    "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.",
+);
 static PREFETCHES: Family = Family::counter(
     "coredns_cache_prefetch_total",
     "The number of times the cache has prefetched a cached item.",

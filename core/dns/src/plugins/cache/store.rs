@@ -180,7 +180,8 @@ impl Shelves {
     /// Looks a question up. Times count from any fixed point.
     pub fn find(&mut self, key: &Key, now: Duration) -> Option<Hit> {
         let (side, good) = self.place(key, now)?;
-        let (prefetch, keep_ttl, stale) = (self.config.prefetch, self.config.keep_ttl, self.config.serve_stale);
+        let (prefetch, keep_ttl, stale) =
+            (self.config.prefetch, self.config.keep_ttl, self.config.serve_stale);
         let item = self.item(side, key)?;
         let item = if good { item.good.as_deref_mut()? } else { item };
         let left = item.left(now);
@@ -193,11 +194,14 @@ impl Shelves {
         });
         let mut message = (*item.message).clone();
         let given = stale.map_or(0, |stale| stale.ttl);
-        set_ttl(&mut message, match left {
-            ..=0 if given > 0 => given,
-            _ if keep_ttl => seconds(Duration::from_secs(item.ttl)),
-            left => u32::try_from(left.max(0)).unwrap_or(u32::MAX),
-        });
+        set_ttl(
+            &mut message,
+            match left {
+                ..=0 if given > 0 => given,
+                _ if keep_ttl => seconds(Duration::from_secs(item.ttl)),
+                left => u32::try_from(left.max(0)).unwrap_or(u32::MAX),
+            },
+        );
         let wildcard = item.wildcard.clone();
         Some(Hit { message, side, stale: left <= 0, prefetch, wildcard })
     }
@@ -269,7 +273,8 @@ impl Shelves {
         if config.disabled.iter().any(|zone| key.name.is_within(zone)) {
             return Stored::No;
         }
-        let (capacity, positive) = (config.capacity, self.config.serve_stale.is_some_and(|s| s.prefer_positive));
+        let (capacity, positive) =
+            (config.capacity, self.config.serve_stale.is_some_and(|s| s.prefer_positive));
         let now = now.monotonic;
         let mut kept = message.clone();
         kept.questions.clear();

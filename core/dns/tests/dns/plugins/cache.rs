@@ -29,7 +29,9 @@ fn answer(to: &Message, text: &str) -> Vec<u8> {
         }));
         match word {
             "A" => message.answers.push(Record::new(owner.clone(), ttl(), Data::A([192, 0, 2, 80].into()))),
-            "CNAME" => message.answers.push(Record::new(owner.clone(), ttl(), Data::Cname(name("target.example")))),
+            "CNAME" => {
+                message.answers.push(Record::new(owner.clone(), ttl(), Data::Cname(name("target.example"))))
+            }
             "NXDOMAIN" => {
                 message.rcode = rcode::NXDOMAIN;
                 message.authority.push(Record::new(name("example"), ttl(), soa));
@@ -173,7 +175,12 @@ fn how_long() {
     ] {
         let mut cached = Cached::new(line);
         assert_eq!(cached.brief("a.example A", 0, first.0), first.1, "{line}: {}", first.0);
-        assert_eq!(cached.brief("A.example A", seconds * 1000, first.0), then, "{line}: {} {seconds}", first.0);
+        assert_eq!(
+            cached.brief("A.example A", seconds * 1000, first.0),
+            then,
+            "{line}: {} {seconds}",
+            first.0
+        );
     }
 }
 
@@ -220,7 +227,10 @@ fn prefetches_what_is_popular() {
         assert_eq!(cached.brief("a.example A", when * 1000 + 1000, ""), "hit 99");
         assert_eq!(cached.metric("coredns_cache_prefetch_total{"), 1.0);
         // It is popular still.
-        assert_eq!(cached.ask("a.example A", when * 1000 + 95_000).asked.len(), usize::from(line.starts_with("prefetch 1 ")));
+        assert_eq!(
+            cached.ask("a.example A", when * 1000 + 95_000).asked.len(),
+            usize::from(line.starts_with("prefetch 1 "))
+        );
     }
     // A gap begins the count anew.
     let mut cached = Cached::new("cache {\n prefetch 2 10s 90%\n}");

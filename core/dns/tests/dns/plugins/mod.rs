@@ -3,6 +3,12 @@
 mod acl;
 mod balance;
 mod cache;
+mod expressions;
 mod hosts;
+mod metadata;
 mod report;
+mod rewrite;
 mod small;
+mod template;
+mod upstream;
+mod view;
