@@ -158,10 +158,16 @@ fn address_of(text: &str) -> Option<IpAddr> {
 }
 
 /// Names and addresses of hosts lines.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Table {
     by_name: HashMap<Name, Vec<IpAddr>>,
     by_address: HashMap<IpAddr, Vec<Name>>,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} entries", self.len(true))
+    }
 }
 
 impl Table {

@@ -6,6 +6,7 @@ mod cache;
 mod expressions;
 mod hosts;
 mod metadata;
+mod metrics;
 mod report;
 mod rewrite;
 mod small;
