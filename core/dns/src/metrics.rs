@@ -11,6 +11,8 @@ const TIMES: &[f64] = &[
     0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048,
     4.096, 8.192,
 ];
+/// A few upper bounds of times in seconds (`SlimTimeBuckets`).
+const SLIM_TIMES: &[f64] = &[0.00025, 0.0025, 0.025, 0.25, 2.5];
 /// Upper bounds of messages' sizes in octets.
 const SIZES: &[f64] =
     &[0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16e3, 32e3, 48e3, 64e3];
@@ -56,6 +58,11 @@ impl Family {
     /// Times in seconds, by CoreDNS's bounds.
     pub const fn times(name: &'static str, help: &'static str) -> Self {
         Family { name, help, kind: Kind::Histogram(TIMES) }
+    }
+
+    /// Times in seconds, by a few bounds.
+    pub const fn slim_times(name: &'static str, help: &'static str) -> Self {
+        Family { name, help, kind: Kind::Histogram(SLIM_TIMES) }
     }
 
     /// Sizes in octets, by CoreDNS's bounds.
@@ -124,6 +131,13 @@ impl Metrics {
             }
             *count += times;
             *sum += value * times as f64;
+        }
+    }
+
+    /// Sets a gauge, whatever it said.
+    pub fn set(&mut self, family: &'static Family, labels: &str, value: f64) {
+        if let Some(Series::Number(number)) = self.series(family, labels) {
+            *number = value;
         }
     }
 

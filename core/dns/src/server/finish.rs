@@ -19,14 +19,14 @@ static DURATION: Family = Family::times(
     "coredns_dns_request_duration_seconds",
     "Histogram of the time (in seconds) each request took per zone.",
 );
+static DO: Family =
+    Family::counter("coredns_dns_do_requests_total", "Counter of DNS requests with DO bit set per zone.");
 static REQUEST_SIZE: Family = Family::sizes(
     "coredns_dns_request_size_bytes",
     "Size of the EDNS0 UDP buffer in bytes (64K for TCP) per zone and protocol.",
 );
-static RESPONSE_SIZE: Family = Family::sizes(
-    "coredns_dns_response_size_bytes",
-    "Size of the returned response in bytes per zone and protocol.",
-);
+static RESPONSE_SIZE: Family =
+    Family::sizes("coredns_dns_response_size_bytes", "Size of the returned response in bytes.");
 
 impl Server {
     /// How an answer may be kept for others who ask the same: it says what it was made from, and who answered and
@@ -59,14 +59,15 @@ impl Server {
             _ => return None,
         };
         let rtype = asked.questions.first()?.rtype;
-        let tally = Tally { labels: query.labels.clone(), rtype, rcode: reply.rcode, plugin };
+        let (labels, dnssec_ok) = (query.labels.clone(), query.dnssec_ok());
+        let tally = Tally { labels, rtype, dnssec_ok, rcode: reply.rcode, plugin };
         Some(Preparation { basis, serial_at, rotates: state.shuffles, tally: Arc::new(tally) })
     }
 
     /// Counts answers that were handed out again; each took so long.
     pub fn served(&mut self, served: &[Served], each: Duration) {
         for Served { tally, times, asked, answered } in served {
-            let Tally { labels, rtype, rcode, plugin } = &**tally;
+            let Tally { labels, rtype, dnssec_ok, rcode, plugin } = &**tally;
             let by_proto = format!("{labels},proto=\"udp\"");
             let kind = counted_type(*rtype);
             for (times, family) in times.iter().zip([1, 2]).filter(|(times, _)| **times > 0) {
@@ -74,6 +75,9 @@ impl Server {
                 self.metrics.add(&REQUESTS, &labels, f64::from(*times));
             }
             let all = u64::from(times[0]) + u64::from(times[1]);
+            if *dnssec_ok {
+                self.metrics.add(&DO, labels, all as f64);
+            }
             let name = rcode::name(*rcode);
             let by_code = format!("{labels},rcode=\"{name}\",plugin=\"{plugin}\"");
             self.metrics.add(&RESPONSES, &by_code, all as f64);
@@ -91,6 +95,9 @@ impl Server {
         let by_proto = format!("{labels},proto=\"{}\"", query.transport.as_str());
         let kind = counted_type(question.rtype);
         self.metrics.count(&REQUESTS, &format!("{by_proto},family=\"{family}\",type=\"{kind}\""));
+        if query.dnssec_ok() {
+            self.metrics.count(&DO, labels);
+        }
         let name = rcode::name(reply.rcode);
         self.metrics.count(&RESPONSES, &format!("{labels},rcode=\"{name}\",plugin=\"{plugin}\""));
         self.metrics.time(&DURATION, labels, now.monotonic.saturating_sub(query.started));
@@ -99,10 +106,15 @@ impl Server {
     }
 }
 
+const COUNTED: [&str; 19] = [
+    "AAAA", "A", "CNAME", "DNSKEY", "DS", "MX", "NSEC3", "NSEC", "NS", "PTR", "RRSIG", "SOA", "SRV", "TXT",
+    "HTTPS", "SVCB", "IXFR", "AXFR", "ANY",
+];
+
 /// Types that have a series of their own (`plugin/metrics/vars/monitor.go`).
 fn counted_type(asked: u16) -> String {
     match rtype::name(asked) {
-        name if name.starts_with("TYPE") => "other".to_owned(),
-        name => name,
+        name if COUNTED.contains(&name.as_str()) => name,
+        _ => "other".to_owned(),
     }
 }

@@ -7,6 +7,7 @@ mod codec;
 mod corefile;
 mod grammar;
 mod kubernetes;
+mod options;
 mod plugins;
 mod prepared;
 mod upstreams;

@@ -245,7 +245,7 @@ fn stale_answers() {
     assert_eq!(ask(&mut now, &query("a.example A"), Transport::Udp, at(20_001)).len(), 1);
     let bytes = answer(&refresh.message, 10);
     assert!(now.step(Event::Answer { pending: refresh.pending, bytes: &bytes }, at(20_002)).is_empty());
-    assert!(dig_at(&mut now, "a.example A", 20_003).contains(" 9 IN A"));
+    assert!(dig_at(&mut now, "a.example A", 20_003).contains(" 10 IN A"));
     // Verify: asked first, the old answer where that fails.
     let mut verify = server(&corefile("verify"));
     round(&mut verify, "a.example A", 0, |m| answer(m, 10));
@@ -276,14 +276,14 @@ fn prefetches_what_is_asked_often() {
 
 #[test]
 fn the_cache_stays_within_its_capacity() {
-    let mut server = server(".:53 {\n forward . 192.0.2.1\n cache 30 {\n success 10\n }\n}");
-    for i in 0..50 {
+    let mut server = server(".:53 {\n forward . 192.0.2.1\n cache 30 {\n success 1024\n }\n}");
+    for i in 0..1100 {
         round(&mut server, &format!("n{i}.example A"), i, |m| answer(m, 60));
     }
     let mut text = String::new();
     server.render_metrics(&mut text);
-    assert!(text.contains("type=\"success\"} 10\n"), "{text}");
-    assert!(dig_at(&mut server, "n49.example A", 60).starts_with("NOERROR"));
+    assert!(text.contains("type=\"success\"} 1024\n"), "{text}");
+    assert!(dig_at(&mut server, "n1099.example A", 1100).starts_with("NOERROR"));
 }
 
 #[test]
