@@ -113,6 +113,8 @@ pub struct Setup<'a> {
     pub keys: &'a [ServerKey],
     /// What it says about the server itself.
     pub settings: Settings,
+    /// The names on all of the block's lines, in the lines' order.
+    pub lines: Vec<String>,
     links: Vec<Link>,
     name: &'static str,
     at: Position,
@@ -121,7 +123,14 @@ pub struct Setup<'a> {
 impl<'a> Setup<'a> {
     /// A block with these keys, and nothing in it.
     pub fn new(keys: &'a [ServerKey]) -> Self {
-        Setup { keys, settings: Settings::default(), links: Vec::new(), name: "", at: Position::default() }
+        Setup {
+            keys,
+            settings: Settings::default(),
+            lines: Vec::new(),
+            links: Vec::new(),
+            name: "",
+            at: Position::default(),
+        }
     }
 
     /// Reads one line.

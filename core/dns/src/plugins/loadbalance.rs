@@ -30,7 +30,10 @@ impl Plugin for LoadBalance {
         Passage::Shuffles
     }
 
-    fn up(&mut self, _: &mut Query, _: &mut Note, reply: &mut Message, cx: &mut Context<'_>) -> Up {
+    fn up(&mut self, query: &mut Query, _: &mut Note, reply: &mut Message, cx: &mut Context<'_>) -> Up {
+        if query.for_client {
+            return Up::Pass;
+        }
         rotate(&mut reply.answers, cx.now.random);
         Up::Pass
     }

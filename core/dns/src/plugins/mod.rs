@@ -1,9 +1,11 @@
 //! The plugins, a file each: what a line of theirs means, and what they do. Their order is [`crate::order::ROWS`]'s.
 
+pub mod autopath;
 pub mod cache;
 pub mod errors;
 pub mod forward;
 pub mod hosts;
+pub mod k8s_external;
 pub mod kubernetes;
 pub mod loadbalance;
 pub mod log;

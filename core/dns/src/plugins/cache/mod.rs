@@ -113,7 +113,8 @@ impl Plugin for Cache {
     fn up(&mut self, query: &mut Query, note: &mut Note, reply: &mut Message, cx: &mut Context<'_>) -> Up {
         let Some(missed) = note.take::<Missed>() else { return Up::Pass };
         // What the cluster says is at hand, and always new (`crate::prepared`).
-        if query.basis.is_some() {
+        // And what is meant for this client is nobody else's.
+        if query.basis.is_some() || query.for_client {
             self.shelves.limit(&missed.key, reply);
             return Up::Pass;
         }
