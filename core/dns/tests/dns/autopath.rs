@@ -78,7 +78,7 @@ fn the_pods_search_list() {
     let stranger = dig_from(&mut server, "10.244.0.8", "x.com.default.svc.cluster.local A");
     assert!(show(&stranger).starts_with("NXDOMAIN"));
     let mut page = String::new();
-    server.metrics().render(&mut page);
+    server.render_metrics(&mut page);
     assert!(page.contains("coredns_autopath_success_total{server=\"dns://:53\""), "{page}");
 }
 

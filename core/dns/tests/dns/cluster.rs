@@ -127,6 +127,11 @@ pub fn snapshot() -> Arc<Snapshot> {
 /// A cluster of these objects.
 pub fn snapshot_of(objects: &[(Source, Value)]) -> Arc<Snapshot> {
     let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    relisted(&mut builder, objects)
+}
+
+/// The builder's next cluster: these objects and no others.
+pub fn relisted(builder: &mut Builder, objects: &[(Source, Value)]) -> Arc<Snapshot> {
     for source in Source::ALL {
         builder.apply(Change::RelistBegin(source));
         for (_, object) in objects.iter().filter(|(of, _)| *of == source) {

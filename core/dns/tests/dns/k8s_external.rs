@@ -1,10 +1,10 @@
 //! `k8s_external`: names of the outside.
 
-use sealane_catalog::Source;
+use sealane_catalog::{Builder, Source};
 use sealane_dns::{Config, Event, Server};
 use serde_json::{Value, json};
 
-use crate::cluster::{at, check, dig, server, slice, snapshot_of};
+use crate::cluster::{at, check, dig, relisted, server, slice, snapshot_of};
 
 fn objects() -> Vec<(Source, Value)> {
     let object = |name: &str, spec: Value, ingress: Value| {
@@ -194,10 +194,17 @@ fn what_is_not_there_falls_through() {
 
 #[test]
 fn addresses_come_and_go() {
-    let mut server = with("");
-    server.step(Event::Snapshot(snapshot_of(&objects()[..1])), at(1));
-    let found = dig(&mut server, "123.200.168.192.in-addr.arpa PTR");
-    assert!(found.starts_with("NXDOMAIN"), "{found}");
+    let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    let mut server = server(". {\n kubernetes cluster.local\n k8s_external example.org in-addr.arpa\n}");
+    let name = "123.200.168.192.in-addr.arpa PTR";
+    for (at_millis, count, rcode) in
+        [(0, 1, "NXDOMAIN"), (1, 2, "NOERROR"), (2, 1, "NXDOMAIN"), (3, 9, "NOERROR")]
+    {
+        let objects = &objects()[..count.min(objects().len())];
+        server.step(Event::Snapshot(relisted(&mut builder, objects)), at(at_millis));
+        let found = dig(&mut server, name);
+        assert!(found.starts_with(rcode), "{count}: {found}");
+    }
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! `zone_order`: what is near the client comes first.
 
-use sealane_catalog::Source;
+use sealane_catalog::{Builder, Source};
 use sealane_dns::{Event, Server};
 use serde_json::{Value, json};
 
-use crate::cluster::{at, dig_from, server, service, slice, snapshot_of};
+use crate::cluster::{at, dig_from, relisted, server, service, slice, snapshot_of};
 
 fn node(name: &str, zone: &str, cidr: &str, address: &str) -> (Source, Value) {
     let labels = json!({"topology.kubernetes.io/zone": zone});
@@ -122,9 +122,13 @@ fn a_pods_node_counts_more_than_its_range() {
 #[test]
 fn nodes_come_and_go() {
     let mut objects = cluster(json!({}), |_| json!(null));
-    let mut server = with("zone_order", &objects[..4]);
+    let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    let mut server = server(". {\n loadbalance\n kubernetes cluster.local {\n zone_order\n }\n}");
+    server.step(Event::Snapshot(relisted(&mut builder, &objects[..4])), at(0));
     groups(&nodes(&mut server, "10.244.3.7", "db.d.svc.cluster.local"), &["123"]);
     objects.push(node("n4", "b", "10.244.4.0/24", "192.168.0.4"));
-    server.step(Event::Snapshot(snapshot_of(&objects)), at(1));
+    server.step(Event::Snapshot(relisted(&mut builder, &objects)), at(1));
     groups(&nodes(&mut server, "10.244.4.7", "db.d.svc.cluster.local"), &["3", "12"]);
+    server.step(Event::Snapshot(relisted(&mut builder, &objects[..4])), at(2));
+    groups(&nodes(&mut server, "10.244.4.7", "db.d.svc.cluster.local"), &["123"]);
 }
