@@ -53,7 +53,8 @@ fn lost(kind: io::ErrorKind) -> bool {
     matches!(kind, WouldBlock | TimedOut | ConnectionRefused | HostUnreachable | NetworkUnreachable)
 }
 
-fn question(id: u16, name: &str) -> Vec<u8> {
+/// A question for A records.
+pub(crate) fn question(id: u16, name: &str) -> Vec<u8> {
     const RECURSION_DESIRED: u16 = 0x0100;
     let mut message = Vec::with_capacity(64);
     for field in [id, RECURSION_DESIRED, 1, 0, 0, 0] {

@@ -8,6 +8,7 @@ mod dns;
 mod endpoints;
 mod https;
 mod memory;
+mod nameservers;
 mod namespace;
 mod pods;
 mod report;
@@ -36,6 +37,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
     after_help = "Exit status: 0 all bars are met, 1 one is missed or was not measured."
 )]
 struct Arguments {
+    /// What to measure [default: `sealane up`]
+    #[arg(value_enum)]
+    part: Option<Part>,
     /// The sealane to measure [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
@@ -45,6 +49,13 @@ struct Arguments {
     /// A tenth of the rounds: shows that it works, measures little
     #[arg(long)]
     short: bool,
+}
+
+/// Measured on its own.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Part {
+    /// The DNS server beside CoreDNS (SEALANE_COREDNS, or tests/coredns/coredns) and Knot, asked by dnsperf
+    Dns,
 }
 
 /// How often each thing is done.
@@ -97,7 +108,17 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let first_word = |text: String| text.split_whitespace().next().unwrap_or_default().to_owned();
     let load_before = first_word(load());
     let mut run = Run { figures: Vec::new(), notes: Vec::new(), failed: false };
-    run.everything(&binary, &rounds)?;
+    match arguments.part {
+        None => run.everything(&binary, &rounds)?,
+        Some(Part::Dns) => {
+            let coredns = match std::env::var_os("SEALANE_COREDNS") {
+                Some(path) => path.into(),
+                None => concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/coredns/coredns").into(),
+            };
+            let binaries = nameservers::Binaries { sealane: binary.clone(), coredns };
+            run.figures = nameservers::measure(&binaries, nameservers::Rounds::new(arguments.short))?;
+        }
+    }
     let machine = json!({
         "cores": thread::available_parallelism().map_or(0, usize::from),
         "kernel": first_word(fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),

@@ -34,9 +34,18 @@ pub(crate) struct Up {
 impl Up {
     /// Executes it; nothing is waited for. Its standard error goes to `log`.
     pub(crate) fn start(binary: &Path, data_dir: &Path, log: &Path) -> Result<Up> {
+        Up::start_with(binary, data_dir, log, &[])
+    }
+
+    /// [`Up::start`], API and controllers alone.
+    pub(crate) fn without_node(binary: &Path, data_dir: &Path, log: &Path) -> Result<Up> {
+        Up::start_with(binary, data_dir, log, &["--no-node"])
+    }
+
+    fn start_with(binary: &Path, data_dir: &Path, log: &Path, flags: &[&str]) -> Result<Up> {
         let errors = std::fs::File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(binary);
-        command.arg("up").arg("--data-dir").arg(data_dir).args(["--api-address", API]);
+        command.arg("up").arg("--data-dir").arg(data_dir).args(["--api-address", API]).args(flags);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let begun = Instant::now();
         let mut child = command.spawn().map_err(|e| format!("{}: {e}", binary.display()))?;

@@ -10,6 +10,8 @@ cargo xtask COMMAND
   test [FLAGS]       builds the binary and runs every test (as root; flags go to cargo test)
   ci                 everything that a change must pass (.ci/run)
   bench [FLAGS]      the figures and their bars, on a release build (as root; --json, --short)
+  bench dns [FLAGS]  those of the DNS server, beside CoreDNS and Knot (dnsperf, knot: of the distribution)
+  coredns            builds the CoreDNS that tables and figures compare with (tests/coredns, by go)
   kill [ROUNDS]      kill -9 at any point, ROUNDS times (50), and what the next start finds
   golden             kube-apiserver's recorded answers against ours: what agrees, and the list of the rest
   help               this
@@ -28,7 +30,9 @@ fn main() -> ExitCode {
         }
         ["test", flags @ ..] => test(flags),
         ["ci"] => run(Command::new("bash").arg(".ci/run")),
+        ["bench", "dns", flags @ ..] => coredns().and_then(|()| bench(&[&["dns"], flags].concat())),
         ["bench", flags @ ..] => bench(flags),
+        ["coredns"] => coredns(),
         ["kill"] => kill(ROUNDS),
         ["kill", rounds] => match rounds.parse() {
             Ok(rounds) if rounds > 0 => kill(rounds),
@@ -60,6 +64,11 @@ fn test(flags: &[&str]) -> Result<(), String> {
 fn bench(flags: &[&str]) -> Result<(), String> {
     run(cargo().args(["build", "--release", "-p", "sealane", "-p", "sealane-bench"]))?;
     run(cargo().args(["run", "--release", "-q", "-p", "sealane-bench", "--"]).args(flags))
+}
+
+/// A Go module of its own; go does nothing where nothing has changed.
+fn coredns() -> Result<(), String> {
+    run(Command::new("go").args(["build", "-C", "tests/coredns", "-o", "coredns", "."]))
 }
 
 fn kill(rounds: u32) -> Result<(), String> {

@@ -13,7 +13,7 @@ macro_rules! rows {
 /// All plugins of CoreDNS, in the order in which a query passes them. What has no reader is refused by name.
 pub static ROWS: &[Row] = rows! {
     "root" None, false;
-    "metadata" None, false;
+    "metadata" Some(plugins::metadata::setup), false;
     "geoip" None, false;
     "cancel" None, false;
     "proxyproto" None, false;
@@ -43,7 +43,7 @@ pub static ROWS: &[Row] = rows! {
     "chaos" None, false;
     "loadbalance" Some(plugins::loadbalance::setup), false;
     "tsig" None, false;
-    "rewrite" None, true;
+    "rewrite" Some(plugins::rewrite::setup), true;
     "autopath" Some(plugins::autopath::setup), false;
     "acl" None, false;
     "cache" Some(plugins::cache::setup), false;
@@ -51,7 +51,7 @@ pub static ROWS: &[Row] = rows! {
     "dnssec" None, true;
     "tls" None, false;
     "minimal" None, false;
-    "template" None, true;
+    "template" Some(plugins::template::setup), true;
     "transfer" None, true;
     "hosts" Some(plugins::hosts::setup), false;
     "route53" None, false;
@@ -70,7 +70,7 @@ pub static ROWS: &[Row] = rows! {
     "whoami" None, false;
     "on" None, true;
     "sign" None, true;
-    "view" None, false;
+    "view" Some(plugins::view::setup), false;
     "nomad" None, false;
 };
 

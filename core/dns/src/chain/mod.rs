@@ -171,8 +171,13 @@ impl<'a> Peers<'a> {
         self.iter().filter_map(|(_, plugin)| (plugin as &dyn Any).downcast_ref())
     }
 
-    /// A label's value (`metadata`), from the first plugin that knows it.
+    /// A label's value, from the first plugin that knows it; `None` where `metadata` is off for the name that the
+    /// client asked for.
     pub fn metadata(self, label: &str, query: &Query, world: &World) -> Option<String> {
+        let (zones, name) = (&query.block.settings.metadata, &query.asked().name);
+        if !zones.iter().any(|zone| name.is_within(zone)) {
+            return None;
+        }
         query.label(label).or_else(|| self.iter().find_map(|(_, p)| p.metadata(label, query, world)))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Plugin;
 use super::values::ServerKey;
-use crate::corefile::{CorefileError, Directive, Position};
+use crate::corefile::{CorefileError, Directive, Position, Token};
 use crate::name::Name;
 
 /// Reads one line of a plugin.
@@ -60,8 +60,10 @@ pub struct Settings {
     pub root: Option<String>,
     /// `view`: its name.
     pub view: Option<String>,
-    /// `metadata` is on.
-    pub metadata: bool,
+    /// `metadata`: the zones for whose names labels are known; empty: it is off.
+    pub metadata: Vec<Name>,
+    /// EDNS options that go back to the client beside those that always do: `rewrite edns0 local`'s.
+    pub echoed: Vec<u16>,
     /// Other classes than IN are asked for, too (`chaos`).
     pub other_classes: bool,
 }
@@ -147,6 +149,14 @@ impl<'a> Setup<'a> {
                 format!("plugin '{}' is CoreDNS's, but not Sealane's yet; remove it", row.name),
             )),
         }
+    }
+
+    /// The zones that the words name, the block's own where there are none.
+    ///
+    /// # Errors
+    /// Where a word is no zone.
+    pub fn zones_or_own(&self, words: &[Token]) -> Result<Vec<Name>, CorefileError> {
+        if words.is_empty() { Ok(self.zones()) } else { super::args::zones(words) }
     }
 
     /// The zones of the block's keys.

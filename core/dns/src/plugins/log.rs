@@ -20,6 +20,18 @@ enum Wanted {
     Error,
 }
 
+impl Wanted {
+    /// As metadata calls it (`log/class`).
+    fn as_str(self) -> &'static str {
+        match self {
+            Wanted::All => "all",
+            Wanted::Success => "success",
+            Wanted::Denial => "denial",
+            Wanted::Error => "error",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Rule {
     /// Names under which queries are logged.
@@ -84,18 +96,23 @@ impl Plugin for Log {
     }
 
     fn failed(&mut self, query: &mut Query, _: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {
-        self.write(query, &query.request.reply(failure.rcode), cx);
+        let reply = query.request.reply(failure.rcode);
+        self.write(query, &reply, cx);
         Up::Pass
     }
 }
 
 impl Log {
-    fn write(&self, query: &Query, reply: &Message, cx: &mut Context<'_>) {
-        let class = match classify(reply, query.question().rtype) {
+    fn write(&self, query: &mut Query, reply: &Message, cx: &mut Context<'_>) {
+        let sort = classify(reply, query.question().rtype);
+        let class = match sort {
             Class::NoError | Class::Delegation => Wanted::Success,
             Class::NameError | Class::NoData => Wanted::Denial,
             Class::ServerError | Class::Meta | Class::Update | Class::OtherError => Wanted::Error,
         };
+        query.set_label("log/type", sort.as_str());
+        query.set_label("log/class", class.as_str());
+        let query = &*query;
         let name = &query.question().name;
         let rules = self.rules.iter().filter(|rule| rule.zones.iter().any(|zone| name.is_within(zone)));
         let rules = rules.filter(|rule| rule.classes.contains(&Wanted::All) || rule.classes.contains(&class));
@@ -158,8 +175,12 @@ fn placeholder(name: &str, query: &Query, bytes: &[u8], cx: &Context<'_>) -> Str
             set.join(",")
         }
         // `{/kubernetes/service}`: metadata.
-        _ => match name.strip_prefix('/').filter(|_| query.block.settings.metadata) {
-            Some(label) => cx.peers.metadata(label, query, cx.world).unwrap_or_else(|| "-".into()),
+        _ => match name.strip_prefix('/') {
+            Some(label) => cx
+                .peers
+                .metadata(label, query, cx.world)
+                .filter(|value| !value.is_empty())
+                .unwrap_or_else(|| "-".into()),
             None => "-".into(),
         },
     }

@@ -10,4 +10,8 @@ pub mod kubernetes;
 pub mod loadbalance;
 pub mod log;
 pub mod loops;
+pub mod metadata;
 pub mod process;
+pub mod rewrite;
+pub mod template;
+pub mod view;

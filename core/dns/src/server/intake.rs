@@ -58,10 +58,8 @@ impl Server {
             let state = &self.blocks()[at];
             query.block = state.block.clone();
             query.labels = labels.clone();
-            let accepts = state.links.iter().enumerate().all(|(i, link)| {
-                let peers = Peers::new(&state.links[..i], &state.links[i + 1..]);
-                link.plugin.accepts(query, peers, &self.world)
-            });
+            let peers = Peers::new(&state.links, &[]);
+            let accepts = state.links.iter().all(|link| link.plugin.accepts(query, peers, &self.world));
             if accepts {
                 let served = class == CLASS_IN || query.block.settings.other_classes;
                 return if served { Ok(at) } else { Err(refused) };

@@ -106,8 +106,8 @@ fn errors_say_where_and_what() {
         ("{\n errors\n}", "Corefile:1:1: a server block needs a zone before its brace, as in '. {'"),
         (". {\n  nonsense\n}", "Corefile:2:3: unknown plugin 'nonsense'"),
         (
-            ". {\n rewrite name a b\n}",
-            "Corefile:2:2: plugin 'rewrite' is CoreDNS's, but not Sealane's yet; remove it",
+            ". {\n route53 name a b\n}",
+            "Corefile:2:2: plugin 'route53' is CoreDNS's, but not Sealane's yet; remove it",
         ),
         (
             ". {\n cache {\n  magic\n }\n}",

@@ -153,7 +153,7 @@ fn grpc_config() {
             NOERROR aa,rd
             N SOA
         ? _grpc_config.vip.prod.svc.cluster.local TXT
-            NOERROR aa,rd
+            NXDOMAIN aa,rd
             N SOA
         ? _grpc_config.vip.prod.svc.cluster.local A
             NXDOMAIN aa,rd

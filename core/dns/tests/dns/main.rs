@@ -10,6 +10,7 @@ mod grammar;
 mod k8s_external;
 mod kubernetes;
 mod kubernetes_options;
+mod plugins;
 mod prepared;
 mod search;
 mod upstreams;

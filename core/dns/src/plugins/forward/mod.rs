@@ -96,7 +96,7 @@ impl Forward {
     /// Asks the next upstream; a failure where there is none left, or no time.
     fn ask_next(
         &mut self,
-        query: &Query,
+        query: &mut Query,
         mut waiting: Waiting,
         why: &str,
         note: &mut Note,
@@ -111,6 +111,7 @@ impl Forward {
         waiting.upstream = upstream;
         let to = self.upstreams.address(upstream);
         cx.metrics.count(&REQUESTS, &format!("to=\"{to}\""));
+        query.set_label("forward/upstream", to.to_string());
         let message = Message { questions: vec![query.question().clone()], ..query.request.clone() };
         let ask = Ask { to, via: waiting.via.clone(), message, timeout: TIMEOUT.min(left), tag: 0 };
         note.set(waiting);

@@ -2,7 +2,7 @@
 
 mod config;
 mod external;
-mod labels;
+mod metadata;
 mod records;
 mod search;
 mod selector;
@@ -133,7 +133,7 @@ impl Plugin for Kubernetes {
     }
 
     fn metadata(&self, label: &str, query: &Query, world: &World) -> Option<String> {
-        self.label(label, query, world)
+        metadata::value(self, label, query, world)
     }
 
     fn start(&mut self, cx: &mut Context<'_>) {

@@ -161,7 +161,10 @@ impl Kubernetes {
                 Ok((aliases, Some(target))) => return Answer::Chase { aliases, target },
                 Err(NoName) => Err(NoName),
             },
-            rtype::TXT => Ok((self.texts(view, &zone, &question.name), Vec::new())),
+            rtype::TXT => match self.texts(view, &zone, &question.name) {
+                none if none.is_empty() => self.rows(view, &zone, &question.name).map(|_| (none, Vec::new())),
+                texts => Ok((texts, Vec::new())),
+            },
             rtype::CNAME => self.rows(view, &zone, &question.name).map(|rows| {
                 let alias = rows.into_iter().next().and_then(|row| match row {
                     Row::Alias(target) => target.parse().ok(),
@@ -515,6 +518,10 @@ impl Kubernetes {
         let mut answers: Vec<Record> = Vec::new();
         for key in view.snapshot.by_endpoint(ip).iter().filter(visible) {
             let Some(entry) = view.snapshot.service(key) else { continue };
+            // Slices carry their Service's labels, so that `labels` keeps CoreDNS from seeing them.
+            if entry.service.is_some() && self.served(entry).is_none() {
+                continue;
+            }
             let slices = self.slices(entry).iter().flat_map(|slice| &slice.endpoints);
             for endpoint in slices.filter(|e| e.ready && e.address == ip) {
                 if self.ptr_hostname_only && endpoint.hostname.is_empty() {

@@ -1,0 +1,232 @@
+//! Sealane's DNS server beside CoreDNS and Knot: CPU time a query, latency, memory, and how soon a cluster is loaded.
+//! Each server has the first core to itself, dnsperf the second; runs of the servers take turns, and medians count.
+
+mod cluster;
+mod server;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Result;
+use crate::report::{Figure, Judged};
+use crate::up::Up;
+use cluster::Size;
+use server::{CORES, Client, Program, Server};
+
+/// The bars' cluster, …
+const CLUSTER: Size = Size { services: 1000, headless_one_in: 5, all_have_endpoints: false };
+/// … and the large one.
+const LARGE: Size = Size { services: 10_000, headless_one_in: 5, all_have_endpoints: true };
+/// Questions one at a time.
+const LONE: usize = 5000;
+
+/// How long and how often.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounds {
+    rounds: usize,
+    seconds: u32,
+    large: Size,
+}
+
+impl Rounds {
+    pub(crate) fn new(short: bool) -> Rounds {
+        if short {
+            Rounds { rounds: 2, seconds: 2, large: Size { services: 1000, ..LARGE } }
+        } else {
+            Rounds { rounds: 7, seconds: 5, large: LARGE }
+        }
+    }
+}
+
+/// The programs.
+pub(crate) struct Binaries {
+    pub(crate) sealane: PathBuf,
+    pub(crate) coredns: PathBuf,
+}
+
+impl Binaries {
+    fn of(&self, program: Program) -> &Path {
+        match program {
+            Program::Sealane => &self.sealane,
+            Program::CoreDns => &self.coredns,
+            Program::Knot => Path::new("knotd"),
+        }
+    }
+}
+
+/// What was measured of one server, round by round.
+#[derive(Default)]
+struct Measured {
+    /// Queries a second at saturation.
+    rate: Vec<f64>,
+    /// µs of CPU a query at saturation, …
+    full: Vec<f64>,
+    /// … and at a quarter.
+    quarter: Vec<f64>,
+    /// µs.
+    lone: Vec<f64>,
+    resident: f64,
+    loaded: f64,
+}
+
+/// Everything, in the bench's own namespaces.
+pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let all = one_cluster(binaries, CLUSTER, rounds)?;
+    let of = |program: Program| &all[Program::ALL.iter().position(|p| *p == program).unwrap_or(0)];
+    let (ours, knot, coredns) = (of(Program::Sealane), of(Program::Knot), of(Program::CoreDns));
+    for (program, measured) in Program::ALL.iter().zip(&all) {
+        let name = program.name();
+        let own =
+            |what: &str, unit, values: &[f64]| Figure::new(format!("{name}: {what}"), unit, values.to_vec());
+        figures.push(own("queries a second at saturation (1/s)", "1/s", &measured.rate));
+        figures.push(own("CPU a query at saturation (us)", "us", &measured.full));
+        figures.push(own("CPU a query at a quarter (us)", "us", &measured.quarter));
+        figures.push(own("latency of a lone query (us)", "us", &measured.lone));
+        let resident = own("RSS (MB)", "MB", &[measured.resident]);
+        let ours = *program == Program::Sealane;
+        figures.push(if ours { resident.bar(20.0, Judged::Median) } else { resident });
+    }
+    let ratio = |name: &str, ours: &[f64], theirs: &[f64], bar: f64| {
+        let ratios = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
+        Figure::new(name, "x", ratios).bar(bar, Judged::Median)
+    };
+    figures.push(ratio("CPU at saturation: Sealane / Knot", &ours.full, &knot.full, 0.7));
+    figures.push(ratio("CPU at a quarter: Sealane / Knot", &ours.quarter, &knot.quarter, 1.0));
+    figures.push(ratio("CPU at saturation: Sealane / CoreDNS", &ours.full, &coredns.full, 1.0 / 16.0));
+    figures.push(ratio(
+        "lone query, median: Sealane / Knot",
+        &[median(&ours.lone)],
+        &[median(&knot.lone)],
+        1.0,
+    ));
+    let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
+    let services = rounds.large.services;
+    for (program, measured) in Program::ALL.iter().zip(&large) {
+        let named = |what: &str, unit, value: f64, bar: Option<f64>| {
+            let figure =
+                Figure::new(format!("{}, {services} x 10: {what}", program.name()), unit, vec![value]);
+            match bar.filter(|_| *program == Program::Sealane) {
+                Some(bar) => figure.bar(bar, Judged::Median),
+                None => figure,
+            }
+        };
+        figures.push(named("CPU a query at saturation (us)", "us", median(&measured.full), None));
+        figures.push(named("RSS (MB)", "MB", measured.resident, Some(60.0)));
+        figures.push(named("exec -> first answer (ms)", "ms", measured.loaded, Some(500.0)));
+    }
+    // "The same" is within what two runs of the same thing differ by.
+    let grown = [median(&large[0].full)];
+    figures.push(ratio("CPU at saturation: large / small cluster", &grown, &[median(&ours.full)], 1.1));
+    Ok(figures)
+}
+
+/// All servers on one cluster.
+fn one_cluster(binaries: &Binaries, size: Size, rounds: Rounds) -> Result<Vec<Measured>> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let mut up = Up::without_node(&binaries.sealane, &folder.join("data"), &folder.join("up.log"))?;
+    let (_, api) = up.api_answers()?;
+    cluster::create(&api, size)?;
+    fs::write(folder.join("zone"), cluster::zone(size))?;
+    let questions = folder.join("questions");
+    fs::write(&questions, cluster::questions(size))?;
+    let last = cluster::service(size.services - 1);
+    let mut servers = Vec::new();
+    for program in Program::ALL {
+        let kubeconfig = folder.join("data/kubeconfig");
+        servers.push(Server::start(program, binaries.of(program), folder, &kubeconfig, &last)?);
+        // The next one loads with the core to itself, too.
+        servers[servers.len() - 1].pause(true)?;
+    }
+    let mut measured: Vec<Measured> = Vec::new();
+    for server in &servers {
+        measured.push(Measured { loaded: server.loaded, ..Measured::default() });
+    }
+    for round in 0..rounds.rounds {
+        let mut quarter = None;
+        // Knot's turn comes first: its quarter is Sealane's, too.
+        for at in [1, 0, 2] {
+            let (server, measured) = (&servers[at], &mut measured[at]);
+            server.pause(false)?;
+            let run = |rate| dnsperf(server, &questions, rounds.seconds, rate);
+            let full = run(None)?;
+            let own = full.rate / 4.0;
+            let rate = match server.program {
+                Program::CoreDns => own,
+                Program::Knot | Program::Sealane => *quarter.get_or_insert(own),
+            };
+            measured.quarter.push(run(Some(rate))?.cpu);
+            measured.rate.push(full.rate);
+            measured.full.push(full.cpu);
+            if round == 0 {
+                measured.lone = lone(server.program, &last)?;
+                measured.resident = server.resident()?;
+            }
+            server.pause(true)?;
+        }
+    }
+    drop(servers);
+    up.stop()?;
+    Ok(measured)
+}
+
+/// What one run of dnsperf said.
+struct Run {
+    /// µs a query.
+    cpu: f64,
+    /// Queries a second.
+    rate: f64,
+}
+
+/// As fast as the server can, or at a rate.
+fn dnsperf(server: &Server, questions: &Path, seconds: u32, rate: Option<f64>) -> Result<Run> {
+    let mut command = Command::new("taskset");
+    command.args(["-c", CORES[1], "dnsperf", "-s", "127.0.0.1", "-c", "4", "-T", "1", "-q", "200"]);
+    command.args(["-p", &server.program.port().to_string(), "-l", &seconds.to_string(), "-d"]).arg(questions);
+    if let Some(rate) = rate {
+        command.args(["-Q", &format!("{rate:.0}")]);
+    }
+    let before = server.cpu()?;
+    let output = command.output().map_err(|e| format!("dnsperf: {e}"))?;
+    let spent = server.cpu()? - before;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let number = |name: &str| -> Result<f64> {
+        let line = said.lines().find_map(|l| l.trim().strip_prefix(name));
+        let word = line.and_then(|l| l.split_whitespace().next()).and_then(|w| w.parse().ok());
+        word.ok_or_else(|| {
+            format!("dnsperf: no {name:?} in: {said}{}", String::from_utf8_lossy(&output.stderr)).into()
+        })
+    };
+    let completed = number("Queries completed:")?;
+    let lost = number("Queries lost:")?;
+    if completed <= 0.0 || lost > completed / 100.0 {
+        return Err(format!("{}: {lost} queries of {completed} were lost", server.program.name()).into());
+    }
+    Ok(Run { cpu: spent / completed, rate: number("Queries per second:")? })
+}
+
+/// µs of questions one at a time, asked from the second core.
+fn lone(program: Program, name: &str) -> Result<Vec<f64>> {
+    let name = name.to_owned();
+    let ask = move || {
+        let mut cores = rustix::thread::CpuSet::new();
+        cores.set(CORES[1].parse().unwrap_or_default());
+        // This thread's alone, and it ends with the questions.
+        rustix::thread::sched_setaffinity(None, &cores)?;
+        let mut client = Client::new(program)?;
+        let mut took = Vec::new();
+        for _ in 0..LONE {
+            took.push(client.ask(&name).ok_or("a lone query was lost")?.2);
+        }
+        Ok(took)
+    };
+    std::thread::spawn(ask).join().map_err(|_| "the client failed")?
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,181 @@
+//! The servers that are compared, each pinned to the first core, and what the kernel says about them.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Result;
+
+/// A server that answers later has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two questions whether it answers by now.
+const LOOK: Duration = Duration::from_millis(2);
+/// µs of one tick of /proc's CPU times: USER_HZ is 100 on every architecture that Sealane is built for.
+const TICK: f64 = 10_000.0;
+/// What servers are pinned to, and who asks them.
+pub(crate) const CORES: [&str; 2] = ["0", "1"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Sealane,
+    CoreDns,
+    Knot,
+}
+
+impl Program {
+    pub(crate) const ALL: [Program; 3] = [Program::Sealane, Program::Knot, Program::CoreDns];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Program::Sealane => "Sealane",
+            Program::CoreDns => "CoreDNS",
+            Program::Knot => "Knot",
+        }
+    }
+
+    /// In a network namespace of its own nobody else has them.
+    pub(crate) fn port(self) -> u16 {
+        match self {
+            Program::Sealane => 5301,
+            Program::CoreDns => 5302,
+            Program::Knot => 5303,
+        }
+    }
+
+    /// Its configuration's text. Both that read Corefiles do what kubeadm's says of the cluster's zones, and no more.
+    pub(crate) fn configuration(self, folder: &Path, kubeconfig: &Path) -> String {
+        let (port, folder, kubeconfig) = (self.port(), folder.display(), kubeconfig.display());
+        let api = format!("kubeconfig {kubeconfig}");
+        match self {
+            Program::Knot => format!(
+                "server:\n  rundir: {folder}\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  tcp-workers: 1\n  \
+                 background-workers: 1\ndatabase:\n  storage: {folder}\nlog:\n  - target: stderr\n    any: warning\n\
+                 zone:\n  - domain: cluster.local\n    file: {folder}/zone\n    zonefile-load: whole\n    \
+                 journal-content: none\n"
+            ),
+            // Sealane's way to the API is KUBECONFIG.
+            Program::Sealane | Program::CoreDns => format!(
+                "cluster.local:{port} in-addr.arpa:{port} ip6.arpa:{port} {{\n    kubernetes {{\n        {}\n    }}\n}}\n",
+                if self == Program::CoreDns { &api } else { "" }
+            ),
+        }
+    }
+}
+
+/// A running server.
+pub(crate) struct Server {
+    pub(crate) program: Program,
+    child: Child,
+    /// From exec to the first right answer, ms.
+    pub(crate) loaded: f64,
+}
+
+impl Server {
+    /// Starts it and waits until it knows `name`.
+    pub(crate) fn start(
+        program: Program,
+        binary: &Path,
+        folder: &Path,
+        kubeconfig: &Path,
+        name: &str,
+    ) -> Result<Server> {
+        let file = folder.join(format!("{}.conf", program.name()));
+        fs::write(&file, program.configuration(folder, kubeconfig))?;
+        let mut command = Command::new("taskset");
+        command.args(["-c", CORES[0]]).arg(binary);
+        match program {
+            Program::Sealane => command.args(["dns", "-conf"]).arg(&file),
+            Program::CoreDns => command.arg("-conf").arg(&file),
+            Program::Knot => command.arg("-c").arg(&file),
+        };
+        let log = folder.join(format!("{}.log", program.name()));
+        let out = File::create(&log)?;
+        command.env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let begun = Instant::now();
+        let child = command.spawn().map_err(|e| format!("{}: {e}", program.name()))?;
+        let mut server = Server { program, child, loaded: 0.0 };
+        let mut client = Client::new(program)?;
+        while !client.knows(name) {
+            let ended = server.child.try_wait()?;
+            if ended.is_some() || begun.elapsed() > PATIENCE {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                return Err(format!("{} does not answer ({ended:?}): {said}", program.name()).into());
+            }
+            std::thread::sleep(LOOK);
+        }
+        server.loaded = begun.elapsed().as_secs_f64() * 1e3;
+        Ok(server)
+    }
+
+    /// CPU time of all its threads, µs, to a tick.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name may have spaces; fields after it: state is the third, utime and stime 14 and 15 (proc(5)).
+        let rest = stat.rsplit_once(") ").ok_or("a process without stat")?.1;
+        let fields: Vec<f64> = rest.split(' ').skip(11).take(2).map_while(|f| f.parse().ok()).collect();
+        Ok(fields.iter().sum::<f64>() * TICK)
+    }
+
+    /// Resident memory, MB (10^6 bytes).
+    pub(crate) fn resident(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).ok_or("a process without VmRSS")?;
+        let kilobytes: f64 = line.split_whitespace().nth(1).unwrap_or_default().parse()?;
+        Ok(kilobytes * 1024.0 / 1e6)
+    }
+
+    /// Stops it where it is, so that another has the core alone, or lets it go on.
+    pub(crate) fn pause(&self, paused: bool) -> Result<()> {
+        let signal = if paused { Signal::STOP } else { Signal::CONT };
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?).ok_or("no process")?;
+        Ok(kill_process(pid, signal)?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended on its own.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks one question at a time.
+pub(crate) struct Client {
+    socket: UdpSocket,
+    id: u16,
+}
+
+impl Client {
+    pub(crate) fn new(program: Program) -> Result<Client> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.connect((Ipv4Addr::LOCALHOST, program.port()))?;
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        Ok(Client { socket, id: 0 })
+    }
+
+    /// Whether there is an A record.
+    fn knows(&mut self, name: &str) -> bool {
+        self.ask(name).is_some_and(|(rcode, answers, _)| rcode == 0 && answers > 0)
+    }
+
+    /// Response code, answers, and how long it took in µs; `None` without an answer.
+    pub(crate) fn ask(&mut self, name: &str) -> Option<(u8, u16, f64)> {
+        self.id = self.id.wrapping_add(1);
+        let question = crate::dns::question(self.id, name);
+        let mut buffer = [0; 4096];
+        let begun = Instant::now();
+        self.socket.send(&question).ok()?;
+        loop {
+            let length = self.socket.recv(&mut buffer).ok()?;
+            let took = begun.elapsed().as_secs_f64() * 1e6;
+            if length >= 12 && buffer[..2] == self.id.to_be_bytes() {
+                return Some((buffer[3] & 0xf, u16::from_be_bytes([buffer[6], buffer[7]]), took));
+            }
+        }
+    }
+}
