@@ -227,3 +227,15 @@ fn refused() {
         assert!(found.starts_with(&format!("Corefile:{error}")), "{lines}: {found}");
     }
 }
+
+/// What the documentation shows can be started, and is what it says.
+#[test]
+fn the_documentations_corefile() {
+    let text = include_str!("../../../../docs/dns.md");
+    let corefile = text.split("```").find(|part| part.trim_start().starts_with(".:53 {")).unwrap();
+    let mut server = server(corefile);
+    server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
+    let found = dig(&mut server, "_grpc_config.db.prod.svc.cluster.local TXT");
+    let record = found.split(" TXT ").nth(1).unwrap();
+    assert!(text.contains(record), "{record}");
+}

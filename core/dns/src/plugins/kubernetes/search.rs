@@ -23,12 +23,12 @@ static COLLAPSED: Family = Family::counter(
 
 /// The names of a resolver's `search` lines; the last line counts (`resolv.conf(5)`).
 pub(crate) fn search_domains(text: &str) -> Vec<Name> {
-    let lists = text.lines().filter_map(|line| {
+    let mut lists = text.lines().rev().filter_map(|line| {
         let mut words = line.split_whitespace();
         matches!(words.next(), Some("search" | "domain"))
             .then(|| words.filter_map(|word| word.parse().ok()).collect())
     });
-    lists.last().unwrap_or_default()
+    lists.next().unwrap_or_default()
 }
 
 /// A search that is under way.
