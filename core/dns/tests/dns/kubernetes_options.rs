@@ -25,6 +25,15 @@ fn objects() -> Vec<(Source, Value)> {
                 {"addresses": ["172.0.0.4"], "zone": "corp.example.com"},
                 {"addresses": ["172.0.0.5"]}]),
         ),
+        service("prod", "twins", json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]})),
+        slice(
+            "prod",
+            "twins-a",
+            "twins",
+            http.clone(),
+            json!([{"addresses": ["172.0.2.1"]}, {"addresses": ["172.0.2.4"], "hostname": "dup-name"},
+                {"addresses": ["172.0.2.5"], "hostname": "dup-name"}]),
+        ),
         service("prod", "vip", json!({"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80}]})),
         service(
             "prod",
@@ -116,6 +125,52 @@ fn endpoints_are_those_that_are_ready() {
             p-0.peers.prod.svc.cluster.local. 30 IN A 172.0.1.1
         ? p-2.peers.prod.svc.cluster.local A
             NXDOMAIN aa,rd
+            N SOA",
+    );
+}
+
+/// Rows of CoreDNS's own table (`handler_test.go`) that are not in others of ours.
+#[test]
+fn names_that_share_and_names_between() {
+    check(
+        &mut with(""),
+        "? dup-name.twins.prod.svc.cluster.local A
+            NOERROR aa,rd
+            dup-name.twins.prod.svc.cluster.local. 30 IN A 172.0.2.4
+            dup-name.twins.prod.svc.cluster.local. 30 IN A 172.0.2.5
+        ? _http._tcp.twins.prod.svc.cluster.local SRV
+            NOERROR aa,rd
+            _http._tcp.twins.prod.svc.cluster.local. 30 IN SRV 0 33 80 172-0-2-1.twins.prod.svc.cluster.local.
+            _http._tcp.twins.prod.svc.cluster.local. 30 IN SRV 0 33 80 dup-name.twins.prod.svc.cluster.local.
+            + 172-0-2-1.twins.prod.svc.cluster.local. 30 IN A 172.0.2.1
+            + dup-name.twins.prod.svc.cluster.local. 30 IN A 172.0.2.4
+            + dup-name.twins.prod.svc.cluster.local. 30 IN A 172.0.2.5
+        ? svc.cluster.local NS
+            NOERROR aa,rd
+            N SOA
+        ? prod.svc.cluster.local NS
+            NOERROR aa,rd
+            N SOA
+        ? foo.cluster.local NS
+            NXDOMAIN aa,rd
+            N SOA
+        ? foo.svc.cluster.local NS
+            NXDOMAIN aa,rd
+            N SOA
+        ? pod.cluster.local A
+            NOERROR aa,rd
+            N SOA
+        ? cluster.local HINFO
+            NOERROR aa,rd
+            N SOA
+        ? vip.prod.svc.cluster.local TXT
+            NOERROR aa,rd
+            N SOA
+        ? ghost.nowhere.svc.cluster.local TXT
+            NXDOMAIN aa,rd
+            N SOA
+        ? vip.prod.svc.cluster.local SOA
+            NOERROR aa,rd
             N SOA",
     );
 }

@@ -5,7 +5,7 @@ use sealane_dns::message::rcode;
 use sealane_dns::{Effect, Event, Server, Transport, decode, encode};
 use serde_json::{Value, json};
 
-use crate::cluster::{ask, at, check, dig, query, server, service, show, slice, snapshot_of};
+use crate::cluster::{ask, at, check, dig, dig_from, query, server, service, show, slice, snapshot_of};
 
 fn objects() -> Vec<(Source, Value)> {
     let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
@@ -158,4 +158,60 @@ fn failures_are_left_to_the_client() {
         assert!(show(&reply).starts_with(expected), "{}", show(&reply));
         assert_eq!(reply.questions[0].name.to_string(), "y.com.default.svc.cluster.local.");
     }
+}
+
+/// The addresses that a name has.
+fn addresses(server: &mut Server, name: &str) -> Vec<String> {
+    let reply = dig_from(server, "10.244.0.9", &format!("{name} A"));
+    let records = reply.answers.iter().map(ToString::to_string);
+    records.filter_map(|line| line.split_once(" IN A ").map(|(_, ip)| ip.to_owned())).collect()
+}
+
+/// Whatever a Pod asks for: it comes to the same end as by five questions.
+#[test]
+fn a_search_ends_where_it_would_have() {
+    let words = [
+        "x",
+        "com",
+        "wiki",
+        "team",
+        "web",
+        "db",
+        "db-9",
+        "api",
+        "away",
+        "other",
+        "default",
+        "svc",
+        "svc.cluster.local",
+        "_tcp",
+    ];
+    let text = |options: &str| corefile(options).replace("forward . /resolv.conf", "");
+    let [mut plain, mut collapsing] = ["", "search collapse"].map(|options| {
+        let mut server = server(&text(options));
+        server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
+        server
+    });
+    let longer = |names: &[String]| -> Vec<String> {
+        names.iter().flat_map(|name| words.map(|word| format!("{word}.{name}"))).collect()
+    };
+    let one = words.map(str::to_owned);
+    let two = longer(&one);
+    let three = longer(&two);
+    let mut collapsed = 0;
+    for name in one.iter().chain(&two).chain(&three) {
+        for namespace in ["default", "other"] {
+            let services = format!("{namespace}.svc.cluster.local");
+            let first = addresses(&mut collapsing, &format!("{name}.{services}"));
+            if first.is_empty() {
+                continue;
+            }
+            let search = [services.as_str(), "svc.cluster.local", "cluster.local", "corp.example"];
+            let asked = search.iter().map(|domain| format!("{name}.{domain}")).chain([name.clone()]);
+            let found: Vec<Vec<String>> = asked.map(|name| addresses(&mut plain, &name)).collect();
+            collapsed += usize::from(found[0].is_empty());
+            assert_eq!(found.iter().find(|found| !found.is_empty()), Some(&first), "{name} in {namespace}");
+        }
+    }
+    assert!(collapsed >= 10, "{collapsed}");
 }
