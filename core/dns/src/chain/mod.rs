@@ -26,8 +26,8 @@ pub use needs::{ApiAccess, ClientFiles, Needs};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use reply::{Class, Reply, classify, shuffle};
-pub use setup::{Block, Health, Link, Reader, Reload, Row, Settings, Setup};
-pub use values::{Scheme, ServerKey};
+pub use setup::{Block, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts};
+pub use values::{Network, Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
 pub const MAX_DEPTH: u8 = 8;
@@ -56,6 +56,15 @@ pub struct World {
     pub local: Vec<IpAddr>,
     /// The server's version.
     pub version: String,
+    /// The machine's name; empty where it has none.
+    pub hostname: String,
+}
+
+impl World {
+    /// The machine's name, as it is told to clients.
+    pub fn hostname(&self) -> &str {
+        if self.hostname.is_empty() { "localhost" } else { &self.hostname }
+    }
 }
 
 /// No answer, but a reason: CoreDNS's `return rcode, err`. The server makes the answer; plugins above learn of it by
@@ -198,6 +207,13 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Writes a line to the log where the query's server block has `debug`.
+    pub fn debug(&mut self, query: &Query, line: impl FnOnce() -> String) {
+        if query.block.settings.debug {
+            self.log(format!("[DEBUG] {}", line()));
+        }
+    }
+
     /// Writes a line to the log: `[INFO] …`.
     pub fn log(&mut self, line: impl Into<String>) {
         self.deeds.push(Deed::Log(line.into()));
@@ -282,6 +298,9 @@ pub trait Plugin: Any + Debug + Send {
 
     /// Before the first query, files at hand.
     fn start(&mut self, cx: &mut Context<'_>) {}
+
+    /// Another configuration takes over, or the server ends: what is still to be said is said now.
+    fn stop(&mut self, cx: &mut Context<'_>) {}
 
     /// A few times a second. What comes of what it asks comes to [`Plugin::told`].
     fn tick(&mut self, cx: &mut Context<'_>) -> Vec<Ask> {

@@ -55,6 +55,8 @@ pub struct Query {
     pub labels: Arc<str>,
     /// How many look-ups led to it; 0: it is a client's own.
     pub depth: u8,
+    /// When it is given up (`cancel`), on the clock of [`Query::started`]; look-ups that it leads to share it.
+    pub deadline: Option<Duration>,
     /// No client waits for it: [`super::Context::refresh`].
     pub background: bool,
     /// The answer depends on the snapshot: it may be another one when [`super::World::epoch`] is. Set by plugins that
@@ -89,6 +91,7 @@ impl Query {
             block: Arc::default(),
             labels: Arc::from(""),
             depth: 0,
+            deadline: None,
             background: false,
             from_cluster: false,
             basis: None,
@@ -106,7 +109,7 @@ impl Query {
         let request = Message { questions: vec![question], ..self.request.clone() };
         let query = Query::new(request, self.client, self.transport, self.port, self.size);
         let labelled = self.labelled.clone();
-        Query { started: self.started, depth: self.depth + 1, labelled, ..query }
+        Query { started: self.started, depth: self.depth + 1, deadline: self.deadline, labelled, ..query }
     }
 
     /// What is asked now.

@@ -1,6 +1,7 @@
 //! How a server block's lines become plugins and settings.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -41,6 +42,28 @@ pub struct Reload {
     pub jitter: Duration,
 }
 
+/// `timeouts`: how long a connection may take; `None`: the server's own bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For one message to arrive.
+    pub read: Option<Duration>,
+    /// For one answer to leave.
+    pub write: Option<Duration>,
+    /// Between messages.
+    pub idle: Option<Duration>,
+    /// Messages on one connection; `u32::MAX`: as many as there are.
+    pub tcp_queries: Option<u32>,
+}
+
+/// `multisocket`: sockets for each address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// One for each processor.
+    PerProcessor,
+    /// So many, 1 to 1024.
+    Number(u16),
+}
+
 /// What a server block says about the server itself, for who opens its sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -50,12 +73,20 @@ pub struct Settings {
     pub health: Option<Health>,
     /// `ready`: address.
     pub ready: Option<String>,
+    /// `ready { monitor continuously }`: a plugin that was ready once is asked again.
+    pub ready_continuously: bool,
     /// `prometheus`: address.
     pub prometheus: Option<String>,
     /// `reload`
     pub reload: Option<Reload>,
-    /// `debug`
+    /// `timeouts`
+    pub timeouts: Option<Timeouts>,
+    /// `multisocket`
+    pub sockets: Option<Sockets>,
+    /// `debug`: lines marked `[DEBUG]` are written, and what panics ends the server.
     pub debug: bool,
+    /// `errors { stacktrace }`: a panic that is caught is logged with where it happened.
+    pub stacktrace: bool,
     /// `root`: folder that relative paths of other plugins start from.
     pub root: Option<String>,
     /// `view`: its name.
@@ -117,6 +148,8 @@ pub struct Setup<'a> {
     pub settings: Settings,
     /// The names on all of the block's lines, in the lines' order.
     pub lines: Vec<String>,
+    /// The machine's network interfaces and their addresses; see [`crate::corefile::Sources::interfaces`].
+    pub interfaces: BTreeMap<String, Vec<IpAddr>>,
     links: Vec<Link>,
     name: &'static str,
     at: Position,
@@ -129,6 +162,7 @@ impl<'a> Setup<'a> {
             keys,
             settings: Settings::default(),
             lines: Vec::new(),
+            interfaces: BTreeMap::new(),
             links: Vec::new(),
             name: "",
             at: Position::default(),

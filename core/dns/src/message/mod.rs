@@ -273,6 +273,16 @@ impl Message {
         }
     }
 
+    /// Its octets with all names written out, as Go's `Msg.Len` counts those of an answer that is not yet on its way.
+    pub fn len_written_out(&self) -> usize {
+        let questions: usize = self.questions.iter().map(|question| question.name.wire().len() + 4).sum();
+        let records = self.answers.iter().chain(&self.authority).chain(&self.additional);
+        let records: usize =
+            records.map(|record| record.name.wire().len() + 10 + record.data.wire().len()).sum();
+        let options = |edns: &Edns| 11 + edns.options.iter().map(|(_, data)| 4 + data.len()).sum::<usize>();
+        12 + questions + records + self.edns.as_ref().map_or(0, options)
+    }
+
     /// The empty answer to this query: id, opcode, RD, CD and question copied (RFC 1035 section 4.1.1).
     #[must_use]
     pub fn reply(&self, rcode: u16) -> Self {

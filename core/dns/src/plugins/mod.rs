@@ -1,13 +1,18 @@
 //! The plugins, a file each: what a line of theirs means, and what they do. Their order is [`crate::order::ROWS`]'s.
 
+pub mod acl;
 pub mod autopath;
 pub mod cache;
+pub mod erratic;
 pub mod errors;
 pub mod forward;
 pub mod hosts;
+pub mod identity;
 pub mod k8s_external;
 pub mod kubernetes;
+pub mod limits;
 pub mod loadbalance;
+pub mod local;
 pub mod log;
 pub mod loops;
 pub mod metadata;

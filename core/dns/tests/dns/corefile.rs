@@ -144,10 +144,7 @@ fn errors_say_where_and_what() {
         ),
         ("import self", "self:1:8: self imports itself"),
         (". {\n log \"x\n}", "Corefile:2:6: this quote never ends"),
-        (
-            ". {\n loadbalance weighted w\n}",
-            "Corefile:2:14: policy 'weighted' is unknown, or not Sealane's yet (round_robin)",
-        ),
+        (". {\n loadbalance random\n}", "Corefile:2:14: 'random' is no policy (round_robin, weighted)"),
         (". {\n prometheus here\n}", "Corefile:2:13: 'here' is no address with a port"),
         ("tls://. {\n}", "Corefile:1:1: tls:// is not Sealane's yet; remove it"),
         (". {\n health {\n  lameduck 5s {\n  }\n }\n}", "Corefile:3:15: an option has no block of its own"),
