@@ -44,7 +44,7 @@ pub static ROWS: &[Row] = rows! {
     "loadbalance" Some(plugins::loadbalance::setup), false;
     "tsig" None, false;
     "rewrite" Some(plugins::rewrite::setup), true;
-    "autopath" None, false;
+    "autopath" Some(plugins::autopath::setup), false;
     "acl" Some(plugins::acl::setup), true;
     "cache" Some(plugins::cache::setup), false;
     "header" Some(plugins::header::setup), true;
@@ -57,7 +57,7 @@ pub static ROWS: &[Row] = rows! {
     "route53" None, false;
     "azure" None, false;
     "clouddns" None, false;
-    "k8s_external" None, false;
+    "k8s_external" Some(plugins::k8s_external::setup), false;
     "kubernetes" Some(plugins::kubernetes::setup), true;
     "file" None, true;
     "auto" None, true;

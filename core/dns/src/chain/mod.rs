@@ -4,6 +4,7 @@
 
 pub mod args;
 mod ask;
+mod needs;
 mod note;
 mod query;
 mod reply;
@@ -21,6 +22,7 @@ use sealane_catalog::Snapshot;
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
 pub use ask::{Answer, Ask, TlsClient, Via};
+pub use needs::{ApiAccess, ClientFiles, Needs};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use reply::{Class, Reply, classify, shuffle};
@@ -142,15 +144,6 @@ pub struct Want {
     pub folder: bool,
     /// Between two looks at it; zero: one look is enough.
     pub every: Duration,
-}
-
-/// What the catalog has to be fed with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Services, EndpointSlices and Namespaces.
-    pub cluster: bool,
-    /// Pods.
-    pub pods: bool,
 }
 
 /// What a plugin has asked for, beside what it returned.

@@ -146,6 +146,8 @@ pub struct Setup<'a> {
     pub keys: &'a [ServerKey],
     /// What it says about the server itself.
     pub settings: Settings,
+    /// The names on all of the block's lines, in the lines' order.
+    pub lines: Vec<String>,
     /// The machine's network interfaces and their addresses; see [`crate::corefile::Sources::interfaces`].
     pub interfaces: BTreeMap<String, Vec<IpAddr>>,
     links: Vec<Link>,
@@ -159,6 +161,7 @@ impl<'a> Setup<'a> {
         Setup {
             keys,
             settings: Settings::default(),
+            lines: Vec::new(),
             interfaces: BTreeMap::new(),
             links: Vec::new(),
             name: "",

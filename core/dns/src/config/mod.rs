@@ -116,9 +116,7 @@ impl Config {
 
     /// What the catalog has to be fed with.
     pub fn needs(&self) -> Needs {
-        self.plugins()
-            .map(Plugin::needs)
-            .fold(Needs::default(), |a, b| Needs { cluster: a.cluster || b.cluster, pods: a.pods || b.pods })
+        self.plugins().map(Plugin::needs).fold(Needs::default(), Needs::and)
     }
 }
 
@@ -142,6 +140,7 @@ fn compile(
     }
     known_plugins(rows, source)?;
     let (mut setup, mut plugins) = (Setup::new(&keys), Vec::new());
+    setup.lines = source.directives.iter().map(|directive| directive.name.text.clone()).collect();
     setup.interfaces.clone_from(&sources.interfaces);
     for row in rows {
         let lines = source.directives.iter().filter(|directive| directive.name.text == row.name);

@@ -1,6 +1,7 @@
 //! The plugins, a file each: what a line of theirs means, and what they do. Their order is [`crate::order::ROWS`]'s.
 
 pub mod acl;
+pub mod autopath;
 pub mod cache;
 pub mod dns64;
 pub mod erratic;
@@ -9,6 +10,7 @@ pub mod forward;
 pub mod header;
 pub mod hosts;
 pub mod identity;
+pub mod k8s_external;
 pub mod kubernetes;
 pub mod limits;
 pub mod loadbalance;

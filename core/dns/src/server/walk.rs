@@ -405,6 +405,7 @@ impl Server {
                 self.account(&query, &message, size, by, now);
                 let mut parent = *parent;
                 parent.query.from_cluster |= query.from_cluster;
+                parent.query.for_client |= query.for_client;
                 let turn = self.looked_up(&mut parent, message, now, out);
                 Some((parent, turn))
             }

@@ -1,13 +1,18 @@
 //! The DNS state machine from outside: messages in, messages out.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod autopath;
 mod chain;
 mod cluster;
 mod codec;
 mod corefile;
 mod grammar;
+mod k8s_external;
 mod kubernetes;
 mod options;
+mod kubernetes_options;
 mod plugins;
 mod prepared;
+mod search;
 mod upstreams;
+mod zone_order;
