@@ -49,7 +49,7 @@ pub static ROWS: &[Row] = rows! {
     "cache" Some(plugins::cache::setup), false;
     "header" None, true;
     "dnssec" None, true;
-    "tls" None, false;
+    "tls" Some(plugins::tls::setup), false;
     "minimal" None, false;
     "template" None, true;
     "transfer" None, true;

@@ -19,6 +19,7 @@ mod corefile;
 mod listen;
 mod problems;
 mod shared;
+mod tls;
 mod udp;
 mod upstream;
 
@@ -152,6 +153,7 @@ pub async fn run(
             }
             _ = tick.tick() => {
                 shared.background(Event::Tick);
+                shared.upstreams.sweep();
                 for (path, content) in files.content() {
                     shared.background(Event::File { path: &path, content: content.as_deref() });
                 }

@@ -20,11 +20,11 @@ use sealane_catalog::Snapshot;
 
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
-pub use ask::{Answer, Ask, TlsClient, Via};
+pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use reply::{Class, Reply, classify, shuffle};
-pub use setup::{Block, Health, Link, Reader, Reload, Row, Settings, Setup};
+pub use setup::{Block, ClientAuth, Health, Link, Reader, Reload, Row, Settings, Setup, TlsServer};
 pub use values::{Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
@@ -292,6 +292,11 @@ pub trait Plugin: Any + Debug + Send {
 
     /// What came of an ask of [`Plugin::tick`].
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {}
+
+    /// How connections to those that it asks are kept.
+    fn keeping(&self) -> Keeping {
+        Keeping::default()
+    }
 
     /// The cluster changed.
     fn snapshot_changed(&mut self, old: &Snapshot, cx: &mut Context<'_>) {}

@@ -9,3 +9,4 @@ pub mod loadbalance;
 pub mod log;
 pub mod loops;
 pub mod process;
+pub mod tls;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Link, Now, Passage, Plugin, Transport, Via, World};
+use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Transport, Via, World};
 use crate::config::Config;
 use crate::metrics::{Family, Metrics};
 use crate::prepared::{Changed, Preparation};
@@ -94,6 +94,8 @@ pub enum Effect {
         message: Vec<u8>,
         /// How long to wait.
         timeout: Duration,
+        /// How its connection is kept.
+        keeping: Keeping,
         /// To be handed back.
         pending: Box<Pending>,
     },
