@@ -16,6 +16,7 @@
 mod admin;
 mod batch;
 mod corefile;
+mod https;
 mod listen;
 mod problems;
 mod shared;
@@ -100,6 +101,9 @@ pub enum DnsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A certificate, its key or an authority cannot be used.
+    #[error("cannot speak TLS: {0}")]
+    Tls(String),
     /// Queries go in circles.
     #[error("{0}")]
     Loop(String),

@@ -16,7 +16,9 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, KeyLog, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use sealane_dns::Config;
 use sealane_dns::chain::{ClientAuth, Scheme, TlsClient, TlsServer};
+use sealane_dns::plugins::forward::Forward;
 
 fn bad(what: &str, why: impl std::fmt::Display) -> String {
     format!("{what}: {why}")
@@ -69,6 +71,19 @@ pub(crate) fn server_name(tls: &TlsClient, to: SocketAddr) -> Result<ServerName<
         Some(name) => ServerName::try_from(name.clone()).map_err(Error::other),
         None => Ok(ServerName::IpAddress(to.ip().into())),
     }
+}
+
+/// Whether all that a configuration names can be used.
+pub(crate) fn check(config: &Config) -> std::result::Result<(), String> {
+    for upstream in config.plugins_of::<Forward>().flat_map(Forward::tls_clients) {
+        client(upstream).map_err(|why| bad("forward", why))?;
+    }
+    for block in &config.blocks {
+        // Nothing is written yet.
+        let tls = block.settings.tls.as_ref().map(|tls| TlsServer { keylog: None, ..tls.clone() });
+        tls.map_or(Ok(()), |tls| server(&tls, Scheme::Tls).map(drop))?;
+    }
+    Ok(())
 }
 
 fn read(path: &str) -> std::result::Result<String, String> {

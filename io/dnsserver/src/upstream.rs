@@ -64,8 +64,7 @@ impl Upstreams {
                 Via::Tls(client) => self.stream(outgoing, Some(client), &mut kept).await,
             }
         };
-        let timed_out =
-            || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", outgoing.via.as_str()));
+        let timed_out = || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", outgoing.via.as_str()));
         let result = tokio::time::timeout(outgoing.timeout, exchange).await;
         (result.unwrap_or_else(|_| Err(timed_out())), kept)
     }

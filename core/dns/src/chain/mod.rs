@@ -178,6 +178,11 @@ impl<'a> Peers<'a> {
         self.iter().filter_map(|(_, plugin)| (plugin as &dyn Any).downcast_ref())
     }
 
+    /// The one right behind, where it is of this type.
+    pub fn next<T: Plugin>(self) -> Option<&'a T> {
+        (&*self.after.first()?.plugin as &dyn Any).downcast_ref()
+    }
+
     /// A label's value (`metadata`), from the first plugin that knows it.
     pub fn metadata(self, label: &str, query: &Query, world: &World) -> Option<String> {
         query.label(label).or_else(|| self.iter().find_map(|(_, p)| p.metadata(label, query, world)))

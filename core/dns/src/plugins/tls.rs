@@ -24,7 +24,8 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
     let options = || d.block.iter().flatten();
     if let Some(option) = options().find(|option| ACME.contains(&option.name.text.as_str())) {
         let name = &option.name.text;
-        let message = format!("'{name}' of 'tls' (ACME) is not Sealane's yet; name a certificate and its key");
+        let message =
+            format!("'{name}' of 'tls' (ACME) is not Sealane's yet; name a certificate and its key");
         return err(&option.name, message);
     }
     let path = |token: &Token| setup.settings.path(&token.text);

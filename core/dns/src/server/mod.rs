@@ -2,6 +2,7 @@
 //! upstreams out. It has no clock, no sockets and no randomness but what each step is handed.
 
 mod finish;
+mod https;
 mod intake;
 mod walk;
 
@@ -15,6 +16,7 @@ use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Transport, Via, W
 use crate::config::Config;
 use crate::metrics::{Family, Metrics};
 use crate::prepared::{Changed, Preparation};
+pub use https::max_age;
 pub use walk::Pending;
 
 /// What waits for longer than this will not come back: its client has gone.

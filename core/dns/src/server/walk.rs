@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::{Chains, Effect, Server};
 use crate::chain::{
-    Answer, Ask, Context, Deed, Failure, Flow, Keeping, MAX_DEPTH, Note, Now, Peers, Plugin, Query, Transport, Up,
+    Answer, Ask, Context, Deed, Failure, Flow, Keeping, MAX_DEPTH, Note, Now, Peers, Plugin, Query,
+    Transport, Up,
 };
 use crate::message::{Message, decode, encode, rcode};
 
@@ -452,7 +453,10 @@ impl Server {
             chains.under_way += 1;
         }
         let purpose = Purpose::Waiting(Box::new(walk));
-        out.push(Effect::Wait { time, pending: Box::new(Pending { generation, id: 0, kept: None, purpose }) });
+        out.push(Effect::Wait {
+            time,
+            pending: Box::new(Pending { generation, id: 0, kept: None, purpose }),
+        });
     }
 
     /// Calls each plugin of the configuration in force.
@@ -481,7 +485,11 @@ impl Server {
         for (generation, block, place) in self.places() {
             let asks = self.with(generation, block, place, now, out, |plugin, cx| plugin.tick(cx));
             for ask in asks.into_iter().flat_map(|(asks, _)| asks) {
-                self.send((generation, block, place), ask, now, out, |asked| Purpose::Own { block, place, asked });
+                self.send((generation, block, place), ask, now, out, |asked| Purpose::Own {
+                    block,
+                    place,
+                    asked,
+                });
             }
         }
     }

@@ -5,6 +5,7 @@ mod chain;
 mod cluster;
 mod codec;
 mod corefile;
+mod forward;
 mod grammar;
 mod kubernetes;
 mod prepared;

@@ -140,9 +140,7 @@ impl Kubernetes {
                 Err(NoName) => Err(NoName),
             },
             rtype::TXT => match self.version(&zone, &question.name) {
-                none if none.is_empty() => {
-                    self.rows(view, &zone, &question.name).map(|_| (none, Vec::new()))
-                }
+                none if none.is_empty() => self.rows(view, &zone, &question.name).map(|_| (none, Vec::new())),
                 version => Ok((version, Vec::new())),
             },
             rtype::CNAME => self.rows(view, &zone, &question.name).map(|rows| {
