@@ -121,8 +121,8 @@ fn errors_say_where_and_what() {
             "Corefile:2:12: forwarding to quic:// is unknown, or not Sealane's yet",
         ),
         (
-            ". {\n forward . 10.0.0.1 {\n  tls\n }\n}",
-            "Corefile:3:3: option 'tls' of 'forward' is unknown, or not Sealane's yet",
+            ". {\n forward . 10.0.0.1 {\n  doh_method\n }\n}",
+            "Corefile:3:3: option 'doh_method' of 'forward' is unknown, or not Sealane's yet",
         ),
         (". {\n health {\n  lameduck 5\n }\n}", "Corefile:3:12: '5' is no duration (5s, 1m30s, 500ms)"),
         (

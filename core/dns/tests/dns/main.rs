@@ -9,4 +9,5 @@ mod forward;
 mod grammar;
 mod kubernetes;
 mod prepared;
+mod tls;
 mod upstreams;
