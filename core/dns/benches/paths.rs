@@ -21,7 +21,9 @@ fn ask(server: &mut Server, client: SocketAddr, bytes: &[u8], count: u32) -> Vec
 }
 
 fn answer(server: &mut Server, effects: Vec<Effect>, count: u32) {
-    let Some(Effect::Ask { message, pending, .. }) = effects.into_iter().next() else { panic!("asks nobody") };
+    let Some(Effect::Ask { message, pending, .. }) = effects.into_iter().next() else {
+        panic!("asks nobody")
+    };
     let query = decode(&message).unwrap();
     let mut reply = query.reply(0);
     reply.answers.push(Record::new(query.questions[0].name.clone(), 3600, Data::A([192, 0, 2, 80].into())));

@@ -6,6 +6,7 @@ mod https;
 mod intake;
 mod walk;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use sealane_catalog::Snapshot;
 
 use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Transport, Via, World};
 use crate::config::Config;
-use crate::metrics::{Family, Metrics};
+use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation};
 pub use https::max_age;
 pub use walk::Pending;
@@ -146,6 +147,8 @@ pub struct Server {
     world: World,
     metrics: Metrics,
     reloads_failed: u64,
+    /// Where queries of each sort are counted.
+    sorts: HashMap<finish::Sort, [Handle; 5]>,
     /// The last query's answer may be kept.
     preparation: Option<Preparation>,
     /// What changed since somebody asked.

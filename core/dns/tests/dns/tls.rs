@@ -15,7 +15,7 @@ fn parse(lines: &str) -> Result<Config, String> {
 
 #[test]
 fn lines() {
-    let tls = |lines| parse(lines).unwrap().blocks[0].settings.tls.clone().unwrap();
+    let tls = |lines: &str| parse(lines).unwrap().blocks[0].settings.tls.clone().unwrap();
     let plain = TlsServer { certificate: "c".into(), key: "k".into(), ..TlsServer::default() };
     assert_eq!(tls("tls c k"), plain);
     assert_eq!(tls("tls c k /ca"), TlsServer { authorities: Some("/ca".into()), ..plain.clone() });
