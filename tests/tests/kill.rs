@@ -154,3 +154,24 @@ fn killed_again_and_again() {
     }
     up.stop();
 }
+
+#[test]
+fn the_launchers_end_is_told_once() {
+    let start = Start::new();
+    let up = start.up();
+    up.ok(&["create", "deployment", "d", "--image=sealane/demo", "--replicas=3", "--", "sleep", "infinity"]);
+    up.ready_pods("default", "app=d", 3);
+    let launcher = up.launcher();
+    kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
+    eventually("every program runs again", || {
+        let others = up.processes().into_iter().all(|p| p != launcher);
+        let count = sleepers(&up);
+        if others && count == 3 { Ok(()) } else { Err(format!("{count} programs\n{}", up.log())) }
+    });
+    up.ready_pods("default", "app=d", 3);
+    let log = std::fs::read_to_string(start.file("stderr")).unwrap();
+    let warnings: Vec<&str> = log.lines().filter(|l| l.contains("WARN") || l.contains("ERROR")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("the node's launcher ended"), "{log}");
+    up.stop();
+}

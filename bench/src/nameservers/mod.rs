@@ -81,6 +81,10 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
         let own =
             |what: &str, unit, values: &[f64]| Figure::new(format!("{name}: {what}"), unit, values.to_vec());
         figures.push(own("queries a second at saturation (1/s)", "1/s", &measured.rate));
+        let busy: Vec<f64> =
+            measured.rate.iter().zip(&measured.full).map(|(rate, cpu)| rate * cpu / 1e4).collect();
+        // Below 100 it was dnsperf that could do no more.
+        figures.push(own("its core's load at saturation (%)", "%", &busy));
         figures.push(own("CPU a query at saturation (us)", "us", &measured.full));
         figures.push(own("CPU a query at a quarter (us)", "us", &measured.quarter));
         figures.push(own("latency of a lone query (us)", "us", &measured.lone));

@@ -103,6 +103,8 @@
 pub mod chain;
 pub mod config;
 pub mod corefile;
+pub mod expression;
+pub mod gotemplate;
 pub mod message;
 pub mod metrics;
 pub mod name;
@@ -110,6 +112,7 @@ pub mod order;
 pub mod plugins;
 pub mod prepared;
 pub mod server;
+pub mod zone;
 
 pub use chain::{Now, Transport, Via};
 pub use config::Config;

@@ -18,6 +18,14 @@ const SIZES: &[f64] =
 /// Labels of a series, as they are written: `server="dns://:53",zone="."`.
 pub type Labels = Arc<str>;
 
+/// A server block's labels (`server="…",zone="…",view="…"`) with something else for the zone: `zones`, and which;
+/// without one where `label` is empty.
+pub fn relabelled(labels: &str, label: &str, value: &str) -> String {
+    let ends = labels.find(",zone=\"").zip(labels.rfind(",view=\""));
+    let (server, view) = ends.map_or((labels, ""), |(zone, view)| (&labels[..zone], &labels[view..]));
+    if label.is_empty() { format!("{server}{view}") } else { format!("{server},{label}=\"{value}\"{view}") }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Counter,

@@ -12,22 +12,22 @@ macro_rules! rows {
 
 /// All plugins of CoreDNS, in the order in which a query passes them. What has no reader is refused by name.
 pub static ROWS: &[Row] = rows! {
-    "root" None, false;
-    "metadata" None, false;
+    "root" Some(plugins::process::root), false;
+    "metadata" Some(plugins::metadata::setup), false;
     "geoip" None, false;
-    "cancel" None, false;
+    "cancel" Some(plugins::limits::cancel), false;
     "proxyproto" None, false;
     "quic" None, false;
     "grpc_server" None, false;
     "https" None, false;
     "https3" None, false;
-    "timeouts" None, false;
-    "multisocket" None, false;
+    "timeouts" Some(plugins::process::timeouts), false;
+    "multisocket" Some(plugins::process::multisocket), false;
     "reload" Some(plugins::process::reload), false;
-    "nsid" None, false;
-    "bufsize" None, false;
+    "nsid" Some(plugins::identity::nsid), false;
+    "bufsize" Some(plugins::limits::bufsize), false;
     "bind" Some(plugins::process::bind), true;
-    "debug" None, false;
+    "debug" Some(plugins::process::debug), false;
     "trace" None, false;
     "ready" Some(plugins::process::ready), false;
     "health" Some(plugins::process::health), false;
@@ -37,21 +37,21 @@ pub static ROWS: &[Row] = rows! {
     "errors" Some(plugins::errors::setup), false;
     "log" Some(plugins::log::setup), true;
     "dnstap" None, true;
-    "local" None, false;
+    "local" Some(plugins::local::setup), false;
     "dns64" None, false;
-    "any" None, false;
-    "chaos" None, false;
+    "any" Some(plugins::limits::any), false;
+    "chaos" Some(plugins::identity::chaos), false;
     "loadbalance" Some(plugins::loadbalance::setup), false;
     "tsig" None, false;
-    "rewrite" None, true;
+    "rewrite" Some(plugins::rewrite::setup), true;
     "autopath" None, false;
-    "acl" None, false;
+    "acl" Some(plugins::acl::setup), true;
     "cache" Some(plugins::cache::setup), false;
     "header" None, true;
     "dnssec" None, true;
     "tls" Some(plugins::tls::setup), false;
     "minimal" None, false;
-    "template" None, true;
+    "template" Some(plugins::template::setup), true;
     "transfer" None, true;
     "hosts" Some(plugins::hosts::setup), false;
     "route53" None, false;
@@ -66,11 +66,11 @@ pub static ROWS: &[Row] = rows! {
     "loop" Some(plugins::loops::setup), false;
     "forward" Some(plugins::forward::setup), true;
     "grpc" None, true;
-    "erratic" None, false;
-    "whoami" None, false;
+    "erratic" Some(plugins::erratic::setup), false;
+    "whoami" Some(plugins::identity::whoami), false;
     "on" None, true;
     "sign" None, true;
-    "view" None, false;
+    "view" Some(plugins::view::setup), false;
     "nomad" None, false;
 };
 

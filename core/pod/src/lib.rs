@@ -28,6 +28,7 @@ pub mod probe;
 pub mod projection;
 pub mod quantity;
 pub mod record;
+pub mod request;
 pub mod status;
 
 pub use record::{Ended, Record, Role, State};

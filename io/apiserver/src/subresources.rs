@@ -18,13 +18,13 @@ use crate::answer::{self, Answer};
 use crate::cache::Entry;
 use crate::call::{Call, upgrades};
 use crate::negotiate;
-use crate::nodes::{ExecRequest, LogOptions};
 use crate::reading;
 use crate::request::{Query, ResourcePath};
 use crate::shared::{Shared, now, stopped};
 use crate::streaming;
 use crate::tokens;
 use crate::writing::{self, dry_run, modify};
+use sealane_pod::request::{ExecRequest, LogOptions};
 
 pub(crate) async fn answer(call: &Call, kind: &'static Kind, which: Subresource, body: Bytes) -> Answer {
     match (which, call.verb) {

@@ -120,7 +120,7 @@ fn paths(want: &Want) -> Vec<String> {
 fn sources(name: &str, text: &str) -> Result<(Sources, Vec<String>), DnsError> {
     let env = std::env::vars_os();
     let env = env.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
-    let (mut sources, mut warnings) = (Sources { env, files: BTreeMap::new() }, Vec::new());
+    let (mut sources, mut warnings) = (Sources { env, ..Sources::default() }, Vec::new());
     let mut todo: Vec<String> = import_targets(name, text, &sources)?;
     while let Some(target) = todo.pop() {
         if sources.files.contains_key(&target) || sources.files.len() >= MAX_FILES {

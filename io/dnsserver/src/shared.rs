@@ -39,7 +39,7 @@ struct Recent {
 /// Changes that are remembered; who missed more forgets everything.
 const RECENT: usize = 1024;
 /// A listener that is busy has so long to say what it counted.
-const COUNTED: Duration = Duration::from_millis(100);
+const COUNTED: Duration = Duration::from_millis(250);
 
 impl Shared {
     pub(crate) fn new(config: Config, settings: &Settings) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {

@@ -1,19 +1,17 @@
 //! A UDP listener: what is prepared goes back at once, the rest goes the general way.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealane_dns::prepared::Prepared;
 use sealane_dns::{Event, Transport};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::batch::{Batch, for_socket};
+use crate::batch::{self, Batch, Peer};
 use crate::shared::Shared;
 
 /// Queries that wait for upstreams at once; more are dropped, their clients ask again.
@@ -21,11 +19,16 @@ const WAITING: usize = 16_384;
 /// Prepared answers, octets: ten thousand Services and more.
 const ROOM: usize = 16 << 20;
 
+/// A listener that has nothing to do looks about so often.
+const LOOK: Duration = Duration::from_millis(50);
+/// Where so many come at once, more are on their way: they are given the time to be many, too.
+const MANY: usize = 16;
+const GATHER: Duration = Duration::from_micros(20);
+
 /// A UDP listener at work.
 struct Udp {
     shared: Arc<Shared>,
     socket: Arc<UdpSocket>,
-    own: SocketAddr,
     port: u16,
     waiting: Arc<Semaphore>,
     tasks: JoinSet<()>,
@@ -38,17 +41,17 @@ struct Udp {
 }
 
 impl Udp {
-    /// Takes a batch, answers it, and says whether there may be more.
-    fn batch(&mut self, batch: &mut Batch) -> std::io::Result<bool> {
+    /// Takes a batch and answers it: how many there were.
+    fn batch(&mut self, batch: &mut Batch, wait: bool) -> std::io::Result<usize> {
         let socket = self.socket.clone();
-        let came = batch.receive(socket.as_fd())?;
+        let came = batch.receive(&socket, wait)?;
         let begun = Instant::now();
         self.learn();
-        batch.answer(|query, client, out| self.query(query, client, out));
-        batch.send(socket.as_fd());
+        batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
+        batch.send(&socket);
         self.spent.0 += begun.elapsed();
         self.spent.1 += u32::try_from(came).unwrap_or(u32::MAX);
-        Ok(batch.is_full())
+        Ok(came)
     }
 
     /// Forgets what has changed.
@@ -60,7 +63,7 @@ impl Udp {
     }
 
     /// Answers a query, now (`true`) or later.
-    fn query(&mut self, bytes: &[u8], client: SocketAddr, out: &mut Vec<u8>) -> bool {
+    fn query(&mut self, bytes: &[u8], client: SocketAddr, peer: &Peer, out: &mut Vec<u8>) -> bool {
         self.turn = self.turn.wrapping_add(1);
         if self.prepared.answer(bytes, client.is_ipv4(), self.turn, out) {
             return true;
@@ -81,7 +84,7 @@ impl Udp {
             Err(effects) => {
                 let permit = self.waiting.clone().try_acquire_owned();
                 let (shared, socket) = (self.shared.clone(), self.socket.clone());
-                let to = for_socket(client, self.own);
+                let to = *peer;
                 self.tasks.spawn(async move {
                     let overloaded = permit.is_err();
                     let _permit = permit.ok();
@@ -89,8 +92,7 @@ impl Udp {
                         return shared.abandon(effects);
                     }
                     for message in shared.carry_out(effects).await {
-                        // A reply that cannot be sent is one that got lost: the client asks again.
-                        let _ = socket.send_to(&message, to).await;
+                        batch::send(&socket, &message, &to);
                     }
                 });
                 false
@@ -112,44 +114,44 @@ impl Udp {
 /// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
-    socket: Arc<std::net::UdpSocket>,
+    socket: Arc<UdpSocket>,
     port: u16,
     closed: watch::Receiver<bool>,
 ) {
-    let (ended, end) = oneshot::channel::<()>();
-    let of_thread = shared.clone();
+    let (ended, end) = oneshot::channel();
+    let (of_thread, runtime) = (shared.clone(), Handle::current());
     let run = move || {
-        let _ended = ended;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(listen(of_thread, &socket, port, closed))
-    };
-    let log = shared.clone();
-    let logged = move || {
-        if let Err(error) = run() {
+        // What waits for upstreams runs there.
+        let _runtime = runtime.enter();
+        let log = of_thread.clone();
+        let tasks = listen(of_thread, &socket, port, &closed).unwrap_or_else(|error| {
             log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
-        }
+            JoinSet::new()
+        });
+        // Nobody waits where the listener was dropped.
+        let _ = ended.send(tasks);
     };
-    if let Err(error) = std::thread::Builder::new().name(format!("dns-udp-{port}")).spawn(logged) {
+    if let Err(error) = std::thread::Builder::new().name(format!("dns-udp-{port}")).spawn(run) {
         shared.log(&format!("[ERROR] DNS over UDP on port {port} has no thread: {error}"));
     }
-    // The other end says nothing: it goes with the thread.
-    let _ = end.await;
+    if let Ok(mut tasks) = end.await {
+        while tasks.join_next().await.is_some() {}
+    }
 }
 
-async fn listen(
+/// What still waits for upstreams, when the listener was told to close.
+fn listen(
     shared: Arc<Shared>,
-    bound: &std::net::UdpSocket,
+    socket: &Arc<UdpSocket>,
     port: u16,
-    mut closed: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    let own = bound.local_addr()?;
-    let socket = Arc::new(UdpSocket::from_std(bound.try_clone()?)?);
-    let (asks, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
+    closed: &watch::Receiver<bool>,
+) -> std::io::Result<JoinSet<()>> {
+    batch::prepare(socket, LOOK)?;
+    let (asks, mut asked) = mpsc::unbounded_channel();
     shared.counts(asks);
     let mut udp = Udp {
         shared,
         socket: socket.clone(),
-        own,
         port,
         waiting: Arc::new(Semaphore::new(WAITING)),
         tasks: JoinSet::new(),
@@ -159,32 +161,32 @@ async fn listen(
         spent: (Duration::ZERO, 0),
     };
     let mut batch = Batch::new();
-    loop {
+    // Its other end is gone where the listener was dropped.
+    while !*closed.borrow() && closed.has_changed().is_ok() {
+        // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
+        let came = udp.batch(&mut batch, true).unwrap_or(0);
+        if came >= MANY {
+            std::thread::sleep(GATHER);
+        }
+        // Whoever asks goes on when the other end is dropped.
+        if let Ok(_done) = asked.try_recv() {
+            udp.count();
+        }
         // Finished tasks are let go as we pass.
         while udp.tasks.try_join_next().is_some() {}
-        tokio::select! {
-            biased;
-            () = crate::listen::told(&mut closed) => break,
-            // Whoever asks goes on when the other end is dropped.
-            Some(_done) = asked.recv() => udp.count(),
-            ready = socket.readable() => ready?,
-        }
-        // An error here is an ICMP message about an earlier reply: nothing to do with the next query.
-        let _ = socket.try_io(Interest::READABLE, || udp.batch(&mut batch));
     }
     // Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes
     // to the socket that takes this one's place. One for all addresses would lose the one that it answers from.
+    let own = socket.local_addr()?;
     if !own.ip().is_unspecified() {
-        let _ = socket.connect(own).await;
+        let _ = socket.connect(own);
     }
-    // Past the runtime, which may not know yet what has come in.
     loop {
-        match udp.batch(&mut batch) {
+        match udp.batch(&mut batch, false) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Ok(_) | Err(_) => {}
         }
     }
     udp.count();
-    while udp.tasks.join_next().await.is_some() {}
-    Ok(())
+    Ok(udp.tasks)
 }

@@ -78,6 +78,7 @@ impl Drive {
             address: Some([10, 244, 0, last].into()),
             sysctls: vec![("net.core.somaxconn".to_owned(), "333".to_owned())],
             share_processes: false,
+            ports: Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::netlink::Socket;
 use crate::nft::{self, Outward};
 use crate::outside::{self, Forwarding, Helper};
+use crate::ports::{self, Ports};
 use crate::ranges::{self, Cidr, Wanted};
 use crate::runtime::{ContainerSpec, ExecSpec, HostError, Runtime, SandboxSpec, Started};
 use crate::tree::{Answered, Tree, step};
@@ -87,6 +88,7 @@ struct Run {
     sandboxes: Mutex<HashMap<String, Arc<OwnedFd>>>,
     /// Sandboxes by container.
     containers: Mutex<HashMap<String, String>>,
+    ports: Arc<Mutex<Ports>>,
     /// While it is open, the masquerade is there.
     _masquerade: Option<Socket>,
     _helper: Option<Helper>,
@@ -223,6 +225,11 @@ impl Host {
         within(network, run).await
     }
 
+    fn node(&self) -> ports::Node {
+        let config = &self.inner.config;
+        ports::Node { address: config.gateway(), pods: config.pod_cidr }
+    }
+
     fn run(&self) -> Result<Arc<Run>, HostError> {
         lock(&self.inner.run).clone().ok_or(HostError::Lost)
     }
@@ -304,6 +311,7 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
         tree,
         sandboxes: Mutex::default(),
         containers: Mutex::default(),
+        ports: Arc::default(),
         _masquerade: masquerade,
         _helper: helper,
     })
@@ -428,7 +436,8 @@ fn remove_directory(path: &Path) -> Result<(), HostError> {
 
 fn started(answered: Answered) -> Started {
     let Answered { answer, descriptors, exit } = answered;
-    let mut started = Started { pid: answer.pid, stdin: None, stdout: None, stderr: None, exit };
+    let mut started =
+        Started { pid: answer.pid, process: answer.process, stdin: None, stdout: None, stderr: None, exit };
     for (kind, descriptor) in answer.descriptors.into_iter().zip(descriptors) {
         match kind {
             Descriptor::Stdin => started.stdin = Some(descriptor),
@@ -459,16 +468,29 @@ async fn connect(socket: io::Result<OwnedFd>, to: SocketAddr) -> Result<TcpStrea
 impl Runtime for Host {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<(), HostError> {
         let run = self.run()?;
-        let id = spec.id.clone();
+        let (id, address, wanted) = (spec.id.clone(), spec.address, spec.ports.clone());
         let answered = run.tree.ask(Order::CreateSandbox(spec)).await?;
         if let Some(network) = answered.descriptors.into_iter().next() {
-            lock(&run.sandboxes).insert(id, Arc::new(network));
+            lock(&run.sandboxes).insert(id.clone(), Arc::new(network));
+        }
+        let (Some(address), false) = (address, wanted.is_empty()) else { return Ok(()) };
+        let (ports, node, name) = (Arc::clone(&run.ports), self.node(), id.clone());
+        let opened =
+            within(Arc::clone(&run.tree.node), move || lock(&ports).open(node, &name, address, &wanted));
+        if let Err(error) = opened.await? {
+            self.remove_sandbox(&id).await?;
+            return Err(step("open the Pod's host ports", error));
         }
         Ok(())
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<(), HostError> {
         let run = self.run()?;
+        if lock(&run.ports).has(id) {
+            lock(&run.ports)
+                .close(self.node(), id)
+                .map_err(|error| step("close the Pod's host ports", error))?;
+        }
         lock(&run.sandboxes).remove(id);
         run.tree.ask(Order::RemoveSandbox(id.to_owned())).await?;
         let containers: Vec<String> = {
@@ -503,6 +525,10 @@ impl Runtime for Host {
 
     async fn exec(&self, spec: ExecSpec) -> Result<Started, HostError> {
         self.run()?.tree.ask(Order::Exec(spec)).await.map(started)
+    }
+
+    async fn kill_exec(&self, process: u64) -> Result<(), HostError> {
+        self.run()?.tree.ask(Order::KillExec(process)).await.map(drop)
     }
 
     fn resize(&self, terminal: &OwnedFd, columns: u16, rows: u16) -> Result<(), HostError> {

@@ -1,23 +1,23 @@
-//! Masquerade: Pods reach the outside by the host's address. One table of ours that the kernel removes when the socket
-//! that made it closes (`NFT_TABLE_F_OWNER`), however the process ends.
+//! nftables, as far as the node itself uses it, and masquerade: Pods reach the outside by the host's address. Tables of
+//! ours the kernel removes when the socket that made them closes (`NFT_TABLE_F_OWNER`), however the process ends.
 
 use std::io;
 
 use crate::netlink::{Batch, Socket, flag};
 use crate::ranges::Cidr;
 
-const SUBSYSTEM: u16 = 10;
+pub(crate) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
-const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
-const FAMILY_IPV4: u8 = 2;
+pub(crate) const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
+pub(crate) const FAMILY_IPV4: u8 = 2;
 const TABLE_OWNER: u32 = 2;
 const POSTROUTING: u32 = 4;
 /// `srcnat`.
-const PRIORITY: u32 = 100;
-const REGISTER: u32 = 1;
+const PRIORITY: i32 = 100;
+pub(crate) const REGISTER: u32 = 1;
 
 /// Which packets of a range are masqueraded.
 #[derive(Clone, Copy, Debug)]
@@ -29,32 +29,56 @@ pub(crate) enum Outward<'a> {
 }
 
 /// Makes the table; it lives as long as the returned socket.
-pub(crate) fn masquerade(table: &str, range: Cidr, outward: Outward<'_>) -> io::Result<Socket> {
+pub(crate) fn masquerade(name: &str, range: Cidr, outward: Outward<'_>) -> io::Result<Socket> {
     let socket = Socket::netfilter()?;
-    let mut batch = Batch::default();
-    batch.begin(BATCH_BEGIN, 0, "begin").raw(&[0, 0, 0, SUBSYSTEM as u8]);
-    generic(
-        &mut batch,
-        NEW_TABLE,
-        "make the nftables table for masquerade (is another `sealane up` running?)",
-    );
-    batch.string(1, table).network_number(2, TABLE_OWNER);
-    generic(&mut batch, NEW_CHAIN, "make the nftables chain for masquerade");
-    batch
-        .string(1, table)
-        .string(3, "outward")
-        .nest(4, |hook| {
-            hook.network_number(1, POSTROUTING).network_number(2, PRIORITY);
-        })
-        .string(7, "nat");
+    let mut batch = begin();
+    table(&mut batch, name, "make the nftables table for masquerade (is another `sealane up` running?)");
+    let hook = (POSTROUTING, PRIORITY, "nat");
+    chain(&mut batch, name, "outward", hook, "make the nftables chain for masquerade");
     generic(&mut batch, NEW_RULE, "make the nftables rule for masquerade");
-    batch.string(1, table).string(2, "outward").nest(4, |list| rule(list, range, outward));
-    batch.begin(BATCH_END, 0, "end").raw(&[0, 0, 0, SUBSYSTEM as u8]);
+    batch.string(1, name).string(2, "outward").nest(4, |list| rule(list, range, outward));
+    end(&mut batch);
     socket.execute(batch)?;
     Ok(socket)
 }
 
-fn generic(batch: &mut Batch, kind: u16, step: &str) {
+/// A transaction.
+pub(crate) fn begin() -> Batch {
+    let mut batch = Batch::default();
+    batch.begin(BATCH_BEGIN, 0, "begin").raw(&[0, 0, 0, SUBSYSTEM as u8]);
+    batch
+}
+
+/// The end of a transaction.
+pub(crate) fn end(batch: &mut Batch) {
+    batch.begin(BATCH_END, 0, "end").raw(&[0, 0, 0, SUBSYSTEM as u8]);
+}
+
+/// A table that goes with the socket that makes it.
+pub(crate) fn table(batch: &mut Batch, name: &str, step: &str) {
+    generic(batch, NEW_TABLE, step);
+    batch.string(1, name).network_number(2, TABLE_OWNER);
+}
+
+/// A base chain: its hook's number, its priority there, its type.
+pub(crate) fn chain(
+    batch: &mut Batch,
+    table: &str,
+    name: &str,
+    (hook, priority, kind): (u32, i32, &str),
+    step: &str,
+) {
+    generic(batch, NEW_CHAIN, step);
+    batch
+        .string(1, table)
+        .string(3, name)
+        .nest(4, |at| {
+            at.network_number(1, hook).attribute(2, &priority.to_be_bytes());
+        })
+        .string(7, kind);
+}
+
+pub(crate) fn generic(batch: &mut Batch, kind: u16, step: &str) {
     batch.begin(kind, flag::ACK | flag::CREATE | flag::APPEND, step).raw(&[FAMILY_IPV4, 0, 0, 0]);
 }
 
@@ -89,20 +113,20 @@ fn rule(list: &mut Batch, range: Cidr, outward: Outward<'_>) {
     expression(list, "masq", |_| {});
 }
 
-fn expression(list: &mut Batch, name: &str, fill: impl FnOnce(&mut Batch)) {
+pub(crate) fn expression(list: &mut Batch, name: &str, fill: impl FnOnce(&mut Batch)) {
     list.nest(1, |element| {
         element.string(1, name).nest(2, fill);
     });
 }
 
-fn compare(list: &mut Batch, operator: u32, with: &[u8]) {
+pub(crate) fn compare(list: &mut Batch, operator: u32, with: &[u8]) {
     expression(list, "cmp", |data| {
         data.network_number(1, REGISTER).network_number(2, operator);
         value(data, 3, with);
     });
 }
 
-fn value(data: &mut Batch, kind: u16, bytes: &[u8]) {
+pub(crate) fn value(data: &mut Batch, kind: u16, bytes: &[u8]) {
     data.nest(kind, |nest| {
         nest.attribute(1, bytes);
     });

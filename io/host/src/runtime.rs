@@ -21,6 +21,21 @@ pub struct SandboxSpec {
     pub sysctls: Vec<(String, String)>,
     /// All containers see each other's processes.
     pub share_processes: bool,
+    /// Ports of the node that lead here; with an address alone.
+    pub ports: Vec<HostPort>,
+}
+
+/// A port of the node that leads into a Pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// IP protocol number: TCP 6, UDP 17, SCTP 132.
+    pub protocol: u8,
+    /// On this address of the node; `None`: its address on the bridge, and its loopback.
+    pub address: Option<Ipv4Addr>,
+    /// The node's port.
+    pub port: u16,
+    /// The Pod's port.
+    pub target: u16,
 }
 
 /// A file or directory of the host made visible inside.
@@ -93,6 +108,8 @@ pub struct ContainerSpec {
 pub struct Started {
     /// In the host's (or the node's) process namespace; for people, never for signals.
     pub pid: u32,
+    /// The runtime's own number for it, for [`Runtime::kill_exec`]; given once.
+    pub process: u64,
     /// To the process; the terminal where there is one.
     pub stdin: Option<OwnedFd>,
     /// From the process; the terminal where there is one.
@@ -164,9 +181,11 @@ pub trait Runtime: Send + Sync + 'static {
     fn signal(&self, container: &str, signal: i32) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Removes an ended container's mounts and writable layer. Idempotent; kills it where it still runs.
     fn remove_container(&self, id: &str) -> impl Future<Output = Result<(), HostError>> + Send;
-    /// Runs a further process in a container. Dropping the streams does not end it; `signal_exec` does not
-    /// exist: it ends when its terminal or its container does, or by itself.
+    /// Runs a further process in a container. Dropping the streams does not end it, but for a terminal, which hangs
+    /// up.
     fn exec(&self, spec: ExecSpec) -> impl Future<Output = Result<Started, HostError>> + Send;
+    /// Kills a process that [`Runtime::exec`] started, not what it started itself. Idempotent.
+    fn kill_exec(&self, process: u64) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Sets a terminal's size.
     fn resize(&self, terminal: &OwnedFd, columns: u16, rows: u16) -> Result<(), HostError>;
     /// Connects to a port on the sandbox's own loopback (127.0.0.1, then ::1).

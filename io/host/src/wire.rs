@@ -42,6 +42,8 @@ pub(crate) enum Order {
         signal: i32,
     },
     RemoveContainer(String),
+    /// A process that `Exec` started, by its number.
+    KillExec(u64),
 }
 
 /// What the launcher has to know once.

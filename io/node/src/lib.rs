@@ -44,5 +44,5 @@ mod workers;
 
 pub use agent::Agent;
 pub use context::AgentConfig;
-pub use handle::{Duplex, ExecRequest, ExecSession, LogOptions, NodeError, NodeHandle};
+pub use handle::NodeHandle;
 pub use images::{Credentials, Image, ImageError, Images};

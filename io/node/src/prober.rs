@@ -1,6 +1,7 @@
 //! One attempt of a probe or hook: exec, HTTP, TCP, gRPC (`pkg/probe`).
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,10 +42,10 @@ pub(crate) async fn attempt<R: Runtime>(
     probe: &Probe,
     timeout: Duration,
 ) -> Answer {
+    if let Some(exec) = &probe.exec {
+        return self::exec(runtime, target, exec, Some(timeout)).await;
+    }
     let work = async {
-        if let Some(exec) = &probe.exec {
-            return self::exec(runtime, target, exec).await;
-        }
         let result = if let Some(get) = &probe.http_get {
             http_get(runtime, target, get).await
         } else if let Some(tcp) = &probe.tcp_socket {
@@ -61,7 +62,6 @@ pub(crate) async fn attempt<R: Runtime>(
     };
     match tokio::time::timeout(timeout, work).await {
         Ok(answer) => answer,
-        Err(_) if probe.exec.is_some() => failure(format!("command timed out after {}s", timeout.as_secs())),
         Err(_) if probe.grpc.is_some() => {
             failure(format!("timeout: health rpc did not complete within {}s", timeout.as_secs()))
         }
@@ -83,7 +83,7 @@ pub(crate) async fn hook<R: Runtime>(
         return Ok(());
     }
     if let Some(exec) = &hook.exec {
-        return match self::exec(runtime, target, exec).await {
+        return match self::exec(runtime, target, exec, None).await {
             (Outcome::Success, _) => Ok(()),
             (_, message) => Err(message),
         };
@@ -94,8 +94,16 @@ pub(crate) async fn hook<R: Runtime>(
     }
 }
 
-async fn exec<R: Runtime>(runtime: &R, target: &Target, action: &ExecAction) -> Answer {
+/// Runs a command in the container. One that takes longer is killed, as container runtimes do for kubelet
+/// (`ExecSync` of the CRI); what it has started itself lives on.
+async fn exec<R: Runtime>(
+    runtime: &R,
+    target: &Target,
+    action: &ExecAction,
+    timeout: Option<Duration>,
+) -> Answer {
     let args = action.command.clone().unwrap_or_default();
+    let command = args.join(" ");
     let spec = ExecSpec { container: target.id.clone(), args, tty: false, stdin: false };
     let started = match runtime.exec(spec).await {
         Ok(started) => started,
@@ -103,21 +111,41 @@ async fn exec<R: Runtime>(runtime: &R, target: &Target, action: &ExecAction) -> 
         // Says nothing about the container (`probe.Unknown`).
         Err(error) => return (Outcome::Unknown, error.to_string()),
     };
-    let mut out = Vec::new();
-    for fd in [started.stdout, started.stderr].into_iter().flatten() {
-        let mut rx = drain(fd);
-        while let Some(chunk) = rx.recv().await {
-            let room = MAX_BODY.saturating_sub(out.len());
-            out.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    let process = started.process;
+    let end = async { tokio::join!(beginning(started.stdout), beginning(started.stderr), started.exit) };
+    let ended = match timeout {
+        Some(limit) => tokio::time::timeout(limit, end).await.ok(),
+        None => Some(end.await),
+    };
+    let Some((mut out, errors, exit)) = ended else {
+        if let Err(error) = runtime.kill_exec(process).await {
+            tracing::debug!(%error, "a probe's command could not be killed");
         }
-    }
+        let after = timeout.unwrap_or_default().as_secs();
+        // `ErrCommandTimedOut` of the CRI client.
+        return failure(format!("command timed out: {command:?} timed out after {after}s"));
+    };
+    out.extend(errors);
+    out.truncate(MAX_BODY);
     let text = String::from_utf8_lossy(&out).into_owned();
-    match started.exit.await {
+    match exit {
         Ok(exit) if exit.code == 0 => (Outcome::Success, text),
         Ok(exit) if text.is_empty() => failure(format!("command exited with status {}", exit.code)),
         Ok(_) => failure(text),
         Err(_) => (Outcome::Unknown, "the command's end was not seen".to_owned()),
     }
+}
+
+/// Reads a stream to its end; what goes into a message.
+async fn beginning(stream: Option<OwnedFd>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let Some(fd) = stream else { return out };
+    let mut rx = drain(fd);
+    while let Some(chunk) = rx.recv().await {
+        let room = MAX_BODY.saturating_sub(out.len());
+        out.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    }
+    out
 }
 
 /// The number of a port that is named or numbered.

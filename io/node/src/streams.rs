@@ -103,15 +103,20 @@ pub(crate) fn feed(fd: OwnedFd) -> mpsc::Sender<Bytes> {
     tx
 }
 
-/// Reads `fd` into a channel.
+/// Reads `fd` into a channel; closes it when nobody receives any more, be the process silent or not.
 pub(crate) fn drain(fd: OwnedFd) -> mpsc::Receiver<Bytes> {
     let (tx, rx) = mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
         let Ok(mut end) = Source::new(fd) else { return };
         let mut buffer = vec![0; 16 * 1024];
-        while let Ok(n) = end.read(&mut buffer).await {
-            if n == 0 || tx.send(Bytes::copy_from_slice(&buffer[..n])).await.is_err() {
-                return;
+        loop {
+            let read = tokio::select! {
+                read = end.read(&mut buffer) => read,
+                () = tx.closed() => return,
+            };
+            match read {
+                Ok(n) if n > 0 && tx.send(Bytes::copy_from_slice(&buffer[..n])).await.is_ok() => {}
+                _ => return,
             }
         }
     });

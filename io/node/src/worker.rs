@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
-use sealane_host::runtime::{Exit, Runtime, SandboxSpec};
+use sealane_host::runtime::{Exit, HostError, Runtime, SandboxSpec};
 use sealane_pod::backoff::{self, BackOff};
 use sealane_pod::files;
 use sealane_pod::plan::{self, Action};
@@ -408,8 +408,10 @@ impl<R: Runtime, I: Images> Worker<R, I> {
         self.preparing = None;
         self.refreshing = None;
         // A sandbox that was being made when the Pod ended may exist: removing is idempotent.
-        if let Err(error) = self.ctx.runtime.remove_sandbox(self.uid()).await {
-            tracing::warn!(%error, pod = self.uid(), "a Pod's namespaces are not removed");
+        match self.ctx.runtime.remove_sandbox(self.uid()).await {
+            // Where the launcher is gone, so are they; that it went is told once, for all Pods.
+            Ok(()) | Err(HostError::Lost) => {}
+            Err(error) => tracing::warn!(%error, pod = self.uid(), "a Pod's namespaces are not removed"),
         }
         self.sandbox_made = false;
         self.sandbox.ready = false;

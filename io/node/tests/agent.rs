@@ -10,7 +10,8 @@ use std::time::Duration;
 use fakes::api::Api;
 use fakes::{FakeImages, FakeRuntime, runtime};
 use futures::StreamExt;
-use sealane_node::{Agent, AgentConfig, ExecRequest, LogOptions, NodeError, NodeHandle};
+use sealane_node::{Agent, AgentConfig, NodeHandle};
+use sealane_pod::request::{ExecRequest, LogOptions, NodeError};
 use serde_json::{Value, json};
 
 struct Node {
@@ -240,6 +241,43 @@ async fn readiness_follows_its_probe() {
             a.list("events").iter().any(unhealthy).then_some(())
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_hangs_is_killed() {
+    let n = node().await;
+    let probe = json!({"exec": {"command": ["hang", "on"]}, "periodSeconds": 1, "timeoutSeconds": 1});
+    let spec = json!({"containers": [{"name": "c", "image": "img:1", "readinessProbe": probe}]});
+    n.api.put("pods", pod("p", spec));
+    n.api
+        .until("an event says so", |a| {
+            let text = "Readiness probe failed: command timed out: \"hang on\" timed out after 1s";
+            a.list("events").iter().any(|e| e["message"] == text).then_some(())
+        })
+        .await;
+    assert!(n.runtime.calls().contains(&"kill 2".to_owned()), "{:?}", n.runtime.calls());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_may_say_much_on_either_stream() {
+    let n = node().await;
+    let hook = json!({"postStart": {"exec": {"command": ["complain"]}}});
+    let spec = json!({"containers": [{"name": "c", "image": "img:1", "lifecycle": hook}]});
+    n.api.put("pods", pod("p", spec));
+    ready(&n.api, "p").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_left_closes_its_streams() {
+    let n = node().await;
+    n.api.put("pods", pod("p", one(json!(["run"]))));
+    ready(&n.api, "p").await;
+    let request = ExecRequest { command: vec!["hang".into()], stdout: true, ..ExecRequest::default() };
+    let mut session = n.handle.exec("default", "p", request).await.unwrap();
+    assert_eq!(session.stdout.as_mut().unwrap().recv().await.unwrap(), "hang");
+    drop(session);
+    n.api.until("its standard output is closed", |_| n.runtime.is_left().then_some(())).await;
+    assert!(!n.runtime.calls().iter().any(|c| c.starts_with("kill")), "it is left to itself");
 }
 
 #[tokio::test(flavor = "multi_thread")]

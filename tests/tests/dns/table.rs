@@ -25,7 +25,11 @@
 //!     but SERVER RCODE FLAG... -- WHY  what this server says on purpose: records follow
 //! ```
 //!
-//! Options: `+tcp` `+udp` (that transport alone), `+edns=SIZE` `+do` `+version=N`, `+nord` `+ad` `+cd`, `+class=CH`,
+//! `NAME TYPE -> ?` fails with what the servers say, as it would stand here: that is how rows are added.
+//!
+//! Each row is asked over UDP twice, for what was answered before is answered otherwise, and over TCP.
+//!
+//! Options: `+tcp` `+udp` (that transport alone), `+once` (over UDP), `+edns=SIZE` `+do` `+version=N`, `+nord` `+ad` `+cd`, `+class=CH`,
 //! `+opcode=N`. Records are in any order, CNAMEs in theirs. `rd` and `cd` must come back as they were sent, and are
 //! not written. The first row of a scenario is asked until it is right: it should need what the server must first
 //! learn.
@@ -64,6 +68,7 @@ pub struct Row {
     pub query: Query,
     pub udp: bool,
     pub tcp: bool,
+    pub once: bool,
     expected: Expected,
     /// By server.
     but: Vec<(String, Expected)>,
@@ -215,9 +220,10 @@ impl Expected {
     /// Whether these records are these patterns.
     fn section(patterns: &[(usize, String)], records: &[String]) -> bool {
         let aliases = |text: &str| text.contains(" CNAME ");
-        let wanted = patterns.iter().map(|(_, p)| p.as_str()).filter(|p| aliases(p));
-        let found = records.iter().map(String::as_str).filter(|r| aliases(r));
-        if !wanted.eq(found) {
+        let wanted = patterns.iter().map(|(_, p)| p).filter(|p| aliases(p));
+        let mut found = records.iter().filter(|r| aliases(r));
+        // A missing one is found missing below.
+        if !wanted.zip(&mut found).all(|(pattern, record)| matches(pattern, record)) {
             return false;
         }
         let mut left: Vec<&String> = records.iter().collect();
@@ -253,13 +259,14 @@ impl Row {
         let rtype = type_number(rtype).ok_or_else(|| format!("`{rtype}` is no type"))?;
         let name = if name == "@" { origin.to_owned() } else { absolute(name, origin) };
         let mut query = Query { name, rtype, class: 1, flags: 0x0100, edns: None };
-        let (mut udp, mut tcp) = (true, true);
+        let (mut udp, mut tcp, mut once) = (true, true, false);
         for word in words {
             let (option, value) = word.split_once('=').unwrap_or((word, ""));
             let number = || value.parse::<u16>().map_err(|e| format!("{word}: {e}"));
             let mut edns = query.edns.unwrap_or(Edns { size: 4096, dnssec: false, version: 0 });
             match option {
                 "+udp" => tcp = false,
+                "+once" => (tcp, once) = (false, true),
                 "+tcp" => udp = false,
                 "+nord" => query.flags &= !0x0100,
                 "+ad" => query.flags |= 0x0020,
@@ -275,7 +282,12 @@ impl Row {
                 query.edns = Some(edns);
             }
         }
-        Ok(Row { head: String::new(), query, udp, tcp, expected: Expected::default(), but: Vec::new() })
+        Ok(Row { head: String::new(), query, udp, tcp, once, expected: Expected::default(), but: Vec::new() })
+    }
+
+    /// Whether it only asks what there is: `-> ?`.
+    pub fn open(&self) -> bool {
+        self.expected.rcode == "?"
     }
 
     fn expected(&self, server: &str) -> &Expected {

@@ -1,16 +1,18 @@
 //! The rooms' handles for each other: they do not know one another, so what one asks for and another gives is
-//! joined here, field by field.
+//! joined here.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, StreamExt};
-use sealane_apiserver::nodes as api;
+use futures::stream::BoxStream;
+use sealane_apiserver::nodes::NodeBackend;
 use sealane_host::runtime::Mount;
+use sealane_host::session::{Duplex, ExecSession};
 use sealane_images::{ImageStore, Program, PullOptions};
 use sealane_node as node;
+use sealane_pod::request::{ExecRequest, LogOptions, NodeError};
 use tokio::sync::watch;
 
 /// The node's images, from the store in the data directory.
@@ -73,68 +75,28 @@ impl node::Images for Images {
 pub(crate) struct Node(pub(crate) watch::Receiver<Option<Arc<node::NodeHandle>>>);
 
 impl Node {
-    fn handle(&self) -> Result<Arc<node::NodeHandle>, api::NodeError> {
-        self.0.borrow().clone().ok_or_else(|| api::NodeError::Failed("the node has not started yet".into()))
+    fn handle(&self) -> Result<Arc<node::NodeHandle>, NodeError> {
+        self.0.borrow().clone().ok_or_else(|| NodeError::Failed("the node has not started yet".into()))
     }
 }
 
-fn error(e: node::NodeError) -> api::NodeError {
-    let text = e.to_string();
-    match e {
-        node::NodeError::NotFound(_) => api::NodeError::NotFound(text),
-        node::NodeError::BadRequest(_) => api::NodeError::BadRequest(text),
-        node::NodeError::Failed(_) => api::NodeError::Failed(text),
-    }
-}
-
-impl api::NodeBackend for Node {
+impl NodeBackend for Node {
     fn logs(
         &self,
         namespace: String,
         pod: String,
-        options: api::LogOptions,
-    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<Bytes, api::NodeError>>, api::NodeError>> {
-        Box::pin(async move {
-            let options = node::LogOptions {
-                container: options.container,
-                follow: options.follow,
-                previous: options.previous,
-                timestamps: options.timestamps,
-                tail_lines: options.tail_lines,
-                limit_bytes: options.limit_bytes,
-                since_seconds: options.since_seconds,
-                since_time: options.since_time,
-            };
-            let stream = self.handle()?.logs(&namespace, &pod, options).await.map_err(error)?;
-            Ok(stream.map(|r| r.map_err(error)).boxed())
-        })
+        options: LogOptions,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<Bytes, NodeError>>, NodeError>> {
+        Box::pin(async move { self.handle()?.logs(&namespace, &pod, options).await })
     }
 
     fn exec(
         &self,
         namespace: String,
         pod: String,
-        request: api::ExecRequest,
-    ) -> BoxFuture<'_, Result<api::ExecSession, api::NodeError>> {
-        Box::pin(async move {
-            let handle = self.handle()?;
-            let attach = request.command.is_empty();
-            let request = node::ExecRequest {
-                container: request.container,
-                command: request.command,
-                tty: request.tty,
-                stdin: request.stdin,
-                stdout: request.stdout,
-                stderr: request.stderr,
-            };
-            let session = if attach {
-                handle.attach(&namespace, &pod, request).await
-            } else {
-                handle.exec(&namespace, &pod, request).await
-            };
-            let node::ExecSession { stdin, stdout, stderr, resize, exit } = session.map_err(error)?;
-            Ok(api::ExecSession { stdin, stdout, stderr, resize, exit })
-        })
+        request: ExecRequest,
+    ) -> BoxFuture<'_, Result<ExecSession, NodeError>> {
+        Box::pin(async move { self.handle()?.exec(&namespace, &pod, request).await })
     }
 
     fn connect(
@@ -142,10 +104,7 @@ impl api::NodeBackend for Node {
         namespace: String,
         pod: String,
         port: u16,
-    ) -> BoxFuture<'_, Result<Box<dyn api::Duplex>, api::NodeError>> {
-        Box::pin(async move {
-            let stream = self.handle()?.connect(&namespace, &pod, port).await.map_err(error)?;
-            Ok(Box::new(stream) as Box<dyn api::Duplex>)
-        })
+    ) -> BoxFuture<'_, Result<Box<dyn Duplex>, NodeError>> {
+        Box::pin(async move { self.handle()?.connect(&namespace, &pod, port).await })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use regex::Regex;
+
 use super::values;
 use crate::corefile::{CorefileError, Directive, Token};
 use crate::name::Name;
@@ -82,6 +84,24 @@ pub fn seconds(token: &Token) -> Result<Duration, CorefileError> {
         Ok(n) => Ok(Duration::from_secs(n.into())),
         Err(_) => err(token, format!("'{}' is no number of seconds", token.text)),
     }
+}
+
+/// Longest regular expression in octets: what CoreDNS allows.
+const MAX_REGEX: usize = 10_000;
+
+/// A regular expression in RE2's syntax, as CoreDNS has it.
+///
+/// # Errors
+/// Where it is none, or longer than 10,000 octets.
+pub fn regex(token: &Token) -> Result<Regex, CorefileError> {
+    if token.text.len() > MAX_REGEX {
+        return err(token, format!("a regular expression has {MAX_REGEX} characters at most"));
+    }
+    Regex::new(&token.text).or_else(|why| {
+        let why = why.to_string();
+        let last = why.lines().last().unwrap_or("").trim_start_matches("error: ").to_owned();
+        err(token, format!("'{}' is no regular expression: {last}", token.text))
+    })
 }
 
 /// Zones, networks' reverse ones included.

@@ -24,8 +24,10 @@ pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use reply::{Class, Reply, classify, shuffle};
-pub use setup::{Block, ClientAuth, Health, Link, Reader, Reload, Row, Settings, Setup, TlsServer};
-pub use values::{Scheme, ServerKey};
+pub use setup::{
+    Block, ClientAuth, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts, TlsServer,
+};
+pub use values::{Network, Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
 pub const MAX_DEPTH: u8 = 8;
@@ -54,6 +56,15 @@ pub struct World {
     pub local: Vec<IpAddr>,
     /// The server's version.
     pub version: String,
+    /// The machine's name; empty where it has none.
+    pub hostname: String,
+}
+
+impl World {
+    /// The machine's name, as it is told to clients.
+    pub fn hostname(&self) -> &str {
+        if self.hostname.is_empty() { "localhost" } else { &self.hostname }
+    }
 }
 
 /// No answer, but a reason: CoreDNS's `return rcode, err`. The server makes the answer; plugins above learn of it by
@@ -183,8 +194,13 @@ impl<'a> Peers<'a> {
         (&*self.after.first()?.plugin as &dyn Any).downcast_ref()
     }
 
-    /// A label's value (`metadata`), from the first plugin that knows it.
+    /// A label's value, from the first plugin that knows it; `None` where `metadata` is off for the name that the
+    /// client asked for.
     pub fn metadata(self, label: &str, query: &Query, world: &World) -> Option<String> {
+        let (zones, name) = (&query.block.settings.metadata, &query.asked().name);
+        if !zones.iter().any(|zone| name.is_within(zone)) {
+            return None;
+        }
         query.label(label).or_else(|| self.iter().find_map(|(_, p)| p.metadata(label, query, world)))
     }
 }
@@ -205,6 +221,13 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Writes a line to the log where the query's server block has `debug`.
+    pub fn debug(&mut self, query: &Query, line: impl FnOnce() -> String) {
+        if query.block.settings.debug {
+            self.log(format!("[DEBUG] {}", line()));
+        }
+    }
+
     /// Writes a line to the log: `[INFO] …`.
     pub fn log(&mut self, line: impl Into<String>) {
         self.deeds.push(Deed::Log(line.into()));
@@ -289,6 +312,9 @@ pub trait Plugin: Any + Debug + Send {
 
     /// Before the first query, files at hand.
     fn start(&mut self, cx: &mut Context<'_>) {}
+
+    /// Another configuration takes over, or the server ends: what is still to be said is said now.
+    fn stop(&mut self, cx: &mut Context<'_>) {}
 
     /// A few times a second. What comes of what it asks comes to [`Plugin::told`].
     fn tick(&mut self, cx: &mut Context<'_>) -> Vec<Ask> {

@@ -1,12 +1,13 @@
 //! [`Query`]: a question on its way, and how its answer is made fit for the client.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::World;
 use super::setup::Block;
-use crate::message::{Edns, Flags, Message, Question, encode};
+use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::Basis;
 
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
@@ -54,6 +55,8 @@ pub struct Query {
     pub labels: Arc<str>,
     /// How many look-ups led to it; 0: it is a client's own.
     pub depth: u8,
+    /// When it is given up (`cancel`), on the clock of [`Query::started`]; look-ups that it leads to share it.
+    pub deadline: Option<Duration>,
     /// No client waits for it: [`super::Context::refresh`].
     pub background: bool,
     /// The answer depends on the snapshot: it may be another one when [`super::World::epoch`] is. Set by plugins that
@@ -85,6 +88,7 @@ impl Query {
             block: Arc::default(),
             labels: Arc::from(""),
             depth: 0,
+            deadline: None,
             background: false,
             from_cluster: false,
             basis: None,
@@ -101,7 +105,7 @@ impl Query {
         let request = Message { questions: vec![question], ..self.request.clone() };
         let query = Query::new(request, self.client, self.transport, self.port, self.size);
         let labelled = self.labelled.clone();
-        Query { started: self.started, depth: self.depth + 1, labelled, ..query }
+        Query { started: self.started, depth: self.depth + 1, deadline: self.deadline, labelled, ..query }
     }
 
     /// What is asked now.
@@ -134,6 +138,18 @@ impl Query {
         self.labelled.get(label).cloned()
     }
 
+    /// What the client asked, whatever was made of it since.
+    pub fn asked(&self) -> &Question {
+        self.request.questions.first().unwrap_or(&self.question)
+    }
+
+    /// The address that it came to, as far as it is known: of the client's family, the one that the block binds to
+    /// before the machine's own.
+    pub fn server_ip(&self, world: &World) -> Option<IpAddr> {
+        let family = |ip: &&IpAddr| ip.is_ipv4() == self.client.is_ipv4() && !ip.is_unspecified();
+        self.block.settings.bind.iter().chain(&world.local).find(family).copied()
+    }
+
     /// Whether the client wants DNSSEC's records (DO).
     pub fn dnssec_ok(&self) -> bool {
         self.request.edns.as_ref().is_some_and(|edns| edns.dnssec_ok)
@@ -149,6 +165,13 @@ impl Query {
         }
     }
 
+    /// The options that go back to the client as they came.
+    fn echoed(&self) -> impl Iterator<Item = &EdnsOption> {
+        let more = &self.block.settings.echoed;
+        let options = self.request.edns.iter().flat_map(|edns| &edns.options);
+        options.filter(|(code, _)| ECHOED.contains(code) || more.contains(code))
+    }
+
     /// Makes an answer this query's: id, question and flags of the request, EDNS as the client's.
     pub fn fit(&self, reply: &mut Message) {
         let skeleton = self.request.reply(reply.rcode);
@@ -161,14 +184,11 @@ impl Query {
             ..skeleton.flags
         };
         reply.questions = skeleton.questions;
-        reply.edns = self.request.edns.as_ref().map(|asked| {
-            let echoed = asked.options.iter().filter(|(code, _)| ECHOED.contains(code));
-            Edns {
-                udp_size: asked.udp_size,
-                version: 0,
-                dnssec_ok: asked.dnssec_ok,
-                options: reply.edns.take().map_or_else(|| echoed.cloned().collect(), |edns| edns.options),
-            }
+        reply.edns = self.request.edns.as_ref().map(|asked| Edns {
+            udp_size: asked.udp_size,
+            version: 0,
+            dnssec_ok: asked.dnssec_ok,
+            options: reply.edns.take().map_or_else(|| self.echoed().cloned().collect(), |edns| edns.options),
         });
     }
 

@@ -1,12 +1,13 @@
 //! How a server block's lines become plugins and settings.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Plugin;
 use super::values::ServerKey;
-use crate::corefile::{CorefileError, Directive, Position};
+use crate::corefile::{CorefileError, Directive, Position, Token};
 use crate::name::Name;
 
 /// Reads one line of a plugin.
@@ -72,6 +73,28 @@ pub struct TlsServer {
     pub keylog: Option<String>,
 }
 
+/// `timeouts`: how long a connection may take; `None`: the server's own bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For one message to arrive.
+    pub read: Option<Duration>,
+    /// For one answer to leave.
+    pub write: Option<Duration>,
+    /// Between messages.
+    pub idle: Option<Duration>,
+    /// Messages on one connection; `u32::MAX`: as many as there are.
+    pub tcp_queries: Option<u32>,
+}
+
+/// `multisocket`: sockets for each address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// One for each processor.
+    PerProcessor,
+    /// So many, 1 to 1024.
+    Number(u16),
+}
+
 /// What a server block says about the server itself, for who opens its sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -81,20 +104,30 @@ pub struct Settings {
     pub health: Option<Health>,
     /// `ready`: address.
     pub ready: Option<String>,
+    /// `ready { monitor continuously }`: a plugin that was ready once is asked again.
+    pub ready_continuously: bool,
     /// `prometheus`: address.
     pub prometheus: Option<String>,
     /// `reload`
     pub reload: Option<Reload>,
     /// `tls`
     pub tls: Option<TlsServer>,
-    /// `debug`
+    /// `timeouts`
+    pub timeouts: Option<Timeouts>,
+    /// `multisocket`
+    pub sockets: Option<Sockets>,
+    /// `debug`: lines marked `[DEBUG]` are written, and what panics ends the server.
     pub debug: bool,
+    /// `errors { stacktrace }`: a panic that is caught is logged with where it happened.
+    pub stacktrace: bool,
     /// `root`: folder that relative paths of other plugins start from.
     pub root: Option<String>,
     /// `view`: its name.
     pub view: Option<String>,
-    /// `metadata` is on.
-    pub metadata: bool,
+    /// `metadata`: the zones for whose names labels are known; empty: it is off.
+    pub metadata: Vec<Name>,
+    /// EDNS options that go back to the client beside those that always do: `rewrite edns0 local`'s.
+    pub echoed: Vec<u16>,
     /// Other classes than IN are asked for, too (`chaos`).
     pub other_classes: bool,
 }
@@ -146,6 +179,8 @@ pub struct Setup<'a> {
     pub keys: &'a [ServerKey],
     /// What it says about the server itself.
     pub settings: Settings,
+    /// The machine's network interfaces and their addresses; see [`crate::corefile::Sources::interfaces`].
+    pub interfaces: BTreeMap<String, Vec<IpAddr>>,
     links: Vec<Link>,
     name: &'static str,
     at: Position,
@@ -154,7 +189,14 @@ pub struct Setup<'a> {
 impl<'a> Setup<'a> {
     /// A block with these keys, and nothing in it.
     pub fn new(keys: &'a [ServerKey]) -> Self {
-        Setup { keys, settings: Settings::default(), links: Vec::new(), name: "", at: Position::default() }
+        Setup {
+            keys,
+            settings: Settings::default(),
+            interfaces: BTreeMap::new(),
+            links: Vec::new(),
+            name: "",
+            at: Position::default(),
+        }
     }
 
     /// Reads one line.
@@ -171,6 +213,14 @@ impl<'a> Setup<'a> {
                 format!("plugin '{}' is CoreDNS's, but not Sealane's yet; remove it", row.name),
             )),
         }
+    }
+
+    /// The zones that the words name, the block's own where there are none.
+    ///
+    /// # Errors
+    /// Where a word is no zone.
+    pub fn zones_or_own(&self, words: &[Token]) -> Result<Vec<Name>, CorefileError> {
+        if words.is_empty() { Ok(self.zones()) } else { super::args::zones(words) }
     }
 
     /// The zones of the block's keys.

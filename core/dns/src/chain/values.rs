@@ -42,6 +42,26 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(total).ok().filter(|d| *d <= LONGEST).ok_or_else(bad)
 }
 
+/// A duration as Go shows it: `1m30s`, `5m0s`, `1.5s`, `250ms`.
+pub fn go_duration(time: Duration) -> String {
+    let nanos = time.as_nanos();
+    match nanos {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => format!("{}µs", nanos as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{}ms", nanos as f64 / 1e6),
+        _ => {
+            let (minutes, rest) = (time.as_secs() / 60, time - Duration::from_secs(time.as_secs() / 60 * 60));
+            let seconds = rest.as_secs_f64();
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => format!("{seconds}s"),
+                (0, minutes) => format!("{minutes}m{seconds}s"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+            }
+        }
+    }
+}
+
 /// Zones of a word: a name, or the reverse zones of a prefix (`10.96.0.0/12` is sixteen of them). A prefix that ends
 /// between two labels is as many zones as it covers labels (CoreDNS's `plugin/pkg/cidr`).
 ///
@@ -93,6 +113,48 @@ fn reverse_zones(ip: IpAddr, bits: u32) -> Option<Vec<Name>> {
         Name::from_labels(labels.iter().map(String::as_bytes).chain(suffix.map(str::as_bytes))).ok()
     });
     zones.collect()
+}
+
+/// A network: `10.0.0.0/8`, `2001:db8::/32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    ip: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// All addresses of IPv4, and all of IPv6.
+    pub const ALL: [Network; 2] = [
+        Network { ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), bits: 0 },
+        Network { ip: IpAddr::V6(Ipv6Addr::UNSPECIFIED), bits: 0 },
+    ];
+
+    /// Whether the address is in it; one family's addresses are in no network of the other.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.ip, ip) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                (u32::from(net) ^ u32::from(ip)).checked_shr(32 - self.bits).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                (u128::from(net) ^ u128::from(ip)).checked_shr(128 - self.bits).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `ADDRESS/BITS`; bits behind the prefix do not matter.
+impl std::str::FromStr for Network {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').filter(|(_, bits)| bits.bytes().all(|b| b.is_ascii_digit()));
+        let parsed =
+            parts.and_then(|(ip, bits)| Some((ip.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok()?)));
+        match parsed {
+            Some((ip, bits)) if bits <= if ip.is_ipv4() { 32 } else { 128 } => Ok(Network { ip, bits }),
+            _ => Err(format!("'{text}' is no network")),
+        }
+    }
 }
 
 /// How a server block is spoken to (CoreDNS's `plugin/pkg/transport`).

@@ -61,7 +61,7 @@ impl Config {
         let mut config = Config::default();
         let mut seen = Seen::new();
         for block in parse(file, text, sources)? {
-            let (block, chain) = compile(rows, &block, default_port, &mut seen)?;
+            let (block, chain) = compile(rows, &block, sources, default_port, &mut seen)?;
             config.blocks.push(block);
             config.chains.push(chain);
         }
@@ -125,6 +125,7 @@ impl Config {
 fn compile(
     rows: &[Row],
     source: &ServerBlock,
+    sources: &Sources,
     default_port: u16,
     seen: &mut Seen,
 ) -> Result<(Arc<Block>, Vec<Link>), CorefileError> {
@@ -141,6 +142,7 @@ fn compile(
     }
     known_plugins(rows, source)?;
     let (mut setup, mut plugins) = (Setup::new(&keys), Vec::new());
+    setup.interfaces.clone_from(&sources.interfaces);
     for row in rows {
         let lines = source.directives.iter().filter(|directive| directive.name.text == row.name);
         for (count, directive) in lines.enumerate() {

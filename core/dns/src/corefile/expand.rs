@@ -24,6 +24,8 @@ pub struct Sources {
     /// Files for `import`, by the path or glob as [`import_targets`] gives it: names and contents. A glob that
     /// nothing matches has an empty list, a file that is not there no entry.
     pub files: BTreeMap<String, Vec<(String, String)>>,
+    /// The machine's network interfaces and their addresses, for `bind`.
+    pub interfaces: BTreeMap<String, Vec<std::net::IpAddr>>,
 }
 
 impl Sources {

@@ -1,77 +1,15 @@
 //! DNS messages: RFC 1035 with EDNS0 (RFC 6891), RFC 2308's negative answers and RFC 3597's unknown types.
 
+mod location;
+mod params;
+pub mod presentation;
+pub mod rtype;
 mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::name::Name;
 pub use wire::{DecodeError, decode, encode};
-
-/// Record types, as far as they are treated by name.
-pub mod rtype {
-    /// Address.
-    pub const A: u16 = 1;
-    /// Name server.
-    pub const NS: u16 = 2;
-    /// Alias.
-    pub const CNAME: u16 = 5;
-    /// Start of authority.
-    pub const SOA: u16 = 6;
-    /// Pointer.
-    pub const PTR: u16 = 12;
-    /// Host information.
-    pub const HINFO: u16 = 13;
-    /// Mail exchange.
-    pub const MX: u16 = 15;
-    /// Text.
-    pub const TXT: u16 = 16;
-    /// IPv6 address.
-    pub const AAAA: u16 = 28;
-    /// Service.
-    pub const SRV: u16 = 33;
-    /// EDNS0.
-    pub const OPT: u16 = 41;
-    /// Incremental zone transfer.
-    pub const IXFR: u16 = 251;
-    /// Zone transfer.
-    pub const AXFR: u16 = 252;
-    /// Everything.
-    pub const ANY: u16 = 255;
-
-    /// How people write it: `A`, `TYPE65280`.
-    pub fn name(rtype: u16) -> String {
-        NAMES
-            .iter()
-            .find(|(n, _)| *n == rtype)
-            .map_or_else(|| format!("TYPE{rtype}"), |(_, s)| (*s).to_owned())
-    }
-
-    const NAMES: &[(u16, &str)] = &[
-        (1, "A"),
-        (2, "NS"),
-        (5, "CNAME"),
-        (6, "SOA"),
-        (12, "PTR"),
-        (13, "HINFO"),
-        (15, "MX"),
-        (16, "TXT"),
-        (28, "AAAA"),
-        (33, "SRV"),
-        (35, "NAPTR"),
-        (39, "DNAME"),
-        (41, "OPT"),
-        (43, "DS"),
-        (46, "RRSIG"),
-        (47, "NSEC"),
-        (48, "DNSKEY"),
-        (64, "SVCB"),
-        (65, "HTTPS"),
-        (251, "IXFR"),
-        (252, "AXFR"),
-        (255, "ANY"),
-        (257, "CAA"),
-    ];
-}
 
 /// The class of everything here.
 pub const CLASS_IN: u16 = 1;
@@ -90,22 +28,67 @@ pub mod rcode {
     pub const NOTIMP: u16 = 4;
     /// Not for you.
     pub const REFUSED: u16 = 5;
+    /// A name exists that should not: a DNAME makes one that is too long (RFC 6672 section 2.2).
+    pub const YXDOMAIN: u16 = 6;
+    /// Not authoritative for the zone (RFC 2136, RFC 5936).
+    pub const NOTAUTH: u16 = 9;
     /// EDNS version (RFC 6891).
     pub const BADVERS: u16 = 16;
 
     /// How people write it.
     pub fn name(rcode: u16) -> String {
-        match rcode {
-            NOERROR => "NOERROR".into(),
-            FORMERR => "FORMERR".into(),
-            SERVFAIL => "SERVFAIL".into(),
-            NXDOMAIN => "NXDOMAIN".into(),
-            NOTIMP => "NOTIMP".into(),
-            REFUSED => "REFUSED".into(),
-            BADVERS => "BADVERS".into(),
-            other => format!("RCODE{other}"),
-        }
+        let row = NAMES.iter().find(|row| row.0 == rcode);
+        row.map_or_else(|| format!("RCODE{rcode}"), |row| row.1.to_owned())
     }
+
+    /// The code of that name, letters' case aside; `None` where there is none.
+    pub fn from_name(name: &str) -> Option<u16> {
+        NAMES.iter().find(|row| row.1.eq_ignore_ascii_case(name)).map(|row| row.0)
+    }
+
+    /// IANA's registry. The first name of a code is the one that is written.
+    const NAMES: &[(u16, &str)] = &[
+        (NOERROR, "NOERROR"),
+        (FORMERR, "FORMERR"),
+        (SERVFAIL, "SERVFAIL"),
+        (NXDOMAIN, "NXDOMAIN"),
+        (NOTIMP, "NOTIMP"),
+        (NOTIMP, "NOTIMPL"),
+        (REFUSED, "REFUSED"),
+        (YXDOMAIN, "YXDOMAIN"),
+        (7, "YXRRSET"),
+        (8, "NXRRSET"),
+        (NOTAUTH, "NOTAUTH"),
+        (10, "NOTZONE"),
+        (BADVERS, "BADVERS"),
+        (BADVERS, "BADSIG"),
+        (17, "BADKEY"),
+        (18, "BADTIME"),
+        (19, "BADMODE"),
+        (20, "BADNAME"),
+        (21, "BADALG"),
+        (22, "BADTRUNC"),
+        (23, "BADCOOKIE"),
+    ];
+}
+
+/// Classes (RFC 6895 section 3.2).
+pub mod class {
+    /// How people write it: `IN`, `CLASS42`.
+    pub fn name(class: u16) -> String {
+        let row = NAMES.iter().find(|row| row.0 == class);
+        row.map_or_else(|| format!("CLASS{class}"), |row| row.1.to_owned())
+    }
+
+    /// The class of that name, letters' case aside; `None` where there is none.
+    pub fn from_name(name: &str) -> Option<u16> {
+        NAMES.iter().find(|row| row.1.eq_ignore_ascii_case(name)).map(|row| row.0)
+    }
+
+    /// Every class.
+    pub const ANY: u16 = 255;
+
+    const NAMES: &[(u16, &str)] = &[(1, "IN"), (2, "CS"), (3, "CH"), (4, "HS"), (254, "NONE"), (ANY, "ANY")];
 }
 
 /// The header's flags.
@@ -238,32 +221,7 @@ impl std::fmt::Display for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let class = if self.class == CLASS_IN { "IN".to_owned() } else { format!("CLASS{}", self.class) };
         write!(f, "{} {} {class} {} ", self.name, self.ttl, rtype::name(self.data.rtype()))?;
-        match &self.data {
-            Data::A(ip) => write!(f, "{ip}"),
-            Data::Aaaa(ip) => write!(f, "{ip}"),
-            Data::Ns(name) | Data::Cname(name) | Data::Ptr(name) => write!(f, "{name}"),
-            Data::Soa(s) => write!(
-                f,
-                "{} {} {} {} {} {} {}",
-                s.mname, s.rname, s.serial, s.refresh, s.retry, s.expire, s.minimum
-            ),
-            Data::Mx(preference, name) => write!(f, "{preference} {name}"),
-            Data::Txt(strings) => {
-                for (i, s) in strings.iter().enumerate() {
-                    let gap = if i == 0 { "" } else { " " };
-                    write!(f, "{gap}{:?}", String::from_utf8_lossy(s))?;
-                }
-                Ok(())
-            }
-            Data::Srv(priority, weight, port, target) => write!(f, "{priority} {weight} {port} {target}"),
-            Data::Other(_, bytes) => {
-                write!(f, "\\# {}", bytes.len())?;
-                if !bytes.is_empty() {
-                    f.write_str(" ")?;
-                }
-                bytes.iter().try_for_each(|b| write!(f, "{b:02x}"))
-            }
-        }
+        f.write_str(&presentation::print(&self.data))
     }
 }
 
@@ -313,6 +271,16 @@ impl Message {
             questions: vec![Question { name, rtype, class: CLASS_IN }],
             ..Message::default()
         }
+    }
+
+    /// Its octets with all names written out, as Go's `Msg.Len` counts those of an answer that is not yet on its way.
+    pub fn len_written_out(&self) -> usize {
+        let questions: usize = self.questions.iter().map(|question| question.name.wire().len() + 4).sum();
+        let records = self.answers.iter().chain(&self.authority).chain(&self.additional);
+        let records: usize =
+            records.map(|record| record.name.wire().len() + 10 + record.data.wire().len()).sum();
+        let options = |edns: &Edns| 11 + edns.options.iter().map(|(_, data)| 4 + data.len()).sum::<usize>();
+        12 + questions + records + self.edns.as_ref().map_or(0, options)
     }
 
     /// The empty answer to this query: id, opcode, RD, CD and question copied (RFC 1035 section 4.1.1).

@@ -155,6 +155,23 @@ fn data(rtype: u16, r: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError>
     if r.at == end { Ok(out) } else { Err(DecodeError::BadRecord) }
 }
 
+impl Data {
+    /// Data of a type from its octets, as they stand in a message or, with names uncompressed, alone.
+    ///
+    /// # Errors
+    /// Where they do not fit the type.
+    pub fn from_wire(rtype: u16, octets: &[u8]) -> Result<Self, DecodeError> {
+        data(rtype, &mut Reader { bytes: octets, at: 0 }, octets.len())
+    }
+
+    /// Its octets, names uncompressed.
+    pub fn wire(&self) -> Vec<u8> {
+        let mut w = Writer { out: Vec::new(), suffixes: None };
+        w.data(self);
+        w.out
+    }
+}
+
 fn options(bytes: &[u8]) -> Result<Vec<EdnsOption>, DecodeError> {
     let mut r = Reader { bytes, at: 0 };
     let mut out = Vec::new();
@@ -237,8 +254,8 @@ fn flag_bits(flags: Flags, rcode: u16) -> u16 {
 
 struct Writer {
     out: Vec<u8>,
-    /// Where suffixes (in lower case) were written, as far as a pointer reaches.
-    suffixes: HashMap<Vec<u8>, u16>,
+    /// Where suffixes (in lower case) were written, as far as a pointer reaches; `None`: names stay whole.
+    suffixes: Option<HashMap<Vec<u8>, u16>>,
 }
 
 impl Writer {
@@ -251,18 +268,21 @@ impl Writer {
 
     fn name(&mut self, name: &Name) {
         let wire = name.wire();
+        let Some(suffixes) = &mut self.suffixes else {
+            self.out.extend_from_slice(wire);
+            return;
+        };
         let mut at = 0;
         while wire[at] != 0 {
             let suffix = wire[at..].to_ascii_lowercase();
-            if let Some(to) = self.suffixes.get(&suffix) {
-                let pointer = 0xc000 | *to;
-                self.u16(pointer);
+            if let Some(to) = suffixes.get(&suffix) {
+                self.out.extend_from_slice(&(0xc000 | *to).to_be_bytes());
                 return;
             }
             if let Ok(here) = u16::try_from(self.out.len())
                 && here < 0x4000
             {
-                self.suffixes.insert(suffix, here);
+                suffixes.insert(suffix, here);
             }
             let end = at + 1 + usize::from(wire[at]);
             self.out.extend_from_slice(&wire[at..end]);
@@ -271,14 +291,8 @@ impl Writer {
         self.out.push(0);
     }
 
-    fn record(&mut self, record: &Record) {
-        self.name(&record.name);
-        self.u16(record.data.rtype());
-        self.u16(record.class);
-        self.u32(record.ttl);
-        let length = self.out.len();
-        self.u16(0);
-        match &record.data {
+    fn data(&mut self, data: &Data) {
+        match data {
             Data::A(ip) => self.out.extend_from_slice(&ip.octets()),
             Data::Aaaa(ip) => self.out.extend_from_slice(&ip.octets()),
             Data::Ns(name) | Data::Cname(name) | Data::Ptr(name) => self.name(name),
@@ -309,6 +323,16 @@ impl Writer {
             }
             Data::Other(_, bytes) => self.out.extend_from_slice(bytes),
         }
+    }
+
+    fn record(&mut self, record: &Record) {
+        self.name(&record.name);
+        self.u16(record.data.rtype());
+        self.u16(record.class);
+        self.u32(record.ttl);
+        let length = self.out.len();
+        self.u16(0);
+        self.data(&record.data);
         let len = u16::try_from(self.out.len() - length - 2).unwrap_or(u16::MAX);
         self.out[length..length + 2].copy_from_slice(&len.to_be_bytes());
     }
@@ -321,7 +345,9 @@ impl Writer {
             self.record(record);
             if self.out.len() > limit || count == u16::MAX {
                 self.out.truncate(at);
-                self.suffixes.retain(|_, offset| usize::from(*offset) < at);
+                if let Some(suffixes) = &mut self.suffixes {
+                    suffixes.retain(|_, offset| usize::from(*offset) < at);
+                }
                 return (count, true);
             }
             count += 1;
@@ -334,7 +360,7 @@ impl Writer {
 /// first one on, and TC is set (RFC 2181 section 9, and CoreDNS's `Truncate` for glue, too). OPT always stays.
 pub fn encode(message: &Message, limit: usize) -> Vec<u8> {
     let limit = limit.clamp(512, usize::from(u16::MAX));
-    let mut w = Writer { out: Vec::with_capacity(512), suffixes: HashMap::new() };
+    let mut w = Writer { out: Vec::with_capacity(512), suffixes: Some(HashMap::new()) };
     w.u16(message.id);
     w.u16(flag_bits(message.flags, message.rcode));
     w.out.resize(12, 0);

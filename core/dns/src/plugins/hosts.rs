@@ -140,12 +140,32 @@ impl Table {
                 if !addresses.contains(&ip) {
                     addresses.push(ip);
                 }
+                // A wildcard is nobody's name.
+                if name.labels().next() == Some(b"*") {
+                    continue;
+                }
                 let names = self.by_address.entry(ip).or_default();
                 if !names.contains(&name) {
                     names.push(name);
                 }
             }
         }
+    }
+
+    /// A name's addresses of one family: its own, else those of the wildcard in its first label's place, which stands
+    /// for one label.
+    fn addresses(&self, name: &Name, v4: bool) -> Vec<IpAddr> {
+        let of = |name: &Name| -> Vec<IpAddr> {
+            let all = self.by_name.get(name).into_iter().flatten();
+            all.filter(|ip| ip.is_ipv4() == v4).copied().collect()
+        };
+        let own = of(name);
+        let mut labels = name.labels();
+        if !own.is_empty() || labels.next().is_none() {
+            return own;
+        }
+        let wildcard = Name::from_labels(std::iter::once(&b"*"[..]).chain(labels));
+        wildcard.map_or(own, |name| of(&name))
     }
 
     /// How many names and addresses it has.
@@ -174,13 +194,13 @@ fn answer(hosts: &Hosts, question: &Question) -> Flow {
         }
         _ if !within => return Flow::Next,
         rtype::A | rtype::AAAA => {
-            let addresses = table.by_name.get(name).into_iter().flatten();
-            let wanted = addresses.filter(|ip| ip.is_ipv4() == (question.rtype == rtype::A));
-            answers.extend(wanted.map(|ip| record(Data::address(*ip))));
+            let addresses = table.addresses(name, question.rtype == rtype::A);
+            answers.extend(addresses.into_iter().map(|ip| record(Data::address(ip))));
         }
         _ => {}
     }
-    if answers.is_empty() && !table.by_name.contains_key(name) {
+    let there = || [true, false].iter().any(|v4| !table.addresses(name, *v4).is_empty());
+    if answers.is_empty() && !there() {
         if hosts.fallthrough.iter().flatten().any(|zone| name.is_within(zone)) {
             return Flow::Next;
         }

@@ -1,5 +1,7 @@
 //! `log`: a line for each query (`plugin/log`).
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use crate::chain::args::{self, err, unknown};
 use crate::chain::{Class, Context, Failure, Note, Plugin, Query, Setup, Up, classify};
 use crate::corefile::{CorefileError, Directive};
@@ -20,12 +22,39 @@ enum Wanted {
     Error,
 }
 
+impl Wanted {
+    fn as_str(self) -> &'static str {
+        match self {
+            Wanted::All => "all",
+            Wanted::Success => "success",
+            Wanted::Denial => "denial",
+            Wanted::Error => "error",
+        }
+    }
+}
+
+/// A piece of a format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// As it is.
+    Text(String),
+    /// One of [`PLACEHOLDERS`].
+    Value(String),
+    /// `{/LABEL}`: of `metadata`.
+    Label(String),
+}
+
+/// What may stand in braces (`plugin/pkg/replacer`).
+const PLACEHOLDERS: &[&str] = &[
+    "type", "name", "class", "proto", "size", "remote", "port", "local", ">id", ">opcode", ">do", ">bufsize",
+    "rcode", "rsize", "duration", ">rflags",
+];
+
 #[derive(Clone, Debug)]
 struct Rule {
     /// Names under which queries are logged.
     zones: Vec<Name>,
-    /// With `{…}` placeholders.
-    format: String,
+    format: Vec<Part>,
     classes: Vec<Wanted>,
 }
 
@@ -56,6 +85,9 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
         if option.name.text != "class" {
             return unknown("log", option);
         }
+        if option.args.is_empty() {
+            return err(&option.name, "'class' names none (all, success, denial, error)");
+        }
         for token in &option.args {
             classes.push(match token.text.as_str() {
                 "all" => Wanted::All,
@@ -69,7 +101,7 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
     if classes.is_empty() {
         classes.push(Wanted::All);
     }
-    let rule = Rule { zones, format, classes };
+    let rule = Rule { zones, format: parts(&format), classes };
     match setup.earlier::<Log>() {
         Some(log) => log.rules.push(rule),
         None => setup.add(Log { rules: vec![rule] }),
@@ -90,77 +122,146 @@ impl Plugin for Log {
 }
 
 impl Log {
-    fn write(&self, query: &Query, reply: &Message, cx: &mut Context<'_>) {
-        let class = match classify(reply, query.question().rtype) {
+    fn write(&self, query: &mut Query, reply: &Message, cx: &mut Context<'_>) {
+        // The first rule for the name decides, whether it wants the answer's class or not.
+        let name = &query.question().name;
+        let first = self.rules.iter().find(|rule| rule.zones.iter().any(|zone| name.is_within(zone)));
+        let Some(rule) = first else { return };
+        let kind = classify(reply, query.question().rtype);
+        let class = match kind {
             Class::NoError | Class::Delegation => Wanted::Success,
             Class::NameError | Class::NoData => Wanted::Denial,
             Class::ServerError | Class::Meta | Class::Update | Class::OtherError => Wanted::Error,
         };
-        let name = &query.question().name;
-        let rules = self.rules.iter().filter(|rule| rule.zones.iter().any(|zone| name.is_within(zone)));
-        let rules = rules.filter(|rule| rule.classes.contains(&Wanted::All) || rule.classes.contains(&class));
-        // What goes to the client is made of this answer once more: its size is part of the line.
-        let mut bytes = None;
-        for rule in rules {
-            let bytes = bytes.get_or_insert_with(|| query.encoded(reply));
-            let line = line(&rule.format, query, bytes, cx);
-            cx.log(format!("[INFO] {line}"));
+        if !rule.classes.contains(&Wanted::All) && !rule.classes.contains(&class) {
+            return;
         }
+        query.set_label("log/type", kind.as_str());
+        query.set_label("log/class", class.as_str());
+        let mut fit = reply.clone();
+        query.fit(&mut fit);
+        // The client's OPT comes later.
+        let size = Message { edns: reply.edns.clone(), ..fit.clone() }.len_written_out();
+        let mut line = String::from("[INFO] ");
+        for part in &rule.format {
+            match part {
+                Part::Text(text) => line.push_str(text),
+                Part::Value(name) => line.push_str(&value(name, query, (&fit, size), cx)),
+                Part::Label(label) => {
+                    let value = cx.peers.metadata(label, query, cx.world).filter(|value| !value.is_empty());
+                    line.push_str(value.as_deref().unwrap_or("-"));
+                }
+            }
+        }
+        cx.log(line);
     }
 }
 
-/// Fills in a format's placeholders for an answer in wire format.
-fn line(format: &str, query: &Query, bytes: &[u8], cx: &Context<'_>) -> String {
-    let mut text = String::with_capacity(format.len() + 64);
+/// A format's pieces: the innermost braces count, and those around what is no placeholder are text.
+fn parts(format: &str) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut text = String::new();
     let mut rest = format;
-    while let Some(open) = rest.find('{') {
-        text.push_str(&rest[..open]);
-        let Some(close) = rest[open..].find('}') else { break };
-        text.push_str(&placeholder(&rest[open + 1..open + close], query, bytes, cx));
-        rest = &rest[open + close + 1..];
+    while let Some(close) = rest.find('}') {
+        let (before, behind) = (&rest[..close], &rest[close + 1..]);
+        let open = before.rfind('{');
+        let inner = open.map(|open| &before[open + 1..]);
+        let part = inner.and_then(|inner| match inner.strip_prefix('/') {
+            Some(label) => Some(Part::Label(label.to_owned())),
+            None => PLACEHOLDERS.contains(&inner).then(|| Part::Value(inner.to_owned())),
+        });
+        match (part, open) {
+            (Some(part), Some(open)) => {
+                text.push_str(&before[..open]);
+                if !text.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut text)));
+                }
+                parts.push(part);
+            }
+            _ => text.push_str(&rest[..=close]),
+        }
+        rest = behind;
     }
     text.push_str(rest);
-    text
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    parts
 }
 
-/// What a `{…}` stands for (`plugin/pkg/replacer`).
-fn placeholder(name: &str, query: &Query, bytes: &[u8], cx: &Context<'_>) -> String {
+/// What a placeholder stands for; the answer as the client gets it, and its size before it was made fit.
+fn value(name: &str, query: &Query, (reply, size): (&Message, usize), cx: &Context<'_>) -> String {
     let (question, edns) = (query.question(), query.request.edns.as_ref());
-    let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+    let bracketed = |ip: IpAddr| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
     match name {
         "type" => rtype::name(question.rtype),
         "name" => question.name.to_lowercase().to_string(),
-        "class" if question.class == 1 => "IN".into(),
-        "class" => format!("CLASS{}", question.class),
+        "class" => match question.class {
+            1 => "IN".into(),
+            3 => "CH".into(),
+            4 => "HS".into(),
+            254 => "NONE".into(),
+            255 => "ANY".into(),
+            other => format!("CLASS{other}"),
+        },
         "proto" => query.transport.as_str().into(),
         "size" => query.size.to_string(),
-        "remote" if query.client.is_ipv6() => format!("[{}]", query.client.ip()),
-        "remote" => query.client.ip().to_string(),
+        "remote" => bracketed(query.client.ip()),
         "port" => query.client.port().to_string(),
-        "rcode" => rcode::name(u16::from(byte(3) & 0xf)),
-        "rsize" => bytes.len().to_string(),
+        // Where it listens on all addresses Go's sockets say so, too.
+        "local" => {
+            let own = &query.block.settings.bind;
+            let same = own.iter().find(|ip| ip.is_ipv4() == query.client.is_ipv4());
+            bracketed(*same.or(own.first()).unwrap_or(&Ipv6Addr::UNSPECIFIED.into()))
+        }
+        "rcode" => match rcode::name(reply.rcode) {
+            unknown if unknown.starts_with("RCODE") => reply.rcode.to_string(),
+            known => known,
+        },
+        "rsize" => size.to_string(),
         "duration" => format!("{}s", cx.now.monotonic.saturating_sub(query.started).as_secs_f64()),
         ">id" => query.request.id.to_string(),
         ">opcode" => query.request.flags.opcode.to_string(),
         ">do" => edns.is_some_and(|edns| edns.dnssec_ok).to_string(),
-        ">bufsize" => query.room().min(65_535).to_string(),
-        ">rflags" => {
-            let flags = [
-                (byte(2) & 0x80, "qr"),
-                (byte(2) & 4, "aa"),
-                (byte(2) & 2, "tc"),
-                (byte(2) & 1, "rd"),
-                (byte(3) & 0x80, "ra"),
-                (byte(3) & 0x20, "ad"),
-                (byte(3) & 0x10, "cd"),
+        ">bufsize" => query.room().to_string(),
+        _ => {
+            let flags = reply.flags;
+            let set = [
+                (flags.response, "qr"),
+                (flags.authoritative, "aa"),
+                (flags.truncated, "tc"),
+                (flags.recursion_desired, "rd"),
+                (flags.recursion_available, "ra"),
+                (flags.zero, "z"),
+                (flags.authentic, "ad"),
+                (flags.checking_disabled, "cd"),
             ];
-            let set: Vec<&str> = flags.iter().filter(|(bit, _)| *bit != 0).map(|(_, name)| *name).collect();
+            let set: Vec<&str> = set.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
             set.join(",")
         }
-        // `{/kubernetes/service}`: metadata.
-        _ => match name.strip_prefix('/').filter(|_| query.block.settings.metadata) {
-            Some(label) => cx.peers.metadata(label, query, cx.world).unwrap_or_else(|| "-".into()),
-            None => "-".into(),
-        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats() {
+        let text = |text: &str| Part::Text(text.to_owned());
+        let value = |name: &str| Part::Value(name.to_owned());
+        for (format, expected) in [
+            ("{type}", vec![value("type")]),
+            ("A {type} b", vec![text("A "), value("type"), text(" b")]),
+            ("{\"q\": \"{name}\"}", vec![text("{\"q\": \""), value("name"), text("\"}")]),
+            ("A {X} {>id}", vec![text("A {X} "), value(">id")]),
+            ("A } {port}{", vec![text("A } "), value("port"), text("{")]),
+            ("{/log/class}{/}", vec![Part::Label("log/class".into()), Part::Label(String::new())]),
+            ("{ {rcode} }", vec![text("{ "), value("rcode"), text(" }")]),
+        ] {
+            assert_eq!(parts(format), expected, "{format}");
+        }
+        // All that the two standard formats name is known.
+        assert_eq!(parts(COMMON).iter().filter(|part| matches!(part, Part::Value(_))).count(), 14);
     }
 }

@@ -1,6 +1,7 @@
 //! [`Prepared`]: where answers are kept.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 
 use super::{Changed, Mark, Preparation, Tally};
@@ -11,7 +12,7 @@ const LONGEST: usize = 12 + 255 + 4 + 11;
 /// Where a message's question begins.
 const QUESTION: usize = 12;
 /// What an entry takes beside its octets, as far as it matters.
-const OVERHEAD: usize = 200;
+const OVERHEAD: usize = 256;
 
 /// How often an answer was handed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ struct Entry {
 
 impl Entry {
     fn size(&self) -> usize {
-        2 * self.key.len() + self.reply.len() + 24 * self.basis.len() + OVERHEAD
+        self.key.len() + self.reply.len() + 24 * self.basis.len() + OVERHEAD
     }
 
     fn served(&self) -> Served {
@@ -60,10 +61,33 @@ impl Entry {
     }
 }
 
+/// Hashes what is a hash already.
+#[derive(Debug, Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for octet in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*octet);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 /// Prepared answers of one listener's thread.
 #[derive(Debug)]
 pub struct Prepared {
-    at: HashMap<Box<[u8]>, u32>,
+    /// By the key's hash: nobody outside knows how it is made, so that two keys with one are chance, and the first has the
+    /// place.
+    at: HashMap<u64, u32, BuildHasherDefault<Itself>>,
+    hashes: RandomState,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     marked: HashMap<Mark, Vec<u32>>,
@@ -105,7 +129,8 @@ impl Prepared {
     /// Room for about so many octets.
     pub fn new(limit: usize) -> Self {
         Prepared {
-            at: HashMap::new(),
+            at: HashMap::default(),
+            hashes: RandomState::new(),
             entries: Vec::new(),
             free: Vec::new(),
             marked: HashMap::new(),
@@ -122,9 +147,9 @@ impl Prepared {
     pub fn answer(&mut self, request: &[u8], ipv4: bool, turn: usize, out: &mut Vec<u8>) -> bool {
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return false };
-        let Some(at) = self.at.get(key) else { return false };
+        let Some(at) = self.at.get(&self.hashes.hash_one(key)) else { return false };
         let Some(Some(entry)) = self.entries.get_mut(*at as usize) else { return false };
-        if !lower && !entry.any_case {
+        if *entry.key != *key || !(lower || entry.any_case) {
             return false;
         }
         out.clear();
@@ -158,7 +183,8 @@ impl Prepared {
         let Preparation { basis, serial_at, rotates, tally } = preparation;
         let any_case = matches!(tally.rtype, rtype::A | rtype::AAAA | rtype::PTR);
         let fits = reply.len() > end && serial_at.is_none_or(|at| at + 4 <= reply.len());
-        if !fits || !(lower || any_case) || self.at.contains_key(key) {
+        let hash = self.hashes.hash_one(key);
+        if !fits || !(lower || any_case) || self.at.contains_key(&hash) {
             return;
         }
         let ring = match ring(reply, end + 4) {
@@ -175,7 +201,7 @@ impl Prepared {
         self.size += entry.size();
         self.make_room();
         let at = self.free.pop().unwrap_or(self.entries.len() as u32);
-        self.at.insert(entry.key.clone(), at);
+        self.at.insert(hash, at);
         for mark in &entry.basis {
             self.marked.entry(*mark).or_default().push(at);
         }
@@ -203,7 +229,7 @@ impl Prepared {
     fn remove(&mut self, at: usize) {
         let Some(entry) = self.entries.get_mut(at).and_then(Option::take) else { return };
         self.size -= entry.size();
-        self.at.remove(&entry.key);
+        self.at.remove(&self.hashes.hash_one(&*entry.key));
         for mark in &entry.basis {
             if let Some(list) = self.marked.get_mut(mark) {
                 list.retain(|other| *other as usize != at);

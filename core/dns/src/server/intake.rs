@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Effect, Server};
+use super::{BlockState, Effect, Server};
 use crate::chain::{Failure, Now, Peers, Query, Transport};
 use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode};
 
@@ -44,6 +44,14 @@ impl Server {
     pub(super) fn place(&self, query: &mut Query) -> Result<usize, Failure> {
         let refused = Failure { rcode: rcode::REFUSED, why: None };
         let Question { name, class, .. } = query.question().clone();
+        // CoreDNS's `EnableChaos`: one block opens the port for all.
+        let opens = |state: &BlockState| {
+            state.block.settings.other_classes && state.block.keys.iter().any(|key| key.port == query.port)
+        };
+        if class != CLASS_IN && !self.blocks().iter().any(opens) {
+            query.labels = dropped(query.port);
+            return Err(refused);
+        }
         let mut candidates = Vec::new();
         for (at, state) in self.blocks().iter().enumerate() {
             for (key, labels) in state.block.keys.iter().zip(&state.labels) {
@@ -58,19 +66,21 @@ impl Server {
             let state = &self.blocks()[at];
             query.block = state.block.clone();
             query.labels = labels.clone();
-            let accepts = state.links.iter().enumerate().all(|(i, link)| {
-                let peers = Peers::new(&state.links[..i], &state.links[i + 1..]);
-                link.plugin.accepts(query, peers, &self.world)
-            });
+            let peers = Peers::new(&state.links, &[]);
+            let accepts = state.links.iter().all(|link| link.plugin.accepts(query, peers, &self.world));
             if accepts {
-                let served = class == CLASS_IN || query.block.settings.other_classes;
-                return if served { Ok(at) } else { Err(refused) };
+                return Ok(at);
             }
         }
         query.block = std::sync::Arc::default();
-        query.labels = format!("server=\"dns://:{}\",zone=\"dropped\",view=\"\"", query.port).into();
+        query.labels = dropped(query.port);
         Err(refused)
     }
+}
+
+/// Labels of queries that no block is for (`vars.Dropped`).
+fn dropped(port: u16) -> std::sync::Arc<str> {
+    format!("server=\"dns://:{port}\",zone=\"dropped\",view=\"\"").into()
 }
 
 /// Reads a message; with the response code where it is not to be answered otherwise.

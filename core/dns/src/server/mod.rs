@@ -172,6 +172,7 @@ impl Server {
     /// plugins have to say comes with the next step's effects.
     pub fn configure(&mut self, config: Config, now: Now) {
         let generation = self.chains.last().map_or(0, |chains| chains.generation + 1);
+        let mut out = self.stop(now);
         if let Some(old) = self.chains.last_mut() {
             old.retired = Some(now.monotonic);
         }
@@ -190,9 +191,21 @@ impl Server {
         self.chains.push(chains);
         self.changed = Some(Changed::All);
         self.let_go(now);
-        let mut out = std::mem::take(&mut self.starting);
+        out.splice(0..0, std::mem::take(&mut self.starting));
         self.each_plugin(now, &mut out, |plugin, cx| plugin.start(cx));
         self.starting = out;
+    }
+
+    /// The server ends: lines that plugins have held back come out.
+    pub fn stop(&mut self, now: Now) -> Vec<Effect> {
+        let mut out = Vec::new();
+        self.each_plugin(now, &mut out, |plugin, cx| plugin.stop(cx));
+        out
+    }
+
+    /// The machine's name, for `nsid` and `chaos`.
+    pub fn set_hostname(&mut self, name: &str) {
+        name.clone_into(&mut self.world.hostname);
     }
 
     /// How the answer to the query of the last step may be kept, if it may.

@@ -146,6 +146,9 @@ impl Server {
             chains.under_way = chains.under_way.saturating_sub(1);
         }
         match pending.purpose {
+            Purpose::Asked(walk, _) | Purpose::Waiting(walk) if given_up(&walk.query, now) => {
+                self.run(*walk, Turn::Failed(late()), now, out);
+            }
             Purpose::Asked(mut walk, asked) => {
                 let answer = answer(asked, outcome, pending.kept, now);
                 let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
@@ -269,15 +272,23 @@ impl Server {
                     Turn::Answered(first)
                 }
                 Turn::Said(Flow::Fail(failure)) => Turn::Failed(failure),
+                // Who asked in the background learns that nothing comes.
+                Turn::Said(Flow::Drop) if matches!(walk.waits, Waits::Nobody) => {
+                    Turn::Failed(Failure { rcode: rcode::SERVFAIL, why: None })
+                }
                 Turn::Said(Flow::Drop) => match walk.waits {
                     Waits::Plugin(parent) => {
                         walk = *parent;
                         self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                     }
-                    Waits::Client | Waits::Nobody => return,
+                    Waits::Client => return self.account(&walk.query, &bare(rcode::NOERROR), 0, "", now),
+                    Waits::Nobody => return,
                 },
+                Turn::Said(Flow::Ask(_) | Flow::Wait(_)) if given_up(&walk.query, now) => {
+                    Turn::Failed(late())
+                }
                 Turn::Said(Flow::Ask(ask)) => return self.ask(walk, ask, now, out),
-                Turn::Said(Flow::Wait(time)) => return self.wait(walk, time, out),
+                Turn::Said(Flow::Wait(time)) => return self.wait(walk, time, now, out),
                 Turn::Said(Flow::Lookup(_)) if walk.query.depth >= MAX_DEPTH => {
                     self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                 }
@@ -414,7 +425,8 @@ impl Server {
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
-    fn ask(&mut self, walk: Walk, ask: Ask, now: Now, out: &mut Vec<Effect>) {
+    fn ask(&mut self, walk: Walk, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
+        ask.timeout = within(&walk.query, ask.timeout, now);
         let at = (walk.generation, walk.block, walk.place);
         self.send(at, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
     }
@@ -447,7 +459,8 @@ impl Server {
         });
     }
 
-    fn wait(&mut self, walk: Walk, time: Duration, out: &mut Vec<Effect>) {
+    fn wait(&mut self, walk: Walk, time: Duration, now: Now, out: &mut Vec<Effect>) {
+        let time = within(&walk.query, time, now);
         let generation = walk.generation;
         if let Some(chains) = self.generation(generation) {
             chains.under_way += 1;
@@ -493,6 +506,21 @@ impl Server {
             }
         }
     }
+}
+
+/// Whether the time that `cancel` gives a query is over.
+fn given_up(query: &Query, now: Now) -> bool {
+    query.deadline.is_some_and(|deadline| now.monotonic >= deadline)
+}
+
+/// What is left of a time until a query is given up.
+fn within(query: &Query, time: Duration, now: Now) -> Duration {
+    query.deadline.map_or(time, |deadline| time.min(deadline.saturating_sub(now.monotonic)))
+}
+
+/// The reason in the words of Go's contexts, which `errors { consolidate }` lines of Corefiles match.
+fn late() -> Failure {
+    Failure { rcode: rcode::SERVFAIL, why: Some("context deadline exceeded".to_owned()) }
 }
 
 /// An answer of the server's own, nothing in it.

@@ -28,6 +28,8 @@ fn setup(setup: &mut Setup<'_>, line: &Directive) -> Result<(), CorefileError> {
     if words[0] == "view" {
         setup.settings.view = Some(words[1].clone());
     }
+    // Labels are asked for in these tests.
+    setup.settings.metadata = vec![sealane_dns::Name::root()];
     setup.add(Actor { words, told: 0, kept: None });
     Ok(())
 }

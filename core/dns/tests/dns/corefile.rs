@@ -106,8 +106,8 @@ fn errors_say_where_and_what() {
         ("{\n errors\n}", "Corefile:1:1: a server block needs a zone before its brace, as in '. {'"),
         (". {\n  nonsense\n}", "Corefile:2:3: unknown plugin 'nonsense'"),
         (
-            ". {\n rewrite name a b\n}",
-            "Corefile:2:2: plugin 'rewrite' is CoreDNS's, but not Sealane's yet; remove it",
+            ". {\n route53 name a b\n}",
+            "Corefile:2:2: plugin 'route53' is CoreDNS's, but not Sealane's yet; remove it",
         ),
         (
             ". {\n cache {\n  magic\n }\n}",
@@ -144,10 +144,7 @@ fn errors_say_where_and_what() {
         ),
         ("import self", "self:1:8: self imports itself"),
         (". {\n log \"x\n}", "Corefile:2:6: this quote never ends"),
-        (
-            ". {\n loadbalance weighted w\n}",
-            "Corefile:2:14: policy 'weighted' is unknown, or not Sealane's yet (round_robin)",
-        ),
+        (". {\n loadbalance random\n}", "Corefile:2:14: 'random' is no policy (round_robin, weighted)"),
         (". {\n prometheus here\n}", "Corefile:2:13: 'here' is no address with a port"),
         ("grpc://. {\n}", "Corefile:1:1: grpc:// is not Sealane's yet; remove it"),
         (". {\n health {\n  lameduck 5s {\n  }\n }\n}", "Corefile:3:15: an option has no block of its own"),

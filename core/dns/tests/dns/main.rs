@@ -8,6 +8,7 @@ mod corefile;
 mod forward;
 mod grammar;
 mod kubernetes;
+mod plugins;
 mod prepared;
 mod tls;
 mod upstreams;

@@ -90,12 +90,12 @@ fn forwards_and_caches() {
     let mut text = String::new();
     server.render_metrics(&mut text);
     for line in [
-        "coredns_cache_hits_total{server=\"dns://:53\",zone=\".\",view=\"\",type=\"success\"} 1",
-        "coredns_cache_hits_total{server=\"dns://:53\",zone=\".\",view=\"\",type=\"denial\"} 1",
-        "coredns_cache_misses_total{server=\"dns://:53\",zone=\".\",view=\"\"} 4",
+        "coredns_cache_hits_total{server=\"dns://:53\",zones=\".\",view=\"\",type=\"success\"} 1",
+        "coredns_cache_hits_total{server=\"dns://:53\",zones=\".\",view=\"\",type=\"denial\"} 1",
+        "coredns_cache_misses_total{server=\"dns://:53\",zones=\".\",view=\"\"} 4",
         "coredns_proxy_request_duration_seconds_count{proxy_name=\"forward\",to=\"192.0.2.53:53\",rcode=\"NOERROR\"} 2",
         "coredns_dns_responses_total{server=\"dns://:53\",zone=\".\",view=\"\",rcode=\"NXDOMAIN\",plugin=\"cache\"} 1",
-        "coredns_cache_entries{server=\"dns://:53\",zone=\".\",view=\"\",type=\"success\"} 1",
+        "coredns_cache_entries{server=\"dns://:53\",zones=\".\",view=\"\",type=\"success\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }
@@ -338,11 +338,16 @@ fn server_blocks_are_chosen_by_zone_and_port() {
 #[test]
 fn logs_as_coredns_does() {
     let mut server = synced(
-        ".:53 {\n log\n log cluster.local {\n class denial\n }\n kubernetes cluster.local\n log . \"{type} {name} {nonsense}\"\n}",
+        ".:53 {\n log cluster.local {\n class denial\n }\n kubernetes cluster.local\n log . \"{type} {name} {nonsense}\"\n}",
     );
     let effects = ask(&mut server, &query("no.default.svc.cluster.local A +edns"), Transport::Tcp, at(0));
-    let common = "[INFO] 10.244.0.9:4242 - 77 \"A IN no.default.svc.cluster.local. tcp 74 false 65535\" NXDOMAIN qr,aa,rd 123 0s";
-    assert_eq!(logs(&effects), [common, common, "[INFO] A no.default.svc.cluster.local. -"]);
+    let common = "[INFO] 10.244.0.9:4242 - 77 \"A IN no.default.svc.cluster.local. tcp 74 false 65535\" NXDOMAIN qr,aa,rd 139 0s";
+    // The first line for a name decides.
+    assert_eq!(logs(&effects), [common]);
+    let effects = ask(&mut server, &query("web.default.svc.cluster.local A"), Transport::Tcp, at(0));
+    assert!(logs(&effects).is_empty());
+    let effects = ask(&mut server, &query("Other.example A"), Transport::Tcp, at(0));
+    assert_eq!(logs(&effects), ["[INFO] A other.example. {nonsense}"]);
 }
 
 #[test]

@@ -5,11 +5,11 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
 use futures::stream::SplitStream;
 use futures::{SinkExt, StreamExt};
+use sealane_host::session::ExecSession;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::channel::framed;
-use crate::nodes::ExecSession;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;

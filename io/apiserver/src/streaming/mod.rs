@@ -19,8 +19,9 @@ use axum::response::Response;
 use http::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use sealane_api::Status;
+use sealane_pod::request::ExecRequest;
 
-use crate::nodes::{ExecRequest, NodeBackend};
+use crate::nodes::NodeBackend;
 
 /// The subprotocols of exec and attach, the best first.
 const CHANNELS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
@@ -110,16 +111,4 @@ async fn websocket(
         )));
     }
     Ok(upgrade)
-}
-
-impl From<crate::nodes::NodeError> for Status {
-    fn from(e: crate::nodes::NodeError) -> Self {
-        use crate::nodes::NodeError;
-        let message = e.to_string();
-        match e {
-            NodeError::NotFound(_) => Status::new(404, "NotFound", message),
-            NodeError::BadRequest(_) => Status::bad_request(message),
-            NodeError::Failed(_) => Status::new(500, "InternalError", message),
-        }
-    }
 }

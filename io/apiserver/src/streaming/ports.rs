@@ -7,11 +7,12 @@ use std::sync::Arc;
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use sealane_host::session::Duplex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::channel::framed;
-use crate::nodes::{Duplex, NodeBackend};
+use crate::nodes::NodeBackend;
 
 /// A Pod, and who knows the way to it.
 #[derive(Clone)]

@@ -174,6 +174,10 @@ impl Launcher {
                 self.signal(&container, signal).map(|()| Some((Answer::default(), Vec::new())))
             }
             Order::RemoveContainer(id) => Ok(self.remove_container(&id, number)),
+            Order::KillExec(process) => {
+                self.kill_exec(process);
+                Ok(Some((Answer::default(), Vec::new())))
+            }
         }
     }
 

@@ -215,6 +215,13 @@ impl Launcher {
         }
     }
 
+    /// Kills a further process of a container; one that has ended needs no killing.
+    pub(super) fn kill_exec(&self, id: u64) {
+        if self.processes.iter().any(|process| process.id == id && matches!(process.kind, Kind::Further)) {
+            self.kill_process(id);
+        }
+    }
+
     pub(super) fn kill_process(&self, id: u64) {
         if let Some(process) = self.processes.iter().find(|process| process.id == id) {
             // Ended already is as good.

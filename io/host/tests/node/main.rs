@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::future::join_all as futures_of;
 use rustix::process::{Pid, PidfdFlags};
 use sealane_host::runtime::{
-    ContainerSpec, ExecSpec, Exit, HostError, Identity, Mount, Runtime, SandboxSpec, Started,
+    ContainerSpec, ExecSpec, Exit, HostError, HostPort, Identity, Mount, Runtime, SandboxSpec, Started,
 };
 use sealane_host::{Host, HostConfig, Rootless, launcher};
 use tokio::io::AsyncReadExt;
@@ -160,6 +160,7 @@ impl Node {
             address: Some([198, 18, 7, last].into()),
             sysctls: vec![("net.ipv4.ip_default_ttl".to_owned(), "77".to_owned())],
             share_processes: id == "shared",
+            ports: Vec::new(),
         };
         self.host.create_sandbox(spec).await.unwrap();
     }
@@ -222,6 +223,7 @@ impl Node {
             address: Some([198, 18, 7, 5].into()),
             sysctls: Vec::new(),
             share_processes: false,
+            ports: Vec::new(),
         };
         let error = self.host.create_sandbox(twin).await.unwrap_err();
         assert_eq!(error.to_string(), "make the sandbox twin: the Pod host-one has its address");
@@ -328,6 +330,14 @@ impl Node {
         let exec = ExecSpec { container: "long".to_owned(), args, tty: false, stdin: false };
         let error = self.host.exec(exec).await.unwrap_err();
         assert_eq!(error.to_string(), "exec: \"foo\": executable file not found in $PATH");
+        // One can be killed by itself, and no other process by its number.
+        let mut exec = self.exec("long", "wait", false).await.unwrap();
+        let (line, _stdout) = first_line(exec.stdout.take()).await;
+        assert_eq!(line, "waiting");
+        self.host.kill_exec(started.process).await.unwrap();
+        self.host.kill_exec(exec.process).await.unwrap();
+        assert_eq!(exec.exit.await.unwrap(), KILLED);
+        self.host.kill_exec(exec.process).await.unwrap();
         // A running exec ends with its container.
         let mut exec = self.exec("long", "wait", false).await.unwrap();
         let (line, _stdout) = first_line(exec.stdout.take()).await;
@@ -406,6 +416,7 @@ impl Node {
             self.host.node_network(|| std::net::TcpListener::bind("198.18.7.1:443")).await.unwrap();
         assert_eq!(listener.unwrap().local_addr().unwrap().to_string(), "198.18.7.1:443");
         self.the_nodes_own_network_can_be_used().await;
+        self.the_nodes_ports_lead_to_pods().await;
         self.host.remove_sandbox("one").await.unwrap();
         assert_eq!(server.exit.await.unwrap(), KILLED);
         let error = self.host.connect_from_node(to).await.unwrap_err().to_string();
@@ -417,6 +428,48 @@ impl Node {
         drop(dialled);
     }
 
+    async fn the_nodes_ports_lead_to_pods(&self) {
+        let port = |address: Option<[u8; 4]>, port| HostPort {
+            protocol: 6,
+            address: address.map(Into::into),
+            port,
+            target: 80,
+        };
+        let spec = SandboxSpec {
+            id: "open".to_owned(),
+            hostname: "open".to_owned(),
+            address: Some([198, 18, 7, 8].into()),
+            sysctls: Vec::new(),
+            share_processes: false,
+            ports: vec![port(None, 8000), port(Some([198, 18, 7, 1]), 8001)],
+        };
+        self.host.create_sandbox(spec).await.unwrap();
+        let mut server =
+            self.host.start_container(self.container("open", "open-server", "serve 80")).await.unwrap();
+        let (_, _stdout) = first_line(server.stdout.take()).await;
+        // What comes from the node's Pods or itself comes back this way, so it has the node's address.
+        for (sandbox, name) in [("two", "client-of-port"), ("open", "client-of-own-port")] {
+            let client = self.container(sandbox, name, "get 198.18.7.1:8000 ; get 198.18.7.1:8001");
+            assert_eq!(self.run(client).await.0, "hello 198.18.7.1\nhello 198.18.7.1\n", "{sandbox}");
+        }
+        let get = async |to: &str| {
+            let mut text = String::new();
+            let mut stream =
+                self.host.connect_from_node(to.parse().unwrap()).await.map_err(|e| e.to_string())?;
+            stream.read_to_string(&mut text).await.unwrap();
+            Ok::<_, String>(text)
+        };
+        for to in ["127.0.0.1:8000", "198.18.7.1:8000", "198.18.7.1:8001"] {
+            assert_eq!(get(to).await.unwrap(), "hello 198.18.7.1\n", "{to}");
+        }
+        for to in ["127.0.0.1:8001", "198.18.7.1:8002"] {
+            assert!(get(to).await.unwrap_err().contains("refused"), "{to}");
+        }
+        self.host.remove_sandbox("open").await.unwrap();
+        assert_eq!(server.exit.await.unwrap(), KILLED);
+        assert!(get("198.18.7.1:8000").await.unwrap_err().contains("refused"));
+    }
+
     async fn the_nodes_own_network_can_be_used(&self) {
         let spec = SandboxSpec {
             id: "own".to_owned(),
@@ -424,6 +477,7 @@ impl Node {
             address: None,
             sysctls: Vec::new(),
             share_processes: false,
+            ports: Vec::new(),
         };
         self.host.create_sandbox(spec).await.unwrap();
         let client = self.container("own", "own-client", "host-name ; get 198.18.7.5:80");

@@ -1,5 +1,8 @@
 //! What a worker does: namespaces, volumes, containers, probes.
 
+use k8s_openapi::api::core::v1::{ContainerPort, PodSpec};
+use sealane_host::runtime::HostPort;
+
 use super::*;
 
 impl<R: Runtime, I: Images> Worker<R, I> {
@@ -50,6 +53,7 @@ impl<R: Runtime, I: Images> Worker<R, I> {
             address: self.address,
             sysctls: sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
             share_processes: spec.and_then(|s| s.share_process_namespace) == Some(true),
+            ports: spec.map(host_ports).unwrap_or_default(),
         }
     }
 
@@ -452,6 +456,33 @@ impl<R: Runtime, I: Images> Worker<R, I> {
     }
 }
 
+/// The node's ports that lead to the Pod's containers, sidecars among them (`makePortMappings`).
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.iter().flatten().filter(sidecar);
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let number = |n: Option<i32>| n.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
+    let one = |p: &ContainerPort| {
+        let address = match p.host_ip.as_deref().unwrap_or_default() {
+            "" | "0.0.0.0" => None,
+            // The node has no address of IPv6, so nothing could come to one.
+            text => Some(text.parse().ok()?),
+        };
+        let protocol = match p.protocol.as_deref() {
+            Some("UDP") => 17,
+            Some("SCTP") => 132,
+            _ => 6,
+        };
+        Some(HostPort {
+            protocol,
+            address,
+            port: number(p.host_port)?,
+            target: number(Some(p.container_port))?,
+        })
+    };
+    ports.filter_map(one).collect()
+}
+
 fn termination_message(path: &std::path::Path) -> String {
     use std::io::Read;
     let mut out = Vec::new();
@@ -496,4 +527,28 @@ fn pod_files<R: Runtime, I: Images>(
         .and_then(|()| write("hostname", &name))
         .and_then(|()| write("resolv.conf", &resolver))
         .map_err(|e| format!("cannot write below {}: {e}", etc.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{from_value, json};
+
+    #[test]
+    fn host_ports_are_those_of_containers_that_last() {
+        let spec: PodSpec = from_value(json!({
+            "initContainers": [
+                {"name": "i", "ports": [{"containerPort": 1, "hostPort": 1}]},
+                {"name": "s", "restartPolicy": "Always", "ports": [{"containerPort": 2, "hostPort": 20, "protocol": "UDP"}]}],
+            "containers": [{"name": "c", "ports": [
+                {"containerPort": 3},
+                {"containerPort": 4, "hostPort": 40, "hostIP": "0.0.0.0", "protocol": "TCP"},
+                {"containerPort": 5, "hostPort": 50, "hostIP": "10.0.0.1", "protocol": "SCTP"},
+                {"containerPort": 6, "hostPort": 60, "hostIP": "::1"}]}]}))
+        .unwrap();
+        let port = |protocol, address, port, target| HostPort { protocol, address, port, target };
+        let expected =
+            [port(6, None, 40, 4), port(132, Some([10, 0, 0, 1].into()), 50, 5), port(17, None, 20, 2)];
+        assert_eq!(host_ports(&spec), expected);
+    }
 }

@@ -24,6 +24,8 @@ struct Process {
 pub struct FakeRuntime {
     processes: Mutex<HashMap<String, Process>>,
     pub calls: Mutex<Vec<String>>,
+    /// Commands that hang, until they are killed.
+    hanging: Mutex<Vec<(oneshot::Sender<Exit>, std::io::PipeWriter)>>,
 }
 
 impl FakeRuntime {
@@ -61,6 +63,13 @@ impl FakeRuntime {
         p.stdout.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
+    /// Nobody reads what a hanging command prints.
+    pub fn is_left(&self) -> bool {
+        let mut hanging = self.hanging.lock().unwrap();
+        let (_, out) = hanging.last_mut().unwrap();
+        out.write_all(b".").is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     fn pipe() -> (OwnedFd, std::io::PipeWriter) {
         let (reader, writer) = std::io::pipe().unwrap();
         (reader.into(), writer)
@@ -95,7 +104,7 @@ impl Runtime for FakeRuntime {
             Self::finish(&mut process, spec.args[1].parse().unwrap(), 0, false);
         }
         self.processes.lock().unwrap().insert(spec.id, process);
-        Ok(Started { pid: 1, stdin: None, stdout: Some(stdout), stderr: None, exit })
+        Ok(Started { pid: 1, process: 1, stdin: None, stdout: Some(stdout), stderr: None, exit })
     }
 
     async fn signal(&self, container: &str, signal: i32) -> Result<(), HostError> {
@@ -117,9 +126,28 @@ impl Runtime for FakeRuntime {
         self.note(format!("exec {}", spec.args.join(" ")));
         let (stdout, mut out) = Self::pipe();
         out.write_all(spec.args.join(" ").as_bytes()).unwrap();
+        let (stderr, mut errors) = Self::pipe();
         let (tx, exit) = oneshot::channel();
-        let _ = tx.send(Exit { code: 3, signal: 0, oom_killed: false, node_lost: false });
-        Ok(Started { pid: 2, stdin: None, stdout: Some(stdout), stderr: None, exit })
+        let end = |code| Exit { code, signal: 0, oom_killed: false, node_lost: false };
+        match spec.args[0].as_str() {
+            "hang" => self.hanging.lock().unwrap().push((tx, out)),
+            // More than a pipe holds goes to standard error, while standard output stays open.
+            "complain" => drop(std::thread::spawn(move || {
+                errors.write_all(&[b'x'; 256 << 10]).unwrap();
+                drop(out);
+                let _ = tx.send(end(0));
+            })),
+            _ => drop(tx.send(end(3))),
+        }
+        Ok(Started { pid: 2, process: 2, stdin: None, stdout: Some(stdout), stderr: Some(stderr), exit })
+    }
+
+    async fn kill_exec(&self, process: u64) -> Result<(), HostError> {
+        self.note(format!("kill {process}"));
+        for (tx, _) in self.hanging.lock().unwrap().drain(..) {
+            let _ = tx.send(Exit { code: 137, signal: 9, oom_killed: false, node_lost: false });
+        }
+        Ok(())
     }
 
     fn resize(&self, _: &OwnedFd, _: u16, _: u16) -> Result<(), HostError> {

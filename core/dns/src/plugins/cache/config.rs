@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::chain::args::{self, duration, err, no_more, number, one, seconds, unknown};
-use crate::corefile::{CorefileError, Directive};
+use crate::corefile::{CorefileError, Directive, Token};
 use crate::name::Name;
 
 /// One side of `cache`.
@@ -49,19 +49,28 @@ pub struct Prefetch {
     pub percentage: u32,
 }
 
-/// `serve_stale [DURATION] [REFRESH_MODE]`
-#[derive(Clone, Copy, Debug)]
+/// `serve_stale [DURATION] [immediate [RESPONSE_TTL [FAILURE_RECHECK]] | verify [VERIFY_TIMEOUT [RESPONSE_TTL
+/// [FAILURE_RECHECK]]]]`, and `serve_stale_policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServeStale {
     /// How long.
     pub duration: Duration,
     /// Ask first, and serve the stale answer only where that fails.
     pub verify: bool,
+    /// … or takes longer than this; zero: as long as it takes.
+    pub timeout: Duration,
+    /// What their TTL is, in seconds.
+    pub ttl: u32,
+    /// How long not to ask again once that has failed.
+    pub recheck: Duration,
+    /// `prefer_positive`: what answers the question is better than a denial.
+    pub prefer_positive: bool,
 }
 
 /// Reads the lines of a block with these zones.
 pub(super) fn read(own: &[Name], d: &Directive) -> Result<Config, CorefileError> {
     let side = |max: u64| CacheSide {
-        capacity: 9984,
+        capacity: capacity(10_000),
         max_ttl: Duration::from_secs(max),
         min_ttl: Duration::from_secs(5),
         disabled: Vec::new(),
@@ -84,13 +93,78 @@ pub(super) fn read(own: &[Name], d: &Directive) -> Result<Config, CorefileError>
         names = &names[1..];
     }
     cache.zones = if names.is_empty() { own.to_vec() } else { args::zones(names)? };
+    let mut policy = None;
     for option in d.block.iter().flatten() {
-        option_of(&mut cache, option)?;
+        if option.name.text == "serve_stale_policy" {
+            let token = one(option, "policy")?;
+            if !token.text.eq_ignore_ascii_case("prefer_positive") {
+                return err(token, format!("'{}' is no policy (prefer_positive)", token.text));
+            }
+            if policy.replace(&option.name).is_some() {
+                return err(&option.name, "'serve_stale_policy' stands twice");
+            }
+        } else {
+            option_of(&mut cache, option)?;
+        }
+    }
+    match (policy, &mut cache.serve_stale) {
+        (Some(_), Some(stale)) => stale.prefer_positive = true,
+        (Some(name), None) => return err(name, "'serve_stale_policy' needs 'serve_stale'"),
+        (None, _) => {}
     }
     for side in [&mut cache.success, &mut cache.denial] {
         side.min_ttl = side.min_ttl.min(side.max_ttl);
     }
     Ok(cache)
+}
+
+/// As many as CoreDNS keeps: 256 shelves of one size, with room for four each at least.
+fn capacity(wanted: usize) -> usize {
+    256 * (wanted / 256).max(4)
+}
+
+/// `serve_stale`'s words.
+fn serve_stale(args: &[Token]) -> Result<ServeStale, CorefileError> {
+    let mut stale = ServeStale {
+        duration: Duration::from_secs(3600),
+        verify: false,
+        timeout: Duration::ZERO,
+        ttl: 0,
+        recheck: Duration::ZERO,
+        prefer_positive: false,
+    };
+    let mut words = args.iter();
+    if let Some(token) = words.next() {
+        stale.duration = duration(token)?;
+    }
+    if let Some(token) = words.next() {
+        stale.verify = match token.text.to_ascii_lowercase().as_str() {
+            "verify" => true,
+            "immediate" => false,
+            other => return err(token, format!("'{other}' is no refresh mode (immediate, verify)")),
+        };
+    }
+    if stale.verify
+        && let Some(token) = words.next()
+    {
+        stale.timeout = duration(token)?;
+    }
+    if let Some(token) = words.next() {
+        let ttl = duration(token)?;
+        let whole = ttl.subsec_nanos() == 0;
+        match u32::try_from(ttl.as_secs()).ok().filter(|_| whole) {
+            Some(seconds) => stale.ttl = seconds,
+            None => return err(token, "a TTL is a whole number of seconds"),
+        }
+    }
+    if let Some(token) = words.next() {
+        stale.recheck = duration(token)?;
+        if stale.recheck > Duration::from_secs(300) {
+            return err(token, "a failed refresh is tried again after 5m at most (RFC 8767 section 5)");
+        }
+    }
+    no_more("serve_stale", words.as_slice())?;
+    Ok(stale)
 }
 
 fn option_of(cache: &mut Config, o: &Directive) -> Result<(), CorefileError> {
@@ -100,7 +174,7 @@ fn option_of(cache: &mut Config, o: &Directive) -> Result<(), CorefileError> {
             let Some(capacity) = o.args.first() else {
                 return err(&o.name, format!("'{name}' needs a capacity"));
             };
-            side.capacity = number(capacity, "capacity")?;
+            side.capacity = self::capacity(number(capacity, "capacity")?);
             if let Some(token) = o.args.get(1) {
                 side.max_ttl = seconds(token)?;
             }
@@ -130,19 +204,8 @@ fn option_of(cache: &mut Config, o: &Directive) -> Result<(), CorefileError> {
             no_more("prefetch", o.args.get(3..).unwrap_or(&[]))
         }
         "serve_stale" => {
-            let mut stale = ServeStale { duration: Duration::from_secs(3600), verify: false };
-            if let Some(token) = o.args.first() {
-                stale.duration = duration(token)?;
-            }
-            if let Some(token) = o.args.get(1) {
-                stale.verify = match token.text.to_ascii_lowercase().as_str() {
-                    "verify" => true,
-                    "immediate" => false,
-                    other => return err(token, format!("'{other}' is no refresh mode (immediate, verify)")),
-                };
-            }
-            cache.serve_stale = Some(stale);
-            no_more("serve_stale", o.args.get(2..).unwrap_or(&[]))
+            cache.serve_stale = Some(serve_stale(&o.args)?);
+            Ok(())
         }
         "servfail" => {
             cache.servfail = duration(one(o, "duration")?)?;

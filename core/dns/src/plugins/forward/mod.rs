@@ -42,7 +42,8 @@ pub struct Forward {
     upstreams: Upstreams,
     /// How its upstreams over TLS are known, one for each name.
     clients: Vec<Arc<TlsClient>>,
-    under_way: u32,
+    /// Each query that waits has one of these, however it ends.
+    under_way: Arc<()>,
 }
 
 /// `forward FROM TO... { OPTIONS }`
@@ -52,7 +53,7 @@ pub struct Forward {
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
     for config in config::read(&setup.settings, d)? {
         let (files, clients, upstreams) = (BTreeMap::new(), Vec::new(), Upstreams::default());
-        let mut forward = Forward { config, files, upstreams, clients, under_way: 0 };
+        let mut forward = Forward { config, files, upstreams, clients, under_way: Arc::default() };
         forward.list();
         setup.add(forward);
     }
@@ -75,6 +76,7 @@ struct Waiting {
     /// Attempts that failed.
     failed: u32,
     deadline: Duration,
+    _under_way: Arc<()>,
 }
 
 impl Forward {
@@ -155,7 +157,7 @@ impl Forward {
             return self.ask(query, waiting, note, cx);
         }
         let why = if why.is_empty() { "no healthy proxies" } else { why };
-        self.over(Flow::fail(rcode::SERVFAIL, why))
+        Flow::fail(rcode::SERVFAIL, why)
     }
 
     fn ask(&mut self, query: &mut Query, waiting: Waiting, note: &mut Note, cx: &mut Context<'_>) -> Flow {
@@ -171,12 +173,6 @@ impl Forward {
         let ask = Ask { to, via: waiting.via.clone(), message, timeout: self.config.read_timeout, tag: 0 };
         note.set(waiting);
         Flow::Ask(ask)
-    }
-
-    /// A query is over.
-    fn over(&mut self, flow: Flow) -> Flow {
-        self.under_way = self.under_way.saturating_sub(1);
-        flow
     }
 
     fn via(&mut self, query: &Query, at: usize) -> Via {
@@ -209,13 +205,14 @@ impl Plugin for Forward {
         if !name.is_within(&config.from) || except {
             return Flow::Next;
         }
-        if config.max_concurrent > 0 && self.under_way >= config.max_concurrent {
+        let most = usize::try_from(config.max_concurrent).unwrap_or(usize::MAX);
+        // This one is the plugin's own.
+        if most > 0 && Arc::strong_count(&self.under_way) > most {
             cx.metrics.count(&REJECTS, "");
             let why = format!("concurrent queries exceeded maximum {}", config.max_concurrent);
             return Flow::fail(rcode::REFUSED, why);
         }
         let order = self.upstreams.order(config.policy, cx.now.random);
-        self.under_way += 1;
         let waiting = Waiting {
             order,
             next: 0,
@@ -225,6 +222,7 @@ impl Plugin for Forward {
             failovers: 0,
             failed: 0,
             deadline: cx.now.monotonic + DEADLINE,
+            _under_way: self.under_way.clone(),
         };
         self.ask_next(query, waiting, "", note, cx)
     }
@@ -243,7 +241,7 @@ impl Plugin for Forward {
                 waiting.failed += 1;
                 let why = format!("{}: {why}", answer.from);
                 if waiting.down >= self.upstreams.len() {
-                    return self.over(Flow::fail(rcode::SERVFAIL, why));
+                    return Flow::fail(rcode::SERVFAIL, why);
                 }
                 return self.ask_next(query, waiting, &why, note, cx);
             }
@@ -254,7 +252,7 @@ impl Plugin for Forward {
         }
         if !matches(&message, query.question()) {
             // Not what was asked (forward.go).
-            return self.over(Flow::Reply(query.request.reply(rcode::FORMERR)));
+            return Flow::Reply(query.request.reply(rcode::FORMERR));
         }
         if self.config.failover.contains(&message.rcode) {
             waiting.failovers += 1;
@@ -262,8 +260,7 @@ impl Plugin for Forward {
                 return self.ask_next(query, waiting, "", note, cx);
             }
         }
-        let flow = if self.is_for_next(&message, cx) { Flow::Next } else { Flow::Reply(message) };
-        self.over(flow)
+        if self.is_for_next(&message, cx) { Flow::Next } else { Flow::Reply(message) }
     }
 
     /// Checks upstreams that failed until they answer again.

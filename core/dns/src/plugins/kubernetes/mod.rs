@@ -1,5 +1,6 @@
 //! `kubernetes`: the names of Services, endpoints and Pods (`plugin/kubernetes`).
 
+mod metadata;
 mod records;
 mod selector;
 
@@ -171,6 +172,10 @@ impl Plugin for Kubernetes {
         let mut reply = Message::from(Reply { answers, ..Reply::default() });
         reply.flags.truncated = found.flags.truncated;
         Flow::Reply(reply)
+    }
+
+    fn metadata(&self, label: &str, query: &Query, world: &World) -> Option<String> {
+        metadata::value(self, label, query, world)
     }
 
     fn needs(&self) -> Needs {

@@ -1,0 +1,91 @@
+//! What an expression may come to.
+
+use std::collections::BTreeMap;
+
+/// A value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// `nil`
+    Nil,
+    /// `true`, `false`
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Another number.
+    Float(f64),
+    /// A text.
+    Text(String),
+    /// `[1, 2]`
+    List(Vec<Value>),
+    /// `{a: 1}`
+    Map(BTreeMap<String, Value>),
+}
+
+impl Value {
+    /// What sort of value it is, as error messages call it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Value::Nil => "nil",
+            Value::Bool(_) => "bool",
+            Value::Int(_) => "int",
+            Value::Float(_) => "float",
+            Value::Text(_) => "string",
+            Value::List(_) => "array",
+            Value::Map(_) => "map",
+        }
+    }
+
+    /// As a number.
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Value::Int(n) => Some(*n as f64),
+            Value::Float(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// Whether they are the same; 1 is 1.0.
+    pub fn same(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Int(a), Value::Int(b)) => a == b,
+            (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b)),
+            _ => match (self.number(), other.number()) {
+                (Some(a), Some(b)) => a == b,
+                _ => self == other,
+            },
+        }
+    }
+}
+
+/// As Go prints it.
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::Nil => f.write_str("<nil>"),
+            Value::Bool(b) => write!(f, "{b}"),
+            Value::Int(n) => write!(f, "{n}"),
+            Value::Float(n) => write!(f, "{n}"),
+            Value::Text(text) => f.write_str(text),
+            Value::List(list) => {
+                let texts: Vec<String> = list.iter().map(ToString::to_string).collect();
+                write!(f, "[{}]", texts.join(" "))
+            }
+            Value::Map(map) => {
+                let texts: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{value}")).collect();
+                write!(f, "map[{}]", texts.join(" "))
+            }
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Value::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Value::Text(text)
+    }
+}
