@@ -49,7 +49,7 @@ pub static ROWS: &[Row] = rows! {
     "cache" Some(plugins::cache::setup), false;
     "header" Some(plugins::header::setup), true;
     "dnssec" None, true;
-    "tls" None, false;
+    "tls" Some(plugins::tls::setup), false;
     "minimal" Some(plugins::minimal::setup), false;
     "template" Some(plugins::template::setup), true;
     "transfer" None, true;

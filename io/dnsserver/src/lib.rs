@@ -16,9 +16,11 @@
 mod admin;
 mod batch;
 mod corefile;
+mod https;
 mod listen;
 mod problems;
 mod shared;
+mod tls;
 mod udp;
 mod upstream;
 
@@ -99,6 +101,9 @@ pub enum DnsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A certificate, its key or an authority cannot be used.
+    #[error("cannot speak TLS: {0}")]
+    Tls(String),
     /// Queries go in circles.
     #[error("{0}")]
     Loop(String),
@@ -157,6 +162,7 @@ pub async fn run(
             }
             _ = tick.tick() => {
                 shared.background(Event::Tick);
+                shared.upstreams.sweep();
                 for (path, content) in files.content() {
                     shared.background(Event::File { path: &path, content: content.as_deref() });
                 }

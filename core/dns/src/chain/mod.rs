@@ -21,12 +21,14 @@ use sealane_catalog::Snapshot;
 
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
-pub use ask::{Answer, Ask, TlsClient, Via};
+pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
 pub use needs::{ApiAccess, ClientFiles, Needs};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use reply::{Class, Reply, classify, shuffle};
-pub use setup::{Block, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts};
+pub use setup::{
+    Block, ClientAuth, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts, TlsServer,
+};
 pub use values::{Network, Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
@@ -180,6 +182,11 @@ impl<'a> Peers<'a> {
         self.iter().filter_map(|(_, plugin)| (plugin as &dyn Any).downcast_ref())
     }
 
+    /// The one right behind, where it is of this type.
+    pub fn next<T: Plugin>(self) -> Option<&'a T> {
+        (&*self.after.first()?.plugin as &dyn Any).downcast_ref()
+    }
+
     /// A label's value, from the first plugin that knows it; `None` where `metadata` is off for the name that the
     /// client asked for.
     pub fn metadata(self, label: &str, query: &Query, world: &World) -> Option<String> {
@@ -309,6 +316,11 @@ pub trait Plugin: Any + Debug + Send {
 
     /// What came of an ask of [`Plugin::tick`].
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {}
+
+    /// How connections to those that it asks are kept.
+    fn keeping(&self) -> Keeping {
+        Keeping::default()
+    }
 
     /// The cluster changed.
     fn snapshot_changed(&mut self, old: &Snapshot, cx: &mut Context<'_>) {}

@@ -22,4 +22,5 @@ pub mod minimal;
 pub mod process;
 pub mod rewrite;
 pub mod template;
+pub mod tls;
 pub mod view;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Server;
-use crate::chain::{Now, Query};
+use crate::chain::{Now, Query, Transport};
 use crate::message::{Data, Message, Record, rcode, rtype};
-use crate::metrics::Family;
+use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Preparation, Served, Tally};
 
 static REQUESTS: Family = Family::counter(
@@ -88,21 +88,69 @@ impl Server {
     }
 
     /// Counts a query that is over; `plugin` answered it, nobody where it is empty.
-    pub(super) fn account(&mut self, query: &Query, reply: &Message, size: usize, plugin: &str, now: Now) {
+    pub(super) fn account(
+        &mut self,
+        query: &Query,
+        reply: &Message,
+        size: usize,
+        plugin: &'static str,
+        now: Now,
+    ) {
         let Some(question) = query.request.questions.first() else { return };
-        let labels = &query.labels;
-        let family = if query.client.is_ipv4() { 1 } else { 2 };
-        let by_proto = format!("{labels},proto=\"{}\"", query.transport.as_str());
-        let kind = counted_type(question.rtype);
-        self.metrics.count(&REQUESTS, &format!("{by_proto},family=\"{family}\",type=\"{kind}\""));
-        if query.dnssec_ok() {
-            self.metrics.count(&DO, labels);
+        let sort = Sort {
+            labels: query.labels.clone(),
+            transport: query.transport,
+            v4: query.client.is_ipv4(),
+            rtype: question.rtype,
+            rcode: reply.rcode,
+            plugin,
+        };
+        let metrics = &mut self.metrics;
+        if self.sorts.len() >= SORTS {
+            self.sorts.clear();
         }
-        let name = rcode::name(reply.rcode);
-        self.metrics.count(&RESPONSES, &format!("{labels},rcode=\"{name}\",plugin=\"{plugin}\""));
-        self.metrics.time(&DURATION, labels, now.monotonic.saturating_sub(query.started));
-        self.metrics.add(&REQUEST_SIZE, &by_proto, query.size as f64);
-        self.metrics.add(&RESPONSE_SIZE, &by_proto, size as f64);
+        let handles = *self.sorts.entry(sort).or_insert_with_key(|sort| sort.handles(metrics));
+        let [requests, responses, duration, asked, answered] = handles;
+        metrics.add_at(requests, 1.0);
+        if query.dnssec_ok() {
+            metrics.count(&DO, &query.labels);
+        }
+        metrics.add_at(responses, 1.0);
+        metrics.add_at(duration, now.monotonic.saturating_sub(query.started).as_secs_f64());
+        metrics.add_at(asked, query.size as f64);
+        metrics.add_at(answered, size as f64);
+    }
+}
+
+/// Sorts of queries that are remembered: rather more than there are where nobody plays.
+const SORTS: usize = 4096;
+
+/// Queries that are counted in the same series. Their labels are written once.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sort {
+    labels: Arc<str>,
+    transport: Transport,
+    v4: bool,
+    rtype: u16,
+    rcode: u16,
+    plugin: &'static str,
+}
+
+impl Sort {
+    /// Requests, responses, time, octets of the request and of the response.
+    fn handles(&self, metrics: &mut Metrics) -> [Handle; 5] {
+        let Sort { labels, transport, v4, rtype, rcode, plugin } = self;
+        let (family, kind) = (if *v4 { 1 } else { 2 }, counted_type(*rtype));
+        let by_proto = format!("{labels},proto=\"{}\"", transport.as_str());
+        let by_type = format!("{by_proto},family=\"{family}\",type=\"{kind}\"");
+        let by_code = format!("{labels},rcode=\"{}\",plugin=\"{plugin}\"", rcode::name(*rcode));
+        [
+            metrics.handle(&REQUESTS, &by_type),
+            metrics.handle(&RESPONSES, &by_code),
+            metrics.handle(&DURATION, labels),
+            metrics.handle(&REQUEST_SIZE, &by_proto),
+            metrics.handle(&RESPONSE_SIZE, &by_proto),
+        ]
     }
 }
 

@@ -2,20 +2,22 @@
 //! upstreams out. It has no clock, no sockets and no randomness but what each step is handed.
 
 mod finish;
+mod https;
 mod intake;
 mod walk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Link, Now, Passage, Transport, Via, World};
+use crate::chain::{Block, Keeping, Link, Now, Passage, Transport, Via, World};
 use crate::config::Config;
-use crate::metrics::{Family, Metrics};
+use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation};
+pub use https::max_age;
 pub use walk::Pending;
 
 /// What waits for longer than this will not come back: its client has gone.
@@ -106,6 +108,8 @@ pub enum Effect {
         message: Vec<u8>,
         /// How long to wait.
         timeout: Duration,
+        /// How its connection is kept.
+        keeping: Keeping,
         /// To be handed back.
         pending: Box<Pending>,
     },
@@ -157,6 +161,8 @@ pub struct Server {
     metrics: Metrics,
     reloads_failed: u64,
     fingerprint: String,
+    /// Where queries of each sort are counted.
+    sorts: HashMap<finish::Sort, [Handle; 5]>,
     /// The last query's answer may be kept.
     preparation: Option<Preparation>,
     /// What changed since somebody asked.

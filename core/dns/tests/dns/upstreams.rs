@@ -6,14 +6,14 @@ use sealane_dns::{Effect, Event, Message, Pending, Server, Transport, Via, decod
 
 use crate::cluster::{ask, at, check, dig, query, server, show, synced};
 
-struct Asked {
-    upstream: String,
-    via: Via,
-    message: Message,
-    pending: Box<Pending>,
+pub struct Asked {
+    pub upstream: String,
+    pub via: Via,
+    pub message: Message,
+    pub pending: Box<Pending>,
 }
 
-fn asked(effects: Vec<Effect>) -> Asked {
+pub fn asked(effects: Vec<Effect>) -> Asked {
     let mut asks = effects.into_iter().filter_map(|effect| match effect {
         Effect::Ask { upstream, via, message, pending, .. } => {
             let message = decode(&message).unwrap();
@@ -27,12 +27,12 @@ fn asked(effects: Vec<Effect>) -> Asked {
     first
 }
 
-fn reply(effects: &[Effect]) -> Message {
+pub fn reply(effects: &[Effect]) -> Message {
     let bytes = effects.iter().find_map(|e| if let Effect::Reply(bytes) = e { Some(bytes) } else { None });
     decode(bytes.expect("no reply")).unwrap()
 }
 
-fn logs(effects: &[Effect]) -> Vec<&str> {
+pub fn logs(effects: &[Effect]) -> Vec<&str> {
     effects
         .iter()
         .filter_map(|e| if let Effect::Log(line) = e { Some(line.as_str()) } else { None })
@@ -40,7 +40,7 @@ fn logs(effects: &[Effect]) -> Vec<&str> {
 }
 
 /// An upstream's answer with one address.
-fn answer(to: &Message, ttl: u32) -> Vec<u8> {
+pub fn answer(to: &Message, ttl: u32) -> Vec<u8> {
     let mut message = to.reply(rcode::NOERROR);
     message.flags.recursion_available = true;
     let name = to.questions[0].name.clone();
@@ -64,7 +64,7 @@ fn nothing(to: &Message) -> Vec<u8> {
     encode(&message, 512)
 }
 
-fn round(server: &mut Server, text: &str, millis: u64, respond: impl Fn(&Message) -> Vec<u8>) -> Message {
+pub fn round(server: &mut Server, text: &str, millis: u64, respond: impl Fn(&Message) -> Vec<u8>) -> Message {
     let asked = asked(ask(server, &query(text), Transport::Udp, at(millis)));
     let bytes = respond(&asked.message);
     reply(&server.step(Event::Answer { pending: asked.pending, bytes: &bytes }, at(millis)))
@@ -93,7 +93,7 @@ fn forwards_and_caches() {
         "coredns_cache_hits_total{server=\"dns://:53\",zones=\".\",view=\"\",type=\"success\"} 1",
         "coredns_cache_hits_total{server=\"dns://:53\",zones=\".\",view=\"\",type=\"denial\"} 1",
         "coredns_cache_misses_total{server=\"dns://:53\",zones=\".\",view=\"\"} 4",
-        "coredns_forward_requests_total{to=\"192.0.2.53:53\"} 4",
+        "coredns_proxy_request_duration_seconds_count{proxy_name=\"forward\",to=\"192.0.2.53:53\",rcode=\"NOERROR\"} 2",
         "coredns_dns_responses_total{server=\"dns://:53\",zone=\".\",view=\"\",rcode=\"NXDOMAIN\",plugin=\"cache\"} 1",
         "coredns_cache_entries{server=\"dns://:53\",zones=\".\",view=\"\",type=\"success\"} 1",
     ] {
@@ -156,7 +156,7 @@ fn policies_and_limits() {
     let order: Vec<String> = (0..4)
         .map(|_| asked(ask(&mut robin, &query("a.example A"), Transport::Udp, at(0))).upstream)
         .collect();
-    assert_eq!(order, ["192.0.2.1:53", "192.0.2.2:53", "192.0.2.1:53", "192.0.2.2:53"]);
+    assert_eq!(order, ["192.0.2.2:53", "192.0.2.1:53", "192.0.2.2:53", "192.0.2.1:53"]);
 
     let mut limited =
         server(".:53 {\n forward . /resolv.conf {\n max_concurrent 1\n except local.example\n }\n}");
