@@ -59,7 +59,7 @@ pub static ROWS: &[Row] = rows! {
     "clouddns" None, false;
     "k8s_external" None, false;
     "kubernetes" Some(plugins::kubernetes::setup), true;
-    "file" None, true;
+    "file" Some(plugins::file::setup), true;
     "auto" None, true;
     "secondary" None, true;
     "etcd" None, false;

@@ -87,9 +87,13 @@ pub(crate) fn texts(settings: &Settings, text: Option<String>) -> Result<Texts, 
 pub(crate) fn compile(texts: Texts, settings: &Settings) -> Result<(Loaded, Config), DnsError> {
     let Texts { name, text, sources, warnings, fingerprint } = texts;
     let mut config = Config::parse(&name, &text, &sources, settings.default_port)?;
-    let files = config.files();
-    for path in files.iter().flat_map(paths) {
+    let mut files = config.files();
+    let mut handed = BTreeSet::new();
+    // What is handed in may include others.
+    while let Some(path) = files.iter().flat_map(paths).find(|path| !handed.contains(path)) {
         config.load(&path, content(&path).as_deref())?;
+        handed.insert(path);
+        files = config.files();
     }
     let folders = sources.files.keys().map(|target| folder(Path::new(target))).collect();
     let blocks = config.blocks.clone();
@@ -100,19 +104,30 @@ fn content(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// The files that are meant: one, or all of a folder.
+/// The files that are meant: one, or all below a folder.
 fn paths(want: &Want) -> Vec<String> {
     if !want.folder {
         return vec![want.path.clone()];
     }
-    let entries = std::fs::read_dir(&want.path).into_iter().flatten().flatten();
-    let mut paths: Vec<String> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.is_file())
-        .filter_map(|path| path.into_os_string().into_string().ok())
-        .collect();
+    let mut paths = Vec::new();
+    walk(Path::new(&want.path), &mut paths);
     paths.sort();
     paths
+}
+
+/// The files of a folder and of those in it. Not of those that begin with `..`, which hold a mounted ConfigMap's
+/// versions: links beside them lead to the files that count.
+fn walk(folder: &Path, out: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if !entry.file_name().as_encoded_bytes().starts_with(b"..") {
+                walk(&path, out);
+            }
+        } else if path.is_file() {
+            out.extend(path.into_os_string().into_string());
+        }
+    }
 }
 
 /// The environment, and the files that `import` lines name, theirs included; with warnings.
@@ -269,6 +284,15 @@ impl Watch {
             };
             self.next = Instant::now() + self.interval.unwrap_or_default();
             return look;
+        }
+    }
+
+    /// Looks at files that plugins have come to want since, soon.
+    pub(crate) fn extend(&mut self, wants: Vec<Want>) {
+        for want in wants.into_iter().filter(|want| !want.every.is_zero()) {
+            if !self.wanted.iter().any(|known| known.want.path == want.path) {
+                self.wanted.push(Wanted { want, next: Instant::now(), seen: BTreeMap::new() });
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use sealane_catalog::Snapshot;
 
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
+use crate::zone::Zone;
 pub use ask::{Answer, Ask, TlsClient, Via};
 pub use note::Note;
 pub use query::{Query, Transport};
@@ -177,6 +178,11 @@ impl<'a> Peers<'a> {
         Peers { before, after }
     }
 
+    /// Whether nobody comes behind the plugin that asks.
+    pub fn is_last(self) -> bool {
+        self.after.is_empty()
+    }
+
     /// All, in the chain's order, with their names.
     pub fn iter(self) -> impl Iterator<Item = (&'static str, &'a dyn Plugin)> {
         self.before.iter().chain(self.after).map(|link| (link.name, &*link.plugin))
@@ -320,7 +326,12 @@ pub trait Plugin: Any + Debug + Send {
     /// The cluster changed.
     fn snapshot_changed(&mut self, old: &Snapshot, cx: &mut Context<'_>) {}
 
-    /// Files that it reads.
+    /// The zones that it holds as a whole, for `transfer`: another version of one is another pointer.
+    fn zones(&self, now: Now) -> Vec<Arc<Zone>> {
+        Vec::new()
+    }
+
+    /// Files that it reads. They may become more when [`Plugin::file_changed`] was called.
     fn files(&self) -> Vec<Want> {
         Vec::new()
     }

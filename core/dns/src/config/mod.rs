@@ -89,17 +89,10 @@ impl Config {
         self.plugins().filter_map(|plugin| (plugin as &dyn std::any::Any).downcast_ref())
     }
 
-    /// The files that plugins want to be handed, each once, and how often to look at them.
+    /// The files that plugins want to be handed, each once, and how often to look at them. A file that is handed in
+    /// may include others: there may be more after [`Config::load`].
     pub fn files(&self) -> Vec<Want> {
-        let mut files: BTreeMap<(String, bool), Want> = BTreeMap::new();
-        for want in self.plugins().flat_map(Plugin::files) {
-            let known = files.entry((want.path.clone(), want.folder)).or_insert_with(|| want.clone());
-            // Who wants to look more often decides; zero is never.
-            if known.every.is_zero() || !want.every.is_zero() && want.every < known.every {
-                known.every = want.every;
-            }
-        }
-        files.into_values().collect()
+        wanted(self.plugins())
     }
 
     /// Hands the plugins what the files say; `content` is `None` where there is none, or it cannot be read.
@@ -120,6 +113,19 @@ impl Config {
             .map(Plugin::needs)
             .fold(Needs::default(), |a, b| Needs { cluster: a.cluster || b.cluster, pods: a.pods || b.pods })
     }
+}
+
+/// The files that plugins want, each once.
+pub(crate) fn wanted<'a>(plugins: impl Iterator<Item = &'a dyn Plugin>) -> Vec<Want> {
+    let mut files: BTreeMap<(String, bool), Want> = BTreeMap::new();
+    for want in plugins.flat_map(Plugin::files) {
+        let known = files.entry((want.path.clone(), want.folder)).or_insert_with(|| want.clone());
+        // Who wants to look more often decides; zero is never.
+        if known.every.is_zero() || !want.every.is_zero() && want.every < known.every {
+            known.every = want.every;
+        }
+    }
+    files.into_values().collect()
 }
 
 fn compile(

@@ -4,6 +4,7 @@ pub mod acl;
 pub mod cache;
 pub mod erratic;
 pub mod errors;
+pub mod file;
 pub mod forward;
 pub mod hosts;
 pub mod identity;

@@ -11,3 +11,4 @@ mod small;
 mod template;
 mod upstream;
 mod view;
+mod zones;
