@@ -52,7 +52,7 @@ pub static ROWS: &[Row] = rows! {
     "tls" None, false;
     "minimal" None, false;
     "template" Some(plugins::template::setup), true;
-    "transfer" None, true;
+    "transfer" Some(plugins::transfer::setup), true;
     "hosts" Some(plugins::hosts::setup), false;
     "route53" None, false;
     "azure" None, false;
@@ -60,7 +60,7 @@ pub static ROWS: &[Row] = rows! {
     "k8s_external" None, false;
     "kubernetes" Some(plugins::kubernetes::setup), true;
     "file" Some(plugins::file::setup), true;
-    "auto" None, true;
+    "auto" Some(plugins::auto::setup), true;
     "secondary" None, true;
     "etcd" None, false;
     "loop" Some(plugins::loops::setup), false;

@@ -1,6 +1,7 @@
 //! The plugins, a file each: what a line of theirs means, and what they do. Their order is [`crate::order::ROWS`]'s.
 
 pub mod acl;
+pub mod auto;
 pub mod cache;
 pub mod erratic;
 pub mod errors;
@@ -18,4 +19,5 @@ pub mod metadata;
 pub mod process;
 pub mod rewrite;
 pub mod template;
+pub mod transfer;
 pub mod view;

@@ -1,8 +1,9 @@
 //! Zones of files, and their transfers: `file`, `auto`, `transfer`.
 
-use sealane_dns::{Config, Effect, Event, Server};
+use sealane_dns::message::{Data, rcode, rtype};
+use sealane_dns::{Config, Effect, Event, Server, Transport, decode, encode};
 
-use crate::cluster::{at, check, dig};
+use crate::cluster::{ask, at, check, dig, query};
 
 /// A server with files, handed over as the binary does it.
 fn started(corefile: &str, files: &[(&str, &str)]) -> Result<Server, String> {
@@ -182,9 +183,182 @@ fn refused_lines() {
             "file none {\n reload 0\n}",
             "Corefile:2:1: plugin/file: Failed to open zone \"example.org.\" in \"none\"",
         ),
+        ("auto", "Corefile:2:1: 'auto' needs a line 'directory DIR'"),
+        (
+            "auto {\n directory /z (.*)\n}",
+            "Corefile:3:15: a regular expression needs a template for the zone",
+        ),
+        (
+            "auto {\n directory /z .* {1}\n}",
+            "Corefile:3:15: the regular expression has no group that names the zone",
+        ),
+        ("auto {\n directory /z (.* {1}\n}", "Corefile:3:15: '(.*' is no regular expression"),
+        ("auto {\n directory /z (.*) {1} x\n}", "Corefile:3:24: 'directory' takes no 'x'"),
+        ("auto {\n directory\n}", "Corefile:3:2: 'directory' needs the path of a folder"),
+        ("transfer", "Corefile:2:1: 'transfer' needs a line 'to ADDRESS...'"),
+        ("transfer {\n to\n}", "Corefile:3:2: 'to' needs an address, or '*'"),
+        ("transfer {\n to somewhere\n}", "Corefile:3:5: 'somewhere' is no address"),
+        (
+            "transfer {\n to *\n source 192.0.2.1\n}",
+            "Corefile:4:2: option 'source' of 'transfer' is unknown, or not",
+        ),
     ] {
         let got = started(&format!("example.org {{\n{lines}\n}}"), &[("db", ORG), ("bad", "@ A\n")]);
         let got = got.map_or_else(|error| error, |_| "no error".to_owned());
         assert!(got.starts_with(error), "{lines}: {got}");
     }
+}
+
+#[test]
+fn auto_takes_what_is_in_the_folder() {
+    let text = |serial: u32, more: &str| format!("@ 9 SOA ns noc {serial} 1 1 1 1\n{more}");
+    let (one, two) = (text(1, "a 9 A 192.0.2.1\n"), text(1, "a 9 A 192.0.2.2\n$INCLUDE /else/more\n"));
+    let corefile = "org {\n auto {\n directory /z\n }\n}";
+    let files = [
+        ("/z/db.one.org", one.as_str()),
+        ("/z/deep/db.two.org", &two),
+        ("/z/db.bad.org", "@ A\n"),
+        ("/z/zone.txt", &one),
+        ("/else/more", "b 9 A 192.0.2.3\n"),
+    ];
+    let mut server = server(corefile, &files);
+    let first = logs(server.step(Event::Tick, at(0)));
+    assert_eq!(first.len(), 3, "{first:?}");
+    assert!(first.contains(&"[INFO] plugin/auto: Inserting zone `one.org.' from: /z/db.one.org".to_owned()));
+    assert!(first.iter().any(|line| line.starts_with("[WARNING] plugin/auto: Parse zone `bad.org.': ")));
+    for (name, answer) in [
+        ("a.one.org", "NOERROR aa,rd\na.one.org. 9 IN A 192.0.2.1"),
+        ("a.two.org", "NOERROR aa,rd\na.two.org. 9 IN A 192.0.2.2"),
+        ("b.two.org", "NOERROR aa,rd\nb.two.org. 9 IN A 192.0.2.3"),
+        ("a.bad.org", "REFUSED rd"),
+        ("a.txt.org", "REFUSED rd"),
+    ] {
+        assert_eq!(dig(&mut server, &format!("{name} A")), answer);
+    }
+    // Another of the same name waits until the first is gone.
+    let lines = write(&mut server, "/z/x/db.one.org", Some(&text(9, "a 9 A 192.0.2.9\n")));
+    assert!(
+        lines[0].starts_with("[WARNING] plugin/auto: Multiple zone files match origin \"one.org.\""),
+        "{lines:?}"
+    );
+    assert!(dig(&mut server, "a.one.org A").ends_with("192.0.2.1"));
+    assert!(write(&mut server, "/z/db.one.org", None).is_empty());
+    assert!(dig(&mut server, "a.one.org A").ends_with("192.0.2.9"));
+    assert_eq!(write(&mut server, "/z/x/db.one.org", None), ["[INFO] plugin/auto: Deleting zone `one.org.'"]);
+    assert_eq!(dig(&mut server, "a.one.org A"), "REFUSED rd");
+    // A file that breaks leaves the zone as it was.
+    assert_eq!(write(&mut server, "/z/deep/db.two.org", Some("?")).len(), 1);
+    assert!(dig(&mut server, "a.two.org A").ends_with("192.0.2.2"));
+}
+
+#[test]
+fn auto_names_zones_by_its_template() {
+    let corefile =
+        "org {\n auto {\n directory /z ^www\\.db\\.(.*)\\.(.*)$ {1}.{2}\n fallthrough\n }\n whoami\n}";
+    let mut server = server(corefile, &[("/z/www.db.example.org", ORG), ("/z/db.other.org", ORG)]);
+    assert!(dig(&mut server, "sns.example.org A").ends_with("N example.org. 3600 IN NS sns.example.org."));
+    assert!(dig(&mut server, "sns.other.org A").contains("_udp"));
+    assert!(dig(&mut server, "no.example.org A").contains("_udp"));
+}
+
+/// What a client gets over TCP: response codes and counts of records, or what is logged.
+fn transferred(server: &mut Server, question: &str, serial: Option<u32>) -> Vec<String> {
+    let mut message = query(question);
+    if let Some(serial) = serial {
+        let mut soa = sealane_dns::zone::parse(
+            "",
+            b"@ 9 SOA . . 0 1 1 1 1",
+            &message.questions[0].name,
+            &mut sealane_dns::zone::no_include,
+        )
+        .unwrap();
+        let Data::Soa(data) = &mut soa[0].data else { panic!() };
+        data.serial = serial;
+        message.authority = soa;
+    }
+    let shown = ask(server, &message, Transport::Tcp, at(0)).into_iter().map(|effect| match effect {
+        Effect::Reply(bytes) => {
+            let reply = decode(&bytes).unwrap();
+            assert_eq!((reply.id, &reply.questions), (77, &message.questions));
+            let records = &reply.answers;
+            let ends = records.first().zip(records.last());
+            let ends = ends.map_or(String::new(), |(a, z)| {
+                format!(" {}..{}", rtype::name(a.data.rtype()), rtype::name(z.data.rtype()))
+            });
+            format!("{} {}{ends}", rcode::name(reply.rcode), records.len())
+        }
+        Effect::Log(line) => line.split_once("plugin/transfer: ").unwrap().1.to_owned(),
+        other => panic!("{other:?}"),
+    });
+    shown.collect()
+}
+
+#[test]
+fn zones_are_handed_out() {
+    let many: String = (0..3000).map(|n| format!("h{n} TXT {}\n", "x".repeat(40))).collect();
+    let large = format!("{ORG}{many}");
+    let files = [("db", ORG), ("large", &large)];
+    let corefile = "example.org example.net {\n file db example.org\n file large example.net\n transfer {\n to *\n }\n \
+                    transfer example.net {\n to 10.244.0.9 192.0.2.1:5300\n }\n}";
+    let mut server = server(corefile, &files);
+    let whole = "Outgoing transfer of 11 records of zone \"example.org.\" to 10.244.0.9 for 7 SOA serial";
+    let noop = "Outgoing noop, incremental transfer for up to date zone \"example.org.\" to 10.244.0.9 for 7 SOA serial";
+    for (question, serial, expected) in [
+        ("example.org AXFR", None, vec![whole, "NOERROR 11 SOA..SOA"]),
+        ("example.org IXFR", Some(6), vec![whole, "NOERROR 11 SOA..SOA"]),
+        ("example.org IXFR", Some(7), vec![noop, "NOERROR 1 SOA..SOA"]),
+        ("example.org IXFR", None, vec!["SERVFAIL 0"]),
+        // No zone of its own.
+        ("wild.example.org AXFR", None, vec!["REFUSED 0"]),
+    ] {
+        assert_eq!(transferred(&mut server, question, serial), expected, "{question}");
+    }
+    let large = transferred(&mut server, "example.net AXFR", None);
+    assert!(
+        large.len() > 3 && large[1].starts_with("NOERROR ") && large.last().unwrap().ends_with("..SOA"),
+        "{large:?}"
+    );
+    // Not over UDP.
+    assert_eq!(dig(&mut server, "example.org AXFR"), "REFUSED rd");
+    // Nor for others.
+    let mut server = self::server("example.org {\n file db\n transfer {\n to 192.0.2.1\n }\n}", &files);
+    assert_eq!(transferred(&mut server, "example.org AXFR", None), ["REFUSED 0"]);
+}
+
+#[test]
+fn secondaries_are_told() {
+    let corefile = "example.org {\n file db\n transfer {\n to * 192.0.2.1 192.0.2.2:5300\n }\n}";
+    let mut server = server(corefile, &[("db", ORG)]);
+    let tick = |server: &mut Server| {
+        let effects = server.step(Event::Tick, at(0)).into_iter().filter_map(|effect| match effect {
+            Effect::Ask { upstream, message, pending, .. } => {
+                Some((upstream.to_string(), decode(&message).unwrap(), pending))
+            }
+            _ => None,
+        });
+        effects.collect::<Vec<_>>()
+    };
+    // At the start.
+    let mut asks = tick(&mut server);
+    assert_eq!(asks.iter().map(|ask| ask.0.as_str()).collect::<Vec<_>>(), ["192.0.2.1:53", "192.0.2.2:5300"]);
+    let (_, message, pending) = asks.remove(0);
+    assert_eq!(
+        (message.flags.opcode, message.questions[0].rtype, message.flags.authoritative),
+        (4, rtype::SOA, true)
+    );
+    let accepted = encode(&message.reply(rcode::NOERROR), 512);
+    assert!(server.step(Event::Answer { pending, bytes: &accepted }, at(1)).is_empty());
+    // Three times at most.
+    for left in [2, 1, 0] {
+        let (_, message, pending) = asks.remove(0);
+        let refused = encode(&message.reply(rcode::REFUSED), 512);
+        let lines = logs(server.step(Event::Answer { pending, bytes: &refused }, at(1)));
+        asks = tick(&mut server);
+        assert_eq!((asks.len(), lines.len()), if left > 0 { (1, 0) } else { (0, 1) });
+        let why = "[WARNING] plugin/transfer: notify for zone \"example.org.\" was not accepted by \"192.0.2.2:5300\": rcode was \"REFUSED\"";
+        assert!(lines.iter().all(|line| line == why), "{lines:?}");
+    }
+    // And when it changes.
+    server.step(Event::File { path: "db", content: Some(&ORG.replace(" 7 ", " 8 ")) }, at(2));
+    assert_eq!(tick(&mut server).len(), 2);
 }
