@@ -48,7 +48,7 @@ pub static ROWS: &[Row] = rows! {
     "acl" Some(plugins::acl::setup), true;
     "cache" Some(plugins::cache::setup), false;
     "header" None, true;
-    "dnssec" None, true;
+    "dnssec" Some(plugins::dnssec::setup), false;
     "tls" None, false;
     "minimal" None, false;
     "template" Some(plugins::template::setup), true;

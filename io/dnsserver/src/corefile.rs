@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ring::rand::SystemRandom;
 use rustix::fs::inotify;
 use sealane_dns::Config;
-use sealane_dns::chain::{Block, Want};
+use sealane_dns::chain::{Block, Randomness, Want};
 use sealane_dns::corefile::{Sources, import_targets};
 use sha2::{Digest, Sha512};
 use tokio::io::unix::AsyncFd;
@@ -134,7 +135,8 @@ fn walk(folder: &Path, out: &mut Vec<String>) {
 fn sources(name: &str, text: &str) -> Result<(Sources, Vec<String>), DnsError> {
     let env = std::env::vars_os();
     let env = env.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
-    let (mut sources, mut warnings) = (Sources { env, ..Sources::default() }, Vec::new());
+    let random = Randomness::new(Arc::new(SystemRandom::new()));
+    let (mut sources, mut warnings) = (Sources { env, random, ..Sources::default() }, Vec::new());
     let mut todo: Vec<String> = import_targets(name, text, &sources)?;
     while let Some(target) = todo.pop() {
         if sources.files.contains_key(&target) || sources.files.len() >= MAX_FILES {

@@ -149,6 +149,7 @@ fn compile(
     known_plugins(rows, source)?;
     let (mut setup, mut plugins) = (Setup::new(&keys), Vec::new());
     setup.interfaces.clone_from(&sources.interfaces);
+    setup.random = sources.random.clone();
     for row in rows {
         let lines = source.directives.iter().filter(|directive| directive.name.text == row.name);
         for (count, directive) in lines.enumerate() {

@@ -3,6 +3,7 @@
 pub mod acl;
 pub mod auto;
 pub mod cache;
+pub mod dnssec;
 pub mod erratic;
 pub mod errors;
 pub mod file;

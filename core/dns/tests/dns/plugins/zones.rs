@@ -1,5 +1,7 @@
 //! Zones of files, and their transfers: `file`, `auto`, `transfer`.
 
+use sealane_dns::chain::Randomness;
+use sealane_dns::corefile::Sources;
 use sealane_dns::message::{Data, rcode, rtype};
 use sealane_dns::{Config, Effect, Event, Server, Transport, decode, encode};
 
@@ -7,7 +9,9 @@ use crate::cluster::{ask, at, check, dig, query};
 
 /// A server with files, handed over as the binary does it.
 fn started(corefile: &str, files: &[(&str, &str)]) -> Result<Server, String> {
-    let config = Config::parse("Corefile", corefile, &Default::default(), 53);
+    let random = Randomness::new(std::sync::Arc::new(ring::rand::SystemRandom::new()));
+    let sources = Sources { random, ..Sources::default() };
+    let config = Config::parse("Corefile", corefile, &sources, 53);
     let mut config = config.map_err(|why| why.to_string())?;
     let mut handed: Vec<String> = Vec::new();
     loop {
@@ -195,6 +199,12 @@ fn refused_lines() {
         ("auto {\n directory /z (.* {1}\n}", "Corefile:3:15: '(.*' is no regular expression"),
         ("auto {\n directory /z (.*) {1} x\n}", "Corefile:3:24: 'directory' takes no 'x'"),
         ("auto {\n directory\n}", "Corefile:3:2: 'directory' needs the path of a folder"),
+        ("dnssec {\n key file\n}", "Corefile:3:6: 'key file' needs the name of a key"),
+        ("dnssec {\n key vault K\n}", "Corefile:3:6: keys of 'vault' are not Sealane's yet (file)"),
+        ("dnssec {\n cache_capacity x\n}", "Corefile:3:17: 'x' is no number of signatures"),
+        ("dnssec {\n key file none\n}", "Corefile:2:1: plugin/dnssec: none.key cannot be read"),
+        ("dnssec {\n key file odd\n}", "Corefile:2:1: plugin/dnssec: odd.key: there is no DNSKEY record"),
+        ("dnssec example.com {\n key file K.key\n}", "Corefile:2:1: plugin/dnssec: key example.net."),
         ("transfer", "Corefile:2:1: 'transfer' needs a line 'to ADDRESS...'"),
         ("transfer {\n to\n}", "Corefile:3:2: 'to' needs an address, or '*'"),
         ("transfer {\n to somewhere\n}", "Corefile:3:5: 'somewhere' is no address"),
@@ -203,10 +213,66 @@ fn refused_lines() {
             "Corefile:4:2: option 'source' of 'transfer' is unknown, or not",
         ),
     ] {
-        let got = started(&format!("example.org {{\n{lines}\n}}"), &[("db", ORG), ("bad", "@ A\n")]);
+        let got = started(
+            &format!("example.org {{\n{lines}\n}}"),
+            &[
+                ("db", ORG),
+                ("bad", "@ A\n"),
+                ("odd.key", "a. 1 A 192.0.2.1\n"),
+                ("odd.private", ""),
+                ("K.key", KEY),
+                ("K.private", SECRET),
+            ],
+        );
         let got = got.map_or_else(|error| error, |_| "no error".to_owned());
         assert!(got.starts_with(error), "{lines}: {got}");
     }
+}
+
+/// RFC 6605 section 6.1.
+const KEY: &str = "example.net. 3600 IN DNSKEY 257 3 13 ( \
+    GojIhhXUN/u4v54ZQqGSnyhWJwaubCvTmeexv7bR6edbkrSqQpF64cYbcB7wNcP+e+MAnLr+Wi9xMWyQLc8NAA== )\n";
+const SECRET: &str = "Private-key-format: v1.2\nAlgorithm: 13 (ECDSAP256SHA256)\n\
+    PrivateKey: GU6SnQ/Ou+xC5RumuIUIuJZteXT2z0O/ok1s38Et6mQ=\n";
+
+#[test]
+fn answers_are_signed() {
+    let files = [("/k/K.key", KEY), ("/k/K.private", SECRET), ("/k/db", NET)];
+    let corefile = "example.net {\n root /k\n dnssec {\n key file K.private\n }\n file db\n}";
+    let mut server = server(corefile, &files);
+    let mut types = |question: &str| {
+        let shown = dig(&mut server, question);
+        let mut lines = shown.lines();
+        let mut out = vec![lines.next().unwrap().to_owned()];
+        for line in lines.filter(|line| !line.starts_with("OPT")) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let at = words.iter().position(|word| *word == "IN").unwrap() + 1;
+            let section = if line.starts_with("N ") { "N " } else { "" };
+            let over = if words[at] == "RRSIG" { format!(" {}", words[at + 1]) } else { String::new() };
+            out.push(format!("{section}{}{over}", words[at]));
+        }
+        out
+    };
+    let authority = ["N NS", "N RRSIG NS"];
+    assert_eq!(types("www.example.net A"), ["NOERROR aa,rd", "A", "N NS"]);
+    assert_eq!(
+        types("www.example.net A +do"),
+        [["NOERROR aa,rd", "A", "RRSIG A"].as_slice(), &authority].concat()
+    );
+    assert_eq!(types("example.net DNSKEY"), ["NOERROR aa,rd", "DNSKEY"]);
+    assert_eq!(types("Example.net DNSKEY +do"), ["NOERROR aa,rd", "DNSKEY", "RRSIG DNSKEY"]);
+    // Below the apex there is none.
+    assert_eq!(types("www.example.net DNSKEY"), ["NOERROR aa,rd", "N SOA"]);
+    assert_eq!(types("no.example.net A"), ["NXDOMAIN aa,rd", "N SOA"]);
+    // Every name exists, and has no such type.
+    let denied = ["NOERROR aa,rd", "N SOA", "N RRSIG SOA", "N RRSIG NSEC", "N NSEC"];
+    assert_eq!(types("no.example.net A +do"), denied);
+    assert_eq!(types("no.example.net A +do"), denied);
+    let mut page = String::new();
+    server.render_metrics(&mut page);
+    let entries = "coredns_dnssec_cache_entries{server=\"dns://:53\",type=\"signature\"} ";
+    assert!(page.lines().any(|line| line.starts_with(entries)), "{page}");
+    assert!(page.contains("coredns_dnssec_cache_hits_total{server=\"dns://:53\"} "), "{page}");
 }
 
 #[test]
