@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ring::rand::SystemRandom;
 use rustix::fs::inotify;
 use sealane_dns::Config;
-use sealane_dns::chain::{Block, Want};
+use sealane_dns::chain::{Block, Randomness, Want};
 use sealane_dns::corefile::{Sources, import_targets};
 use sha2::{Digest, Sha512};
 use tokio::io::unix::AsyncFd;
@@ -87,9 +88,13 @@ pub(crate) fn texts(settings: &Settings, text: Option<String>) -> Result<Texts, 
 pub(crate) fn compile(texts: Texts, settings: &Settings) -> Result<(Loaded, Config), DnsError> {
     let Texts { name, text, sources, warnings, fingerprint } = texts;
     let mut config = Config::parse(&name, &text, &sources, settings.default_port)?;
-    let files = config.files();
-    for path in files.iter().flat_map(paths) {
+    let mut files = config.files();
+    let mut handed = BTreeSet::new();
+    // What is handed in may include others.
+    while let Some(path) = files.iter().flat_map(paths).find(|path| !handed.contains(path)) {
         config.load(&path, content(&path).as_deref())?;
+        handed.insert(path);
+        files = config.files();
     }
     tls::check(&config).map_err(DnsError::Tls)?;
     let folders = sources.files.keys().map(|target| folder(Path::new(target))).collect();
@@ -101,26 +106,38 @@ fn content(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// The files that are meant: one, or all of a folder.
+/// The files that are meant: one, or all below a folder.
 fn paths(want: &Want) -> Vec<String> {
     if !want.folder {
         return vec![want.path.clone()];
     }
-    let entries = std::fs::read_dir(&want.path).into_iter().flatten().flatten();
-    let mut paths: Vec<String> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.is_file())
-        .filter_map(|path| path.into_os_string().into_string().ok())
-        .collect();
+    let mut paths = Vec::new();
+    walk(Path::new(&want.path), &mut paths);
     paths.sort();
     paths
+}
+
+/// The files of a folder and of those in it. Not of those that begin with `..`, which hold a mounted ConfigMap's
+/// versions: links beside them lead to the files that count.
+fn walk(folder: &Path, out: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if !entry.file_name().as_encoded_bytes().starts_with(b"..") {
+                walk(&path, out);
+            }
+        } else if path.is_file() {
+            out.extend(path.into_os_string().into_string());
+        }
+    }
 }
 
 /// The environment, and the files that `import` lines name, theirs included; with warnings.
 fn sources(name: &str, text: &str) -> Result<(Sources, Vec<String>), DnsError> {
     let env = std::env::vars_os();
     let env = env.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
-    let (mut sources, mut warnings) = (Sources { env, ..Sources::default() }, Vec::new());
+    let random = Randomness::new(Arc::new(SystemRandom::new()));
+    let (mut sources, mut warnings) = (Sources { env, random, ..Sources::default() }, Vec::new());
     let mut todo: Vec<String> = import_targets(name, text, &sources)?;
     while let Some(target) = todo.pop() {
         if sources.files.contains_key(&target) || sources.files.len() >= MAX_FILES {
@@ -270,6 +287,15 @@ impl Watch {
             };
             self.next = Instant::now() + self.interval.unwrap_or_default();
             return look;
+        }
+    }
+
+    /// Looks at files that plugins have come to want since, soon.
+    pub(crate) fn extend(&mut self, wants: Vec<Want>) {
+        for want in wants.into_iter().filter(|want| !want.every.is_zero()) {
+            if !self.wanted.iter().any(|known| known.want.path == want.path) {
+                self.wanted.push(Wanted { want, next: Instant::now(), seen: BTreeMap::new() });
+            }
         }
     }
 

@@ -163,8 +163,12 @@ pub async fn run(
             _ = tick.tick() => {
                 shared.background(Event::Tick);
                 shared.upstreams.sweep();
-                for (path, content) in files.content() {
-                    shared.background(Event::File { path: &path, content: content.as_deref() });
+                let changed = files.content();
+                for (path, content) in &changed {
+                    shared.background(Event::File { path, content: content.as_deref() });
+                }
+                if !changed.is_empty() {
+                    files.extend(shared.server(|server| server.files()));
                 }
             }
             look = files.changed(&settings) => {

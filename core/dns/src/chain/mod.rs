@@ -7,6 +7,7 @@ mod ask;
 mod needs;
 mod note;
 mod query;
+mod random;
 mod reply;
 mod setup;
 pub mod values;
@@ -21,10 +22,12 @@ use sealane_catalog::Snapshot;
 
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
+use crate::zone::Zone;
 pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
 pub use needs::{ApiAccess, ClientFiles, Needs};
 pub use note::Note;
 pub use query::{Query, Transport};
+pub use random::Randomness;
 pub use reply::{Class, Reply, classify, shuffle};
 pub use setup::{
     Block, ClientAuth, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts, TlsServer,
@@ -170,6 +173,11 @@ impl<'a> Peers<'a> {
     /// From those before and those behind.
     pub fn new(before: &'a [Link], after: &'a [Link]) -> Self {
         Peers { before, after }
+    }
+
+    /// Whether nobody comes behind the plugin that asks.
+    pub fn is_last(self) -> bool {
+        self.after.is_empty()
     }
 
     /// All, in the chain's order, with their names.
@@ -325,7 +333,12 @@ pub trait Plugin: Any + Debug + Send {
     /// The cluster changed.
     fn snapshot_changed(&mut self, old: &Snapshot, cx: &mut Context<'_>) {}
 
-    /// Files that it reads.
+    /// The zones that it holds as a whole, for `transfer`: another version of one is another pointer.
+    fn zones(&self, now: Now) -> Vec<Arc<Zone>> {
+        Vec::new()
+    }
+
+    /// Files that it reads. They may become more when [`Plugin::file_changed`] was called.
     fn files(&self) -> Vec<Want> {
         Vec::new()
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Plugin;
 use super::values::ServerKey;
+use super::{Plugin, Randomness};
 use crate::corefile::{CorefileError, Directive, Position, Token};
 use crate::name::Name;
 
@@ -183,6 +183,8 @@ pub struct Setup<'a> {
     pub lines: Vec<String>,
     /// The machine's network interfaces and their addresses; see [`crate::corefile::Sources::interfaces`].
     pub interfaces: BTreeMap<String, Vec<IpAddr>>,
+    /// For signatures; see [`crate::corefile::Sources::random`].
+    pub random: Randomness,
     links: Vec<Link>,
     name: &'static str,
     at: Position,
@@ -196,6 +198,7 @@ impl<'a> Setup<'a> {
             settings: Settings::default(),
             lines: Vec::new(),
             interfaces: BTreeMap::new(),
+            random: Randomness::default(),
             links: Vec::new(),
             name: "",
             at: Position::default(),

@@ -89,17 +89,10 @@ impl Config {
         self.plugins().filter_map(|plugin| (plugin as &dyn std::any::Any).downcast_ref())
     }
 
-    /// The files that plugins want to be handed, each once, and how often to look at them.
+    /// The files that plugins want to be handed, each once, and how often to look at them. A file that is handed in
+    /// may include others: there may be more after [`Config::load`].
     pub fn files(&self) -> Vec<Want> {
-        let mut files: BTreeMap<(String, bool), Want> = BTreeMap::new();
-        for want in self.plugins().flat_map(Plugin::files) {
-            let known = files.entry((want.path.clone(), want.folder)).or_insert_with(|| want.clone());
-            // Who wants to look more often decides; zero is never.
-            if known.every.is_zero() || !want.every.is_zero() && want.every < known.every {
-                known.every = want.every;
-            }
-        }
-        files.into_values().collect()
+        wanted(self.plugins())
     }
 
     /// Hands the plugins what the files say; `content` is `None` where there is none, or it cannot be read.
@@ -118,6 +111,19 @@ impl Config {
     pub fn needs(&self) -> Needs {
         self.plugins().map(Plugin::needs).fold(Needs::default(), Needs::and)
     }
+}
+
+/// The files that plugins want, each once.
+pub(crate) fn wanted<'a>(plugins: impl Iterator<Item = &'a dyn Plugin>) -> Vec<Want> {
+    let mut files: BTreeMap<(String, bool), Want> = BTreeMap::new();
+    for want in plugins.flat_map(Plugin::files) {
+        let known = files.entry((want.path.clone(), want.folder)).or_insert_with(|| want.clone());
+        // Who wants to look more often decides; zero is never.
+        if known.every.is_zero() || !want.every.is_zero() && want.every < known.every {
+            known.every = want.every;
+        }
+    }
+    files.into_values().collect()
 }
 
 fn compile(
@@ -142,6 +148,7 @@ fn compile(
     let (mut setup, mut plugins) = (Setup::new(&keys), Vec::new());
     setup.lines = source.directives.iter().map(|directive| directive.name.text.clone()).collect();
     setup.interfaces.clone_from(&sources.interfaces);
+    setup.random = sources.random.clone();
     for row in rows {
         let lines = source.directives.iter().filter(|directive| directive.name.text == row.name);
         for (count, directive) in lines.enumerate() {

@@ -26,6 +26,8 @@ pub struct Sources {
     pub files: BTreeMap<String, Vec<(String, String)>>,
     /// The machine's network interfaces and their addresses, for `bind`.
     pub interfaces: BTreeMap<String, Vec<std::net::IpAddr>>,
+    /// For the signatures of `dnssec`.
+    pub random: crate::chain::Randomness,
 }
 
 impl Sources {

@@ -1,11 +1,14 @@
 //! The plugins, a file each: what a line of theirs means, and what they do. Their order is [`crate::order::ROWS`]'s.
 
 pub mod acl;
+pub mod auto;
 pub mod autopath;
 pub mod cache;
 pub mod dns64;
+pub mod dnssec;
 pub mod erratic;
 pub mod errors;
+pub mod file;
 pub mod forward;
 pub mod header;
 pub mod hosts;
@@ -23,4 +26,5 @@ pub mod process;
 pub mod rewrite;
 pub mod template;
 pub mod tls;
+pub mod transfer;
 pub mod view;

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Keeping, Link, Now, Passage, Transport, Via, World};
-use crate::config::Config;
+use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Transport, Via, Want, World};
+use crate::config::{Config, wanted};
 use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation};
 pub use https::max_age;
@@ -251,6 +251,15 @@ impl Server {
 
     fn blocks(&self) -> &[BlockState] {
         self.chains.last().map_or(&[], |chains| &chains.blocks)
+    }
+
+    fn plugins(&self) -> impl Iterator<Item = (&'static str, &dyn Plugin)> {
+        self.blocks().iter().flat_map(|block| &block.links).map(|link| (link.name, &*link.plugin))
+    }
+
+    /// The files that plugins want to be handed now; see [`Config::files`].
+    pub fn files(&self) -> Vec<Want> {
+        wanted(self.plugins().map(|(_, plugin)| plugin))
     }
 
     /// Whether everything that it answers from is there (`ready`).

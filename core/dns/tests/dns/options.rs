@@ -3,6 +3,10 @@
 //! What a Corefile means is what it becomes. A word that can be taken away, or added, without a change in that and
 //! without an error is one that is ignored.
 
+use std::sync::Arc;
+
+use sealane_dns::chain::Randomness;
+use sealane_dns::corefile::Sources;
 use sealane_dns::{Config, order};
 
 /// Lines with all words that a plugin may have, none of which says what would hold without it.
@@ -52,6 +56,16 @@ const LINES: &[&str] = &[
     "forward . /etc/resolv.conf {\nprefer_udp\n}",
     "erratic {\ndrop 3\ntruncate 4\ndelay 5 1s\nlarge\n}",
     "whoami",
+    "dnssec example.org {\nkey file Ka Kb\ncache_capacity 7\n}",
+    "tls c k a {\nclient_auth require_and_verify\n}",
+    "transfer example.org {\nto 192.0.2.1 192.0.2.2\n}",
+    "k8s_external example.org a.example {\napex b\nttl 7\nheadless\nfallthrough c.example\n}\nkubernetes cluster.local",
+    "file /z example.org a.example {\nreload 7s\nfallthrough b.example\n}",
+    "auto example.org {\ndirectory /d (.*)x {1}\nreload 7s\nfallthrough b.example\n}",
+    "autopath @kubernetes\nkubernetes cluster.local {\npods verified\n}",
+    "header {\nquery set rd\nresponse clear aa ra\n}",
+    "dns64 {\nprefix 64:ff9b:1::/96\ntranslate_all\nallow_ipv4\n}",
+    "minimal",
     "view v {\nexpr type() == 'A'\nexpr name() == 'a.'\n}",
 ];
 
@@ -91,7 +105,9 @@ const IDLE: &[(&str, &str)] = &[
 /// What a server block with these lines becomes, or why it is refused.
 fn meaning(lines: &str) -> Result<String, String> {
     let text = format!(". {{\n{lines}\n}}");
-    let config = Config::parse("Corefile", &text, &Default::default(), 53);
+    let random = Randomness::new(Arc::new(ring::rand::SystemRandom::new()));
+    let sources = Sources { random, ..Sources::default() };
+    let config = Config::parse("Corefile", &text, &sources, 53);
     config.map(|config| format!("{config:?}")).map_err(|error| error.to_string())
 }
 

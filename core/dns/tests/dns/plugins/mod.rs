@@ -15,3 +15,4 @@ mod small;
 mod template;
 mod upstream;
 mod view;
+mod zones;
