@@ -175,3 +175,12 @@ fn the_launchers_end_is_told_once() {
     assert!(warnings[0].contains("the node's launcher ended"), "{log}");
     up.stop();
 }
+
+#[test]
+fn a_launcher_that_hangs_leaves_nothing() {
+    let up = Start::new().up();
+    up.ok(&["create", "deployment", "d", "--image=sealane/demo", "--", "sleep", "infinity"]);
+    up.ready_pods("default", "app=d", 1);
+    kill_process(Pid::from_raw(up.launcher()).unwrap(), Signal::STOP).unwrap();
+    up.stop();
+}

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kube::config::{
+    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
+};
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::watch_catalog;
-use sealane_dnsserver::Settings;
+use sealane_dnsserver::{ApiAccess, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -98,10 +101,13 @@ async fn serve(flags: Flags) -> Result<(), String> {
     let needs = sealane_dnsserver::check(&settings).map_err(|e| e.to_string())?;
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     if needs.cluster {
-        let client = client().await?;
+        let client = client(&needs.one_access()?).await?;
         let mut sources = vec![Source::Services, Source::EndpointSlices, Source::Namespaces];
         if needs.pods {
             sources.push(Source::Pods);
+        }
+        if needs.nodes {
+            sources.push(Source::Nodes);
         }
         tokio::spawn(async move { watch_catalog(client, &sources, publish, std::future::pending()).await });
     } else {
@@ -127,17 +133,67 @@ fn reload_on_signal(reload: Arc<Notify>) -> Result<(), String> {
     Ok(())
 }
 
-/// The API by the Pod's ServiceAccount, or by KUBECONFIG outside of a Pod.
-async fn client() -> Result<kube::Client, String> {
-    let config = match kube::Config::incluster_env() {
-        Ok(config) => config,
-        Err(_) => kube::Config::infer().await.map_err(|e| format!("no way to the API: {e}"))?,
+/// The API as the Corefile says, or by the Pod's ServiceAccount, or by KUBECONFIG outside of a Pod.
+async fn client(access: &ApiAccess) -> Result<kube::Client, String> {
+    let config = match kubeconfig(access)? {
+        Some((kubeconfig, options)) => {
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| e.to_string())
+        }
+        None => match kube::Config::incluster_env() {
+            Ok(config) => Ok(config),
+            Err(_) => kube::Config::infer().await.map_err(|e| e.to_string()),
+        },
     };
+    let config = config.map_err(|e| format!("no way to the API: {e}"))?;
     kube::Client::try_from(config).map_err(|e| format!("the API's client: {e}"))
+}
+
+/// What `kubeconfig`, or else `endpoint` and `tls`, of the Corefile's `kubernetes` say; `None`: nothing. Without an
+/// endpoint `tls` means nothing, as for CoreDNS.
+fn kubeconfig(access: &ApiAccess) -> Result<Option<(Kubeconfig, KubeConfigOptions)>, String> {
+    let mut options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
+    if let Some(path) = &access.kubeconfig {
+        let config = Kubeconfig::read_from(path).map_err(|e| format!("no way to the API: {path}: {e}"))?;
+        return Ok(Some((config, options)));
+    }
+    let Some(server) = access.endpoint.clone() else { return Ok(None) };
+    let name = "corefile".to_owned();
+    let files = access.tls.as_ref();
+    let cluster = Cluster {
+        server: Some(server),
+        certificate_authority: files.map(|files| files.authorities.clone()),
+        ..Cluster::default()
+    };
+    let user = AuthInfo {
+        client_certificate: files.map(|files| files.certificate.clone()),
+        client_key: files.map(|files| files.key.clone()),
+        ..AuthInfo::default()
+    };
+    options.cluster = Some(name.clone());
+    options.user = Some(name.clone());
+    options.context = Some(name.clone());
+    let context = Context { cluster: name.clone(), user: Some(name.clone()), ..Context::default() };
+    let config = Kubeconfig {
+        clusters: vec![NamedCluster {
+            name: name.clone(),
+            cluster: Some(cluster),
+            ..NamedCluster::default()
+        }],
+        auth_infos: vec![NamedAuthInfo {
+            name: name.clone(),
+            auth_info: Some(user),
+            ..NamedAuthInfo::default()
+        }],
+        contexts: vec![NamedContext { name, context: Some(context), ..NamedContext::default() }],
+        ..Kubeconfig::default()
+    };
+    Ok(Some((config, options)))
 }
 
 #[cfg(test)]
 mod tests {
+    use sealane_dnsserver::ClientFiles;
+
     use super::*;
 
     #[test]
@@ -155,5 +211,31 @@ mod tests {
         ] {
             assert!(parse(&words(text)).err().unwrap_or_default().contains(why), "{text}");
         }
+    }
+
+    #[test]
+    fn the_api_is_reached_as_the_corefile_says() {
+        assert!(kubeconfig(&ApiAccess::default()).unwrap_or_default().is_none());
+        let tls = ClientFiles { certificate: "c".into(), key: "k".into(), authorities: "ca".into() };
+        let mut access = ApiAccess { tls: Some(tls), ..ApiAccess::default() };
+        // Inside of a cluster there is no use for files.
+        assert!(kubeconfig(&access).unwrap_or_default().is_none());
+        access.endpoint = Some("https://k8s:8443".into());
+        let Ok(Some((found, options))) = kubeconfig(&access) else { panic!("nothing") };
+        let cluster = found.clusters[0].cluster.clone().unwrap_or_default();
+        assert_eq!(cluster.server.as_deref(), Some("https://k8s:8443"));
+        assert_eq!(cluster.certificate_authority.as_deref(), Some("ca"));
+        let user = found.auth_infos[0].auth_info.clone().unwrap_or_default();
+        assert_eq!((user.client_certificate.as_deref(), user.client_key.as_deref()), (Some("c"), Some("k")));
+        assert_eq!(options.context.as_deref(), Some(found.contexts[0].name.as_str()));
+        access.kubeconfig = Some("/none".into());
+        let why = kubeconfig(&access).err().unwrap_or_default();
+        assert!(why.starts_with("no way to the API: /none: "), "{why}");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_a_way_to_the_api() {
+        let access = ApiAccess { endpoint: Some("http://127.0.0.1:8080".into()), ..ApiAccess::default() };
+        assert!(client(&access).await.is_ok());
     }
 }

@@ -11,6 +11,8 @@ const TIMES: &[f64] = &[
     0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048,
     4.096, 8.192,
 ];
+/// A few upper bounds of times in seconds (`SlimTimeBuckets`).
+const SLIM_TIMES: &[f64] = &[0.00025, 0.0025, 0.025, 0.25, 2.5];
 /// Upper bounds of messages' sizes in octets.
 const SIZES: &[f64] =
     &[0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16e3, 32e3, 48e3, 64e3];
@@ -58,6 +60,11 @@ impl Family {
         Family { name, help, kind: Kind::Histogram(TIMES) }
     }
 
+    /// Times in seconds, by a few bounds.
+    pub const fn slim_times(name: &'static str, help: &'static str) -> Self {
+        Family { name, help, kind: Kind::Histogram(SLIM_TIMES) }
+    }
+
     /// Sizes in octets, by CoreDNS's bounds.
     pub const fn sizes(name: &'static str, help: &'static str) -> Self {
         Family { name, help, kind: Kind::Histogram(SIZES) }
@@ -79,19 +86,38 @@ enum Series {
     Histogram { buckets: Vec<u64>, count: u64, sum: f64 },
 }
 
+/// A series that was looked up, so that it need not be again.
+#[derive(Clone, Copy, Debug)]
+pub struct Handle(&'static Family, usize);
+
+/// A family's series, by labels: their places.
+type Places = (Option<&'static Family>, BTreeMap<Labels, usize>);
+
 /// Everything counted.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics(BTreeMap<&'static str, (Option<&'static Family>, BTreeMap<Labels, Series>)>);
+pub struct Metrics {
+    families: BTreeMap<&'static str, Places>,
+    /// None is ever taken out.
+    series: Vec<Series>,
+}
 
 impl Metrics {
     fn series(&mut self, family: &'static Family, labels: &str) -> Option<&mut Series> {
-        let (known, series) = self.0.entry(family.name).or_default();
-        *known = Some(family);
-        if !series.contains_key(labels) {
-            series.insert(labels.into(), family.fresh());
-        }
+        let Handle(_, at) = self.handle(family, labels);
+        self.series.get_mut(at)
+    }
 
-        series.get_mut(labels)
+    /// Where a series is. It stays there.
+    pub fn handle(&mut self, family: &'static Family, labels: &str) -> Handle {
+        let (known, places) = self.families.entry(family.name).or_default();
+        *known = Some(family);
+        if let Some(at) = places.get(labels) {
+            return Handle(family, *at);
+        }
+        let at = self.series.len();
+        self.series.push(family.fresh());
+        places.insert(labels.into(), at);
+        Handle(family, at)
     }
 
     /// Counts one.
@@ -101,7 +127,13 @@ impl Metrics {
 
     /// Adds to a counter or a gauge; to a histogram: takes a measurement, in seconds or octets.
     pub fn add(&mut self, family: &'static Family, labels: &str, value: f64) {
-        match (self.series(family, labels), family.kind) {
+        let handle = self.handle(family, labels);
+        self.add_at(handle, value);
+    }
+
+    /// The same for a series that was looked up.
+    pub fn add_at(&mut self, Handle(family, at): Handle, value: f64) {
+        match (self.series.get_mut(at), family.kind) {
             (Some(Series::Number(number)), _) => *number += value,
             (Some(Series::Histogram { buckets, count, sum }), Kind::Histogram(bounds)) => {
                 if let Some(at) = bounds.iter().position(|bound| value <= *bound) {
@@ -127,6 +159,13 @@ impl Metrics {
         }
     }
 
+    /// Sets a gauge, whatever it said.
+    pub fn set(&mut self, family: &'static Family, labels: &str, value: f64) {
+        if let Some(Series::Number(number)) = self.series(family, labels) {
+            *number = value;
+        }
+    }
+
     /// Takes a time.
     pub fn time(&mut self, family: &'static Family, labels: &str, time: Duration) {
         self.add(family, labels, time.as_secs_f64());
@@ -134,7 +173,7 @@ impl Metrics {
 
     /// Prometheus's text form.
     pub fn render(&self, out: &mut String) {
-        for (name, (family, series)) in &self.0 {
+        for (name, (family, places)) in &self.families {
             let Some(family) = family else { continue };
             let kind = match family.kind {
                 Kind::Counter => "counter",
@@ -143,7 +182,8 @@ impl Metrics {
             };
             // Writing to a String cannot fail.
             let _ = writeln!(out, "# HELP {name} {}\n# TYPE {name} {kind}", family.help);
-            for (labels, series) in series {
+            for (labels, at) in places {
+                let Some(series) = self.series.get(*at) else { continue };
                 let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
                 match (series, family.kind) {
                     (Series::Histogram { buckets, count, sum }, Kind::Histogram(bounds)) => {

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha512};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use crate::{DnsError, Settings};
+use crate::{DnsError, Settings, tls};
 
 /// Files and globs that a Corefile may import, in all.
 const MAX_FILES: usize = 256;
@@ -96,6 +96,7 @@ pub(crate) fn compile(texts: Texts, settings: &Settings) -> Result<(Loaded, Conf
         handed.insert(path);
         files = config.files();
     }
+    tls::check(&config).map_err(DnsError::Tls)?;
     let folders = sources.files.keys().map(|target| folder(Path::new(target))).collect();
     let blocks = config.blocks.clone();
     Ok((Loaded { blocks, files, fingerprint, folders, warnings }, config))

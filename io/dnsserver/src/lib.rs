@@ -16,9 +16,11 @@
 mod admin;
 mod batch;
 mod corefile;
+mod https;
 mod listen;
 mod problems;
 mod shared;
+mod tls;
 mod udp;
 mod upstream;
 
@@ -30,7 +32,7 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 use sealane_dns::Event;
-pub use sealane_dns::chain::Needs;
+pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs};
 use tokio::sync::{Notify, watch};
 
 pub use crate::problems::problems;
@@ -99,6 +101,9 @@ pub enum DnsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A certificate, its key or an authority cannot be used.
+    #[error("cannot speak TLS: {0}")]
+    Tls(String),
     /// Queries go in circles.
     #[error("{0}")]
     Loop(String),
@@ -124,9 +129,15 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), DnsError> {
     let (mut loaded, config) = corefile::load(&settings)?;
+    let needs = config.needs();
     let (shared, mut fatal) = Shared::new(config, &settings);
     let first = snapshots.borrow_and_update().clone();
     shared.background(Event::Snapshot(first));
+    tokio::pin!(shutdown);
+    tokio::select! {
+        () = &mut shutdown => return Ok(()),
+        () = known(&needs, &shared, &mut snapshots) => {}
+    }
     let mut listeners = Listeners::default();
     let bound = listeners.bind(&loaded.blocks)?;
     listeners.serve(&shared, bound);
@@ -138,7 +149,6 @@ pub async fn run(
     let mut files = corefile::Watch::new(&settings, &loaded);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tokio::pin!(shutdown);
     let mut fed = true;
     let ended = loop {
         tokio::select! {
@@ -152,6 +162,7 @@ pub async fn run(
             }
             _ = tick.tick() => {
                 shared.background(Event::Tick);
+                shared.upstreams.sweep();
                 let changed = files.content();
                 for (path, content) in &changed {
                     shared.background(Event::File { path, content: content.as_deref() });
@@ -174,6 +185,22 @@ pub async fn run(
     }
     drop(listeners);
     ended
+}
+
+/// Waits for the cluster, but for no longer than the configuration says (`startup_timeout` of `kubernetes`): clients
+/// that ask nobody ask another server, or wait, where SERVFAIL would be their answer.
+async fn known(needs: &Needs, shared: &Arc<Shared>, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
+    if !needs.cluster || needs.startup_timeout.is_zero() || snapshots.borrow().synced() {
+        return;
+    }
+    shared.log("[INFO] plugin/kubernetes: Waiting for Kubernetes API before starting server");
+    let synced = snapshots.wait_for(|snapshot| snapshot.synced());
+    let snapshot =
+        tokio::time::timeout(needs.startup_timeout, synced).await.map(|found| found.ok().as_deref().cloned());
+    match snapshot {
+        Ok(Some(snapshot)) => shared.background(Event::Snapshot(snapshot)),
+        _ => shared.log("[WARNING] plugin/kubernetes: starting server with unsynced Kubernetes API"),
+    }
 }
 
 /// Goes on serving, the cluster's changes included, while clients learn that this server is going.

@@ -9,23 +9,29 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
-use sealane_dns::chain::Block;
+use rustls::ServerConfig;
+use sealane_dns::chain::{Block, Scheme};
 use sealane_dns::{Event, Transport};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::DnsError;
 use crate::admin::{self, Page};
 use crate::shared::Shared;
-use crate::udp;
 use crate::upstream::framed;
+use crate::{https, tls, udp};
 
 /// How long a connection may say nothing.
 const IDLE: Duration = Duration::from_secs(10);
 /// Connections at once.
 const CONNECTIONS: usize = 1024;
+/// The same for DNS over HTTPS (CoreDNS's `DefaultHTTPSMaxConnections`).
+const HTTPS_CONNECTIONS: usize = 200;
+/// A connection that is told to end has so long for a query that is on its way.
+const LAST: Duration = Duration::from_millis(50);
 /// A new configuration waits so long for answers that the old one still owes at listeners that go.
 const HANDOVER: Duration = Duration::from_millis(500);
 /// Listeners that went have so long to give the rest of their answers (CoreDNS's `graceTimeout`).
@@ -36,6 +42,8 @@ const GRACE: Duration = Duration::from_secs(5);
 enum Listener {
     Udp(Option<IpAddr>, u16),
     Tcp(Option<IpAddr>, u16),
+    Tls(Option<IpAddr>, u16),
+    Https(Option<IpAddr>, u16),
     Http(Page, Option<IpAddr>, u16),
 }
 
@@ -56,7 +64,14 @@ impl AsFd for Bound {
 }
 
 /// Listeners that are bound and not served yet: what comes in waits in the kernel.
-pub(crate) struct Fresh(BTreeMap<Listener, Bound>);
+pub(crate) struct Fresh {
+    bound: BTreeMap<Listener, Bound>,
+    /// The certificates of all listeners, those that run already, too.
+    tls: BTreeMap<Listener, Arc<ServerConfig>>,
+}
+
+/// How a listener speaks TLS from now on; `None`: not at all.
+type Tls = Option<Arc<ServerConfig>>;
 
 /// A listener that runs.
 struct Running {
@@ -64,6 +79,7 @@ struct Running {
     tasks: JoinSet<()>,
     /// Told to answer what is there and end.
     closing: watch::Sender<bool>,
+    tls: watch::Sender<Tls>,
 }
 
 /// The listeners that run; dropping it closes them and what came through them.
@@ -80,6 +96,7 @@ impl Listeners {
     /// Binds what is new in a configuration. Where something cannot be bound nothing has changed.
     pub(crate) fn bind(&self, blocks: &[Arc<Block>]) -> std::result::Result<Fresh, DnsError> {
         let wanted = wanted(blocks);
+        let tls = certificates(blocks)?;
         let mut fresh = BTreeMap::new();
         for listener in wanted.iter().filter(|listener| !self.running.contains_key(listener)) {
             if let Some(socket) = self.sockets.get(listener).and_then(Weak::upgrade) {
@@ -101,6 +118,8 @@ impl Listeners {
                 let (what, ip, port) = match *listener {
                     Listener::Udp(ip, port) => ("DNS over UDP", ip, port),
                     Listener::Tcp(ip, port) => ("DNS over TCP", ip, port),
+                    Listener::Tls(ip, port) => ("DNS over TLS", ip, port),
+                    Listener::Https(ip, port) => ("DNS over HTTPS", ip, port),
                     Listener::Http(page, ip, port) => (page.name(), ip, port),
                 };
                 let address =
@@ -109,20 +128,30 @@ impl Listeners {
             })?;
             fresh.insert(*listener, bound);
         }
-        Ok(Fresh(fresh))
+        Ok(Fresh { bound: fresh, tls })
     }
 
     /// Serves what was bound.
     pub(crate) fn serve(&mut self, shared: &Arc<Shared>, fresh: Fresh) {
-        for (listener, bound) in fresh.0 {
+        for (listener, running) in &self.running {
+            running.tls.send_replace(fresh.tls.get(listener).cloned());
+        }
+        for (listener, bound) in fresh.bound {
             let (mut tasks, shared) = (JoinSet::new(), shared.clone());
             let (closing, closed) = watch::channel(false);
+            let (tls, certificate) = watch::channel(fresh.tls.get(&listener).cloned());
             match (listener, bound.clone()) {
                 (Listener::Udp(_, port), Bound::Udp(socket)) => {
                     tasks.spawn(udp::serve(shared, socket, port, closed));
                 }
                 (Listener::Tcp(_, port), Bound::Tcp(listener)) => {
-                    tasks.spawn(serve_tcp(shared, listener, port, closed));
+                    tasks.spawn(serve_tcp(shared, listener, port, Kind::Plain, closed));
+                }
+                (Listener::Tls(_, port), Bound::Tcp(listener)) => {
+                    tasks.spawn(serve_tcp(shared, listener, port, Kind::Tls(certificate), closed));
+                }
+                (Listener::Https(_, port), Bound::Tcp(listener)) => {
+                    tasks.spawn(serve_tcp(shared, listener, port, Kind::Https(certificate), closed));
                 }
                 (Listener::Http(page, ..), Bound::Tcp(listener)) => {
                     tasks.spawn(admin::serve(shared, listener, page));
@@ -130,7 +159,7 @@ impl Listeners {
                 // `start` binds no others.
                 _ => {}
             }
-            self.running.insert(listener, Running { bound, tasks, closing });
+            self.running.insert(listener, Running { bound, tasks, closing, tls });
         }
     }
 
@@ -153,7 +182,7 @@ impl Listeners {
                 self.running.insert(listener, running);
                 continue;
             }
-            let Running { bound, mut tasks, closing } = running;
+            let Running { bound, mut tasks, closing, .. } = running;
             if let Listener::Http(..) = listener {
                 continue;
             }
@@ -184,22 +213,55 @@ impl Listener {
     fn place(self) -> (bool, u16) {
         match self {
             Listener::Udp(_, port) => (false, port),
-            Listener::Tcp(_, port) | Listener::Http(_, _, port) => (true, port),
+            Listener::Tcp(_, port)
+            | Listener::Tls(_, port)
+            | Listener::Https(_, port)
+            | Listener::Http(_, _, port) => (true, port),
         }
     }
+}
+
+/// What a block's keys are listened for on.
+fn of_keys(block: &Block) -> Vec<Listener> {
+    let bound: Vec<Option<IpAddr>> = block.settings.bind.iter().map(|ip| Some(*ip)).collect();
+    let (all, mut out) = ([None], Vec::new());
+    for key in &block.keys {
+        for ip in if bound.is_empty() { &all[..] } else { &bound } {
+            match key.scheme {
+                Scheme::Tls => out.push(Listener::Tls(*ip, key.port)),
+                Scheme::Https => out.push(Listener::Https(*ip, key.port)),
+                // There are no others: `Config` refuses them.
+                _ => out.extend([Listener::Udp(*ip, key.port), Listener::Tcp(*ip, key.port)]),
+            }
+        }
+    }
+    out
+}
+
+/// The certificates of listeners; without `tls` they do without encryption, as CoreDNS's do.
+fn certificates(
+    blocks: &[Arc<Block>],
+) -> std::result::Result<BTreeMap<Listener, Arc<ServerConfig>>, DnsError> {
+    let mut out = BTreeMap::new();
+    for block in blocks {
+        let Some(settings) = &block.settings.tls else { continue };
+        for listener in of_keys(block) {
+            let scheme = match listener {
+                Listener::Tls(..) => Scheme::Tls,
+                Listener::Https(..) => Scheme::Https,
+                _ => continue,
+            };
+            out.insert(listener, tls::server(settings, scheme).map_err(DnsError::Tls)?);
+        }
+    }
+    Ok(out)
 }
 
 fn wanted(blocks: &[Arc<Block>]) -> Vec<Listener> {
     let mut out = Vec::new();
     for block in blocks {
         let settings = &block.settings;
-        let all = [None];
-        let bound: Vec<Option<IpAddr>> = settings.bind.iter().map(|ip| Some(*ip)).collect();
-        for key in &block.keys {
-            for ip in if bound.is_empty() { &all[..] } else { &bound } {
-                out.extend([Listener::Udp(*ip, key.port), Listener::Tcp(*ip, key.port)]);
-            }
-        }
+        out.extend(of_keys(block));
         let pages = [
             (Page::Health, settings.health.as_ref().map(|health| &health.address)),
             (Page::Ready, settings.ready.as_ref()),
@@ -276,9 +338,10 @@ fn udp_socket(ip: Option<IpAddr>, port: u16, share: bool) -> Result<UdpSocket> {
 fn start(listener: Listener, share: bool) -> Result<Bound> {
     Ok(match listener {
         Listener::Udp(ip, port) => Bound::Udp(Arc::new(udp_socket(ip, port, share)?)),
-        Listener::Tcp(ip, port) | Listener::Http(_, ip, port) => {
-            Bound::Tcp(Arc::new(tcp_listener(ip, port, share)?))
-        }
+        Listener::Tcp(ip, port)
+        | Listener::Tls(ip, port)
+        | Listener::Https(ip, port)
+        | Listener::Http(_, ip, port) => Bound::Tcp(Arc::new(tcp_listener(ip, port, share)?)),
     })
 }
 
@@ -293,27 +356,69 @@ pub(crate) async fn told(closed: &mut watch::Receiver<bool>) {
     let _ = closed.wait_for(|closed| *closed).await;
 }
 
+/// What is spoken over TCP.
+#[derive(Clone)]
+enum Kind {
+    Plain,
+    Tls(watch::Receiver<Tls>),
+    Https(watch::Receiver<Tls>),
+}
+
+impl Kind {
+    fn connections(&self) -> usize {
+        if matches!(self, Kind::Https(_)) { HTTPS_CONNECTIONS } else { CONNECTIONS }
+    }
+
+    /// Serves one connection. How a client ends it is its own affair.
+    async fn serve(
+        self,
+        shared: Arc<Shared>,
+        stream: TcpStream,
+        from: SocketAddr,
+        port: u16,
+        closed: watch::Receiver<bool>,
+    ) -> Result<()> {
+        stream.set_nodelay(true)?;
+        let (certificate, https) = match &self {
+            Kind::Plain => return connection(&shared, stream, from, port, closed).await,
+            Kind::Tls(certificate) => (certificate.borrow().clone(), false),
+            Kind::Https(certificate) => (certificate.borrow().clone(), true),
+        };
+        match (certificate, https) {
+            (None, false) => connection(&shared, stream, from, port, closed).await,
+            (None, true) => https::connection(shared, stream, from, port, closed).await,
+            (Some(certificate), https) => {
+                let handshake = TlsAcceptor::from(certificate).accept(stream);
+                let stream = tokio::time::timeout(IDLE, handshake).await.map_err(std::io::Error::other)??;
+                if https {
+                    https::connection(shared, stream, from, port, closed).await
+                } else {
+                    within_tls(&shared, stream, from, port, closed).await
+                }
+            }
+        }
+    }
+}
+
 async fn serve_tcp(
     shared: Arc<Shared>,
     listener: Arc<TcpListener>,
     port: u16,
+    kind: Kind,
     mut closed: watch::Receiver<bool>,
 ) {
     let mut tasks = JoinSet::new();
     let own = closed.clone();
     let serve = |tasks: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
-        let (shared, closed) = (shared.clone(), own.clone());
-        tasks.spawn(async move {
-            // How a client ends its connection is its own affair.
-            let _ = connection(&shared, stream, canonical(from), port, closed).await;
-        });
+        let serve = kind.clone().serve(shared.clone(), stream, canonical(from), port, own.clone());
+        tasks.spawn(async move { drop(serve.await) });
     };
     loop {
         while tasks.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = told(&mut closed) => break,
             accepted = async {
-                if tasks.len() >= CONNECTIONS {
+                if tasks.len() >= kind.connections() {
                     tasks.join_next().await;
                 }
                 listener.accept().await
@@ -345,7 +450,6 @@ async fn connection(
     port: u16,
     mut closed: watch::Receiver<bool>,
 ) -> Result<()> {
-    stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
     loop {
         tokio::select! {
@@ -364,15 +468,58 @@ async fn connection(
             stream.read_exact(&mut buffer).await
         };
         tokio::time::timeout(IDLE, read).await.map_err(std::io::Error::other)??;
-        let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes: &buffer };
-        let effects = shared.step(event);
-        let reply = shared.carry_out(effects).await;
-        if reply.is_empty() {
+        if !answer(shared, &mut stream, from, port, &buffer).await? {
             return Ok(());
         }
-        for message in reply {
-            let framed = framed(&message)?;
-            tokio::time::timeout(IDLE, stream.write_all(&framed)).await.map_err(std::io::Error::other)??;
+    }
+}
+
+/// Answers one query; whether there is an answer at all.
+async fn answer(
+    shared: &Arc<Shared>,
+    stream: &mut (impl AsyncWrite + Unpin),
+    from: SocketAddr,
+    port: u16,
+    bytes: &[u8],
+) -> Result<bool> {
+    let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes };
+    let effects = shared.step(event);
+    let reply = shared.carry_out(effects).await;
+    for message in &reply {
+        let framed = framed(message)?;
+        let write = async {
+            stream.write_all(&framed).await?;
+            stream.flush().await
+        };
+        tokio::time::timeout(IDLE, write).await.map_err(std::io::Error::other)??;
+    }
+    Ok(!reply.is_empty())
+}
+
+/// DNS over TLS (RFC 7858), behind the handshake.
+async fn within_tls(
+    shared: &Arc<Shared>,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    from: SocketAddr,
+    port: u16,
+    mut closed: watch::Receiver<bool>,
+) -> Result<()> {
+    let mut buffer = Vec::new();
+    loop {
+        let read = async {
+            let len = stream.read_u16().await?;
+            buffer.resize(usize::from(len), 0);
+            stream.read_exact(&mut buffer).await
+        };
+        tokio::pin!(read);
+        let read = tokio::select! {
+            biased;
+            read = tokio::time::timeout(IDLE, &mut read) => read,
+            // What has come is still answered.
+            () = told(&mut closed) => tokio::time::timeout(LAST, &mut read).await,
+        };
+        if !matches!(read, Ok(Ok(_))) || !answer(shared, &mut stream, from, port, &buffer).await? {
+            return stream.shutdown().await;
         }
     }
 }

@@ -10,7 +10,8 @@ use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{LogSink, Settings, upstream};
+use crate::upstream::{self, Outgoing, Upstreams};
+use crate::{LogSink, Settings};
 
 /// What all tasks share. The lock is held for one step, never across an await.
 pub(crate) struct Shared {
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     recent: Mutex<Recent>,
     /// Listeners that count for themselves, and are asked for what they have.
     counting: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
+    pub(crate) upstreams: Upstreams,
 }
 
 /// The last changes of what prepared answers are made from, each with its number, and the SOA's serial number.
@@ -56,6 +58,7 @@ impl Shared {
             changes: AtomicU64::new(0),
             recent: Mutex::default(),
             counting: Mutex::default(),
+            upstreams: Upstreams::default(),
         };
         (Arc::new(shared), receiver)
     }
@@ -194,8 +197,11 @@ impl Shared {
                 }
             }
             effects = match next {
-                Some(Effect::Ask { upstream, via, message, timeout, pending }) => {
-                    match upstream::exchange(upstream, &via, &message, pending.id(), timeout).await {
+                Some(Effect::Ask { upstream: to, via, message, timeout, keeping, mut pending }) => {
+                    let outgoing = Outgoing { to, via: &via, message: &message, timeout, keeping };
+                    let (answer, kept) = self.upstreams.exchange(&outgoing).await;
+                    pending.went_over(kept);
+                    match answer {
                         Ok(bytes) => self.step(Event::Answer { pending, bytes: &bytes }),
                         Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
                     }

@@ -1,61 +1,223 @@
-//! One question to one upstream.
+//! Questions to upstreams: datagrams from a port of their own each, streams that are kept for the next question.
 
+use std::collections::{HashMap, VecDeque};
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use sealane_dns::Via;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use sealane_dns::chain::{Keeping, TlsClient};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, UdpSocket};
+use tokio_rustls::TlsConnector;
 
-/// Sends `message` and waits for a message with the same id. Each question has a socket, thus a port, of its own.
-pub(crate) async fn exchange(
+use crate::tls;
+
+/// A connection, TLS in it or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// What connections that may take each other's place have in common.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
     to: SocketAddr,
-    via: &Via,
-    message: &[u8],
-    id: u16,
-    timeout: Duration,
-) -> Result<Vec<u8>> {
-    let exchange = async {
-        match via {
-            Via::Udp => udp(to, message, id).await,
-            Via::Tcp => tcp(to, message, id).await,
-            Via::Tls(_) => {
-                Err(Error::new(ErrorKind::Unsupported, "upstreams over TLS are not Sealane's yet"))
+    source: Option<IpAddr>,
+    /// Where its TLS configuration is; those that are kept hold it there.
+    tls: Option<usize>,
+}
+
+/// A connection that waits for the next question.
+struct Kept {
+    stream: Box<dyn Stream>,
+    /// Closed then where nothing is asked.
+    until: Instant,
+    born: Instant,
+    _tls: Option<Arc<TlsClient>>,
+}
+
+/// The connections to all upstreams.
+#[derive(Default)]
+pub(crate) struct Upstreams {
+    kept: Mutex<HashMap<Place, VecDeque<Kept>>>,
+    clients: Mutex<Vec<(Arc<TlsClient>, Arc<ClientConfig>)>>,
+}
+
+/// A question on its way out.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) to: SocketAddr,
+    pub(crate) via: &'a Via,
+    pub(crate) message: &'a [u8],
+    pub(crate) timeout: Duration,
+    pub(crate) keeping: Keeping,
+}
+
+impl Upstreams {
+    /// Sends a question and waits for its answer; and whether that went over a connection that was there already.
+    pub(crate) async fn exchange(&self, outgoing: &Outgoing<'_>) -> (Result<Vec<u8>>, bool) {
+        let mut kept = false;
+        let exchange = async {
+            match outgoing.via {
+                Via::Udp => udp(outgoing).await,
+                Via::Tcp => self.stream(outgoing, None, &mut kept).await,
+                Via::Tls(client) => self.stream(outgoing, Some(client), &mut kept).await,
+            }
+        };
+        let timed_out = || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", outgoing.via.as_str()));
+        let result = tokio::time::timeout(outgoing.timeout, exchange).await;
+        (result.unwrap_or_else(|_| Err(timed_out())), kept)
+    }
+
+    /// Closes what nothing was asked over for too long.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        self.kept().retain(|_, kept| {
+            kept.retain(|kept| kept.until > now);
+            !kept.is_empty()
+        });
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|(client, _)| Arc::strong_count(client) > 1);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<Place, VecDeque<Kept>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one that waits longest, as CoreDNS: source ports differ then.
+    fn take(&self, place: &Place, keeping: Keeping) -> Option<Kept> {
+        let (mut all, now) = (self.kept(), Instant::now());
+        let waiting = all.get_mut(place)?;
+        let old = |kept: &Kept| !keeping.age.is_zero() && now.duration_since(kept.born) > keeping.age;
+        while let Some(kept) = waiting.pop_front() {
+            if kept.until > now && !old(&kept) {
+                return Some(kept);
             }
         }
-    };
-    let timed_out = || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", via.as_str()));
-    tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(timed_out()))
+        None
+    }
+
+    fn put(&self, place: Place, stream: Kept, keeping: Keeping) {
+        let mut all = self.kept();
+        let waiting = all.entry(place).or_default();
+        if keeping.idle == 0 || waiting.len() < keeping.idle {
+            waiting.push_back(stream);
+        }
+    }
+
+    async fn stream(
+        &self,
+        outgoing: &Outgoing<'_>,
+        client: Option<&Arc<TlsClient>>,
+        was_kept: &mut bool,
+    ) -> Result<Vec<u8>> {
+        let Outgoing { to, message, keeping, .. } = *outgoing;
+        let tls = client.map(|client| Arc::as_ptr(client).addr());
+        let place = Place { to, source: keeping.source, tls };
+        let framed = framed(message)?;
+        loop {
+            let kept = self.take(&place, keeping);
+            *was_kept = kept.is_some();
+            let (mut stream, born) = match kept {
+                Some(kept) => (kept.stream, kept.born),
+                None => (self.connect(to, keeping.source, client).await?, Instant::now()),
+            };
+            match over(&mut stream, &framed, message).await {
+                Ok(answer) => {
+                    if !keeping.expire.is_zero() {
+                        let until = Instant::now() + keeping.expire;
+                        let kept = Kept { stream, until, born, _tls: client.cloned() };
+                        self.put(place, kept, keeping);
+                    }
+                    return Ok(answer);
+                }
+                // The upstream closed it while nobody looked; another one is taken (`ErrCachedClosed`).
+                Err(_) if *was_kept => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        to: SocketAddr,
+        source: Option<IpAddr>,
+        client: Option<&Arc<TlsClient>>,
+    ) -> Result<Box<dyn Stream>> {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(source) = source {
+            socket.bind((source, 0).into())?;
+        }
+        let stream = socket.connect(to).await?;
+        stream.set_nodelay(true)?;
+        let Some(client) = client else { return Ok(Box::new(stream)) };
+        let config = self.client(client)?;
+        let name = tls::server_name(client, to)?;
+        Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+    }
+
+    /// Made once: sessions are resumed by it.
+    fn client(&self, client: &Arc<TlsClient>) -> Result<Arc<ClientConfig>> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, config)) = clients.iter().find(|(known, _)| Arc::ptr_eq(known, client)) {
+            return Ok(config.clone());
+        }
+        let config = tls::client(client).map_err(Error::other)?;
+        clients.push((client.clone(), config.clone()));
+        Ok(config)
+    }
 }
 
-fn any(to: SocketAddr) -> SocketAddr {
-    if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
+fn any(to: SocketAddr) -> IpAddr {
+    if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
-async fn udp(to: SocketAddr, message: &[u8], id: u16) -> Result<Vec<u8>> {
-    let socket = UdpSocket::bind(any(to)).await?;
+async fn udp(outgoing: &Outgoing<'_>) -> Result<Vec<u8>> {
+    let to = outgoing.to;
+    // The kernel picks a port that nobody can foresee.
+    let socket = UdpSocket::bind((outgoing.keeping.source.unwrap_or(any(to)), 0)).await?;
     socket.connect(to).await?;
-    socket.send(message).await?;
+    socket.send(outgoing.message).await?;
     let mut buffer = vec![0; 65_535];
     loop {
         let len = socket.recv(&mut buffer).await?;
-        if buffer[..len].starts_with(&id.to_be_bytes()) {
+        // What is not the answer is a stranger's, who guesses (RFC 5452 section 9.1).
+        if answers(&buffer[..len], outgoing.message) {
             buffer.truncate(len);
             return Ok(buffer);
         }
     }
 }
 
-async fn tcp(to: SocketAddr, message: &[u8], id: u16) -> Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
-    stream.write_all(&framed(message)?).await?;
+/// Whether a datagram is the answer to a question: its id, and its question where it has one.
+fn answers(answer: &[u8], asked: &[u8]) -> bool {
+    if answer.len() < 12 || answer.get(..2) != asked.get(..2) || answer[2] & 0x80 == 0 {
+        return false;
+    }
+    if answer[4..6] == [0, 0] {
+        return true;
+    }
+    // Names in questions are not compressed: there is nothing before them.
+    let mut end = 12;
+    while let Some(len) = asked.get(end).filter(|len| **len != 0) {
+        end += 1 + usize::from(*len);
+    }
+    let question = 12..end + 5;
+    match (answer.get(question.clone()), asked.get(question)) {
+        (Some(answered), Some(asked)) => answered.eq_ignore_ascii_case(asked),
+        _ => false,
+    }
+}
+
+async fn over(stream: &mut Box<dyn Stream>, framed: &[u8], message: &[u8]) -> Result<Vec<u8>> {
+    stream.write_all(framed).await?;
+    stream.flush().await?;
     loop {
         let len = stream.read_u16().await?;
         let mut buffer = vec![0; usize::from(len)];
         stream.read_exact(&mut buffer).await?;
-        if buffer.starts_with(&id.to_be_bytes()) {
+        // One to an earlier question, whose asker did not wait.
+        if buffer.get(..2) == message.get(..2) {
             return Ok(buffer);
         }
     }
@@ -73,11 +235,38 @@ pub(crate) fn framed(message: &[u8]) -> Result<Vec<u8>> {
 /// The addresses that this machine would be reached at: where its packets to the world come from. Nothing is sent.
 pub(crate) fn local_addresses() -> Vec<IpAddr> {
     let source = |to: SocketAddr| {
-        let socket = std::net::UdpSocket::bind(any(to)).ok()?;
+        let socket = std::net::UdpSocket::bind((any(to), 0)).ok()?;
         socket.connect(to).ok()?;
         socket.local_addr().ok().map(|address| address.ip())
     };
     let worlds: [IpAddr; 2] =
         [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
     worlds.into_iter().filter_map(|ip| source((ip, 53).into())).filter(|ip| !ip.is_loopback()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sealane_dns::{Message, encode};
+
+    use super::answers;
+
+    #[test]
+    fn what_is_an_answer() {
+        let query = |id, name: &str, rtype| Message::query(id, name.parse().unwrap(), rtype);
+        let asked = encode(&query(7, "www.example", 1), 512);
+        let reply = |message: &Message| encode(&message.reply(0), 512);
+        assert!(answers(&reply(&query(7, "www.example", 1)), &asked));
+        assert!(answers(&reply(&query(7, "WWW.Example", 1)), &asked));
+        for other in [query(8, "www.example", 1), query(7, "www.example", 28), query(7, "ww.example", 1)] {
+            assert!(!answers(&reply(&other), &asked));
+        }
+        // A question is no answer. An answer without a question is one: some refuse like that.
+        assert!(!answers(&asked, &asked));
+        let mut bare = query(7, "www.example", 1);
+        bare.questions.clear();
+        assert!(answers(&reply(&bare), &asked));
+        for len in 0..asked.len() {
+            assert!(!answers(&reply(&query(7, "www.example", 1))[..len], &asked), "{len}");
+        }
+    }
 }

@@ -112,6 +112,11 @@ struct Running {
 impl Running {
     /// Starts a server whose Corefile is `.:PORT {\n bind 127.0.0.1\n` and `body`.
     async fn start(port: u16, body: &str) -> Running {
+        Running::start_until(port, body, "Running configuration").await
+    }
+
+    /// The same, as far as this line of the log.
+    async fn start_until(port: u16, body: &str, line: &str) -> Running {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("Corefile");
         std::fs::write(&path, corefile(port, body)).unwrap();
@@ -128,7 +133,7 @@ impl Running {
             .await
         });
         let running = Running { port, folder, snapshots, stop: Some(stop), task, logs };
-        running.wait_for_log("Running configuration").await;
+        running.wait_for_log(line).await;
         running
     }
 
@@ -190,7 +195,7 @@ async fn get(port: u16, path: &str) -> String {
 async fn answers_from_snapshots_as_they_come() {
     let [port, ready, health] = free_ports().await;
     let body = format!(
-        " kubernetes cluster.local\n ready 127.0.0.1:{ready}\n health 127.0.0.1:{health} {{\n lameduck 1ms\n }}"
+        " kubernetes cluster.local {{\n startup_timeout 0s\n }}\n ready 127.0.0.1:{ready}\n health 127.0.0.1:{health} {{\n lameduck 1ms\n }}"
     );
     let server = Running::start(port, &body).await;
     assert!(get(ready, "/ready").await.starts_with("HTTP/1.1 503 "));
@@ -210,9 +215,33 @@ async fn answers_from_snapshots_as_they_come() {
 }
 
 #[tokio::test]
+async fn nobody_is_answered_before_the_cluster_is_known() {
+    let [port, other] = free_ports().await;
+    let body = " kubernetes cluster.local {\n startup_timeout 1h\n }";
+    let waiting = "Waiting for Kubernetes API";
+    let server = Running::start_until(port, body, waiting).await;
+    // The port is still anybody's.
+    drop(UdpSocket::bind(("127.0.0.1", port)).await.unwrap());
+    let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    server.snapshots.send(snapshot(&mut builder, "10.244.0.5")).unwrap();
+    server.wait_for_log("Running configuration").await;
+    assert_eq!(addresses(&server.udp("web.default.svc.cluster.local", rtype::A).await), ["10.244.0.5"]);
+    server.end().await.unwrap();
+    // A server that is to stop need not wait.
+    Running::start_until(other, body, waiting).await.end().await.unwrap();
+    // And nobody waits for ever.
+    let body = " kubernetes cluster.local {\n startup_timeout 1ms\n }";
+    let server = Running::start(other, body).await;
+    server.wait_for_log("starting server with unsynced Kubernetes API").await;
+    assert_eq!(server.udp("web.default.svc.cluster.local", rtype::A).await.rcode, rcode::SERVFAIL);
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn prepared_answers_are_counted_and_follow_the_cluster() {
     let [port, metrics] = free_ports().await;
-    let body = format!(" kubernetes cluster.local\n prometheus 127.0.0.1:{metrics}");
+    let body =
+        format!(" kubernetes cluster.local {{\n startup_timeout 0s\n }}\n prometheus 127.0.0.1:{metrics}");
     let server = Running::start(port, &body).await;
     let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
     server.snapshots.send(snapshot(&mut builder, "10.244.0.5")).unwrap();
@@ -300,7 +329,7 @@ async fn health_metrics_and_lameduck() {
     let [port, health, metrics] = free_ports().await;
     let body = format!(
         " health 127.0.0.1:{health} {{\n lameduck 1h\n }}\n prometheus 127.0.0.1:{metrics}\n log\n \
-         kubernetes cluster.local"
+         kubernetes cluster.local {{\n startup_timeout 0s\n }}"
     );
     let server = Running::start(port, &body).await;
     let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);

@@ -30,14 +30,8 @@ impl Cgroups {
     /// Finds what can be used and makes the run's directories, removing those that an earlier run of this name left.
     /// The second result says what is missing, for people.
     pub(crate) fn open(name: &str, rootless: bool) -> (Cgroups, Option<String>) {
-        let name = format!("sealane-{name}");
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let result = if Path::new(ROOT).join("cgroup.controllers").exists() {
-            unified(&name, rootless, &own)
-        } else {
-            legacy(&name)
-        };
-        match result {
+        let bases = bases(name, rootless);
+        match if is_unified() { unified(bases) } else { legacy(bases) } {
             Ok(cgroups) => (cgroups, None),
             Err(error) => {
                 let why = format!("containers run without memory and CPU limits: cgroups: {error}");
@@ -119,24 +113,53 @@ impl Cgroup {
     }
 }
 
-fn unified(name: &str, rootless: bool, own: &str) -> io::Result<Cgroups> {
+fn is_unified() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+/// Where a run's directories are, made or not.
+fn bases(name: &str, rootless: bool) -> Vec<PathBuf> {
     let root = Path::new(ROOT);
-    // Root owns the whole tree; another user at most the part that was delegated to it, where it runs.
-    let parent = if rootless {
-        let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-        root.join(path)
-    } else {
-        root.to_owned()
-    };
-    let base = parent.join(name);
-    remove_tree(&base);
-    fs::create_dir(&base)?;
-    if let Err(error) = enable(&parent) {
-        remove_tree(&base);
-        return Err(error);
+    let name = format!("sealane-{name}");
+    if !is_unified() {
+        let hierarchies = ["memory", "cpu"].map(|controller| root.join(controller));
+        let there = hierarchies.into_iter().filter(|hierarchy| hierarchy.join("cgroup.procs").exists());
+        return there.map(|hierarchy| hierarchy.join(&name)).collect();
     }
-    enable(&base)?;
-    Ok(Cgroups { bases: vec![base], unified: true })
+    // Root owns the whole tree; another user at most the part that was delegated to it, where it runs.
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|_| rootless);
+    vec![root.join(path.unwrap_or_default()).join(name)]
+}
+
+/// Removes what a run whose launcher did not come to it has left.
+pub(crate) fn remove_left(name: &str, rootless: bool) {
+    bases(name, rootless).iter().for_each(|base| {
+        remove_tree(base);
+    });
+}
+
+/// Removes what an earlier run left and makes the directory anew; it stays where processes are still leaving it.
+fn make(base: &Path) -> io::Result<()> {
+    remove_tree(base);
+    match fs::create_dir(base) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn unified(bases: Vec<PathBuf>) -> io::Result<Cgroups> {
+    for base in &bases {
+        make(base)?;
+        if let Some(parent) = base.parent()
+            && let Err(error) = enable(parent)
+        {
+            remove_tree(base);
+            return Err(error);
+        }
+        enable(base)?;
+    }
+    Ok(Cgroups { bases, unified: true })
 }
 
 /// Hands down what there is of memory and cpu: a user's delegated part often has memory alone.
@@ -177,18 +200,8 @@ pub(crate) fn make_room() -> io::Result<()> {
     }
 }
 
-fn legacy(name: &str) -> io::Result<Cgroups> {
-    let mut bases = Vec::new();
-    for controller in ["memory", "cpu"] {
-        let hierarchy = Path::new(ROOT).join(controller);
-        if !hierarchy.join("cgroup.procs").exists() {
-            continue;
-        }
-        let base = hierarchy.join(name);
-        remove_tree(&base);
-        fs::create_dir(&base)?;
-        bases.push(base);
-    }
+fn legacy(bases: Vec<PathBuf>) -> io::Result<Cgroups> {
+    bases.iter().try_for_each(|base| make(base))?;
     if bases.is_empty() {
         return Err(io::Error::other("there is no memory or cpu hierarchy under /sys/fs/cgroup"));
     }

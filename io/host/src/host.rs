@@ -185,6 +185,7 @@ impl Host {
             if let Some(forwarding) = &inner.forwarding {
                 forwarding.put_back().map_err(|error| step("put net.ipv4.ip_forward back", error))?;
             }
+            cgroup::remove_left(&config.cgroup(), config.rootless.is_some());
             remove_directory(&config.containers())?;
             match fs::remove_file(shell::state_file(&config.data_dir)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

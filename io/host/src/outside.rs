@@ -1,14 +1,19 @@
 //! The way outside: on the host as root (masquerade and forwarding), by pasta or slirp4netns as an ordinary user.
 
 use std::fs;
-use std::io::{self, BufRead as _, Read as _};
+use std::io::{self, BufRead as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::HostError;
 use crate::links;
 use crate::netlink::Socket;
+use crate::sys;
 use crate::tree::step;
 
 /// The link that a user's helper program makes in the node.
@@ -73,29 +78,50 @@ fn default_link(routes: &str) -> Option<&str> {
 pub(crate) struct Helper {
     child: Child,
     _open: Option<ChildStdin>,
+    /// Gives the last line that it wrote on standard error, when it has ended.
+    keeper: Option<JoinHandle<String>>,
 }
 
 impl Helper {
-    /// Reads what it writes on standard error from now on, so that it never waits for a reader.
-    fn listen(&mut self) {
-        let Some(errors) = self.child.stderr.take() else { return };
-        let read = move || {
-            for line in io::BufReader::new(errors).lines().map_while(Result::ok) {
+    /// Starts it on a thread that lives as long as it does: the kernel kills it when that thread ends, as it does with
+    /// the main process, even with one that is killed.
+    fn start(mut command: Command) -> io::Result<Helper> {
+        let (started, starting) = std::sync::mpsc::channel();
+        let keep = move || {
+            let mut child = match sys::die_with_this_thread(&mut command).spawn() {
+                Ok(child) => child,
+                Err(error) => {
+                    // The other side waits for this.
+                    let _ = started.send(Err(error));
+                    return String::new();
+                }
+            };
+            let errors = child.stderr.take();
+            let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+            let _ = started.send(Ok(child));
+            let mut last = String::new();
+            // Read to the end, so that it never waits for a reader.
+            for line in errors.into_iter().flat_map(|e| io::BufReader::new(e).lines().map_while(Result::ok)) {
                 tracing::debug!("the way outside: {line}");
+                last = line;
             }
+            if let Ok(pidfd) = pidfd {
+                let end = &mut [PollFd::new(&pidfd, PollFlags::IN)];
+                while rustix::event::poll(end, None) == Err(rustix::io::Errno::INTR) {}
+            }
+            last
         };
-        // Without a thread its pipe closes, and it ends at its next word; nothing else is lost.
-        let _ = std::thread::Builder::new().name("way-outside".to_owned()).spawn(read);
+        let keeper = std::thread::Builder::new().name("way-outside".to_owned()).spawn(keep)?;
+        let gone = || io::Error::other("the thread that starts it panicked");
+        let mut child = starting.recv().map_err(|_| gone())??;
+        let open = child.stdin.take();
+        Ok(Helper { child, _open: open, keeper: Some(keeper) })
     }
 
     /// The last line that it wrote on standard error; it has ended.
     fn last_words(&mut self) -> String {
-        let mut said = String::new();
-        if let Some(mut errors) = self.child.stderr.take() {
-            // What cannot be read is not worth another error.
-            let _ = errors.read_to_string(&mut said);
-        }
-        said.trim_end().lines().last().unwrap_or("it did not say why").to_owned()
+        let said = self.keeper.take().and_then(|keeper| keeper.join().ok()).unwrap_or_default();
+        if said.is_empty() { "it did not say why".to_owned() } else { said }
     }
 }
 
@@ -131,19 +157,13 @@ pub(crate) fn start_helper(pid: u32, node: &OwnedFd) -> Result<Option<Helper>, H
         return Ok(None);
     };
     let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| step(format!("start {name}"), error))?;
-    let open = child.stdin.take();
-    let mut helper = Helper { child, _open: open };
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut helper = Helper::start(command).map_err(|error| step(format!("start {name}"), error))?;
     let socket = within(node, Socket::route).map_err(|error| step("look into the node's network", error))?;
     // Five seconds: these programs take some tens of milliseconds.
     for _ in 0..500 {
         let there = links::index_of(&socket, TAP).map_err(|error| step("read the node's links", error))?;
         if there.is_some() {
-            helper.listen();
             return Ok(Some(helper));
         }
         if let Ok(Some(status)) = helper.child.try_wait() {

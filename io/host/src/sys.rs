@@ -4,6 +4,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use rustix::thread::UnshareFlags;
 
@@ -110,6 +112,23 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Has the kernel kill the command's process when the thread that spawns it ends, or the whole process. It holds
+/// across the exec of a program without privileges of its own.
+pub(crate) fn die_with_this_thread(command: &mut Command) -> &mut Command {
+    let parent = rustix::process::getpid();
+    let tie = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // A parent that ended before that sends nothing any more.
+        if rustix::process::getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls, allocates nothing and takes no lock.
+    unsafe { command.pre_exec(tie) }
+}
+
 /// Ends the calling process at once, without running destructors or exit handlers: for a cloned process that failed
 /// before its exec.
 pub(crate) fn exit_now(code: i32) -> ! {
@@ -150,6 +169,23 @@ mod tests {
         use std::os::unix::process::ExitStatusExt;
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         assert_eq!(send_signal(&pidfd, 9).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn a_tied_process_ends_with_its_thread() {
+        use std::os::unix::process::ExitStatusExt;
+        let (child, thread) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let spawner = std::thread::spawn(move || {
+            let mut command = Command::new("sleep");
+            child.send(die_with_this_thread(command.arg("600")).spawn().unwrap()).unwrap();
+            wait.recv().unwrap();
+        });
+        let mut child = thread.recv().unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        go.send(()).unwrap();
+        spawner.join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
 
     #[test]

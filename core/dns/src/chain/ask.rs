@@ -1,6 +1,6 @@
 //! Questions to upstreams.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +40,19 @@ pub struct TlsClient {
     pub identity: Option<(String, String)>,
 }
 
+/// How connections to upstreams are kept for the next question. By default they are not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// For so long where nothing is asked; zero: they are closed at once.
+    pub expire: Duration,
+    /// For so long in all; zero: for ever.
+    pub age: Duration,
+    /// So many at most per upstream; 0: any.
+    pub idle: usize,
+    /// The address that they come from, datagrams included.
+    pub source: Option<IpAddr>,
+}
+
 /// A question to an upstream.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -67,4 +80,6 @@ pub struct Answer {
     pub took: Duration,
     /// [`Ask::tag`].
     pub tag: u64,
+    /// Whether it went over a connection that was there already; `None`: nobody says.
+    pub kept: Option<bool>,
 }

@@ -4,6 +4,7 @@
 
 pub mod args;
 mod ask;
+mod needs;
 mod note;
 mod query;
 mod random;
@@ -22,12 +23,15 @@ use sealane_catalog::Snapshot;
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
 use crate::zone::Zone;
-pub use ask::{Answer, Ask, TlsClient, Via};
+pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
+pub use needs::{ApiAccess, ClientFiles, Needs};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use random::Randomness;
 pub use reply::{Class, Reply, classify, shuffle};
-pub use setup::{Block, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts};
+pub use setup::{
+    Block, ClientAuth, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts, TlsServer,
+};
 pub use values::{Network, Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
@@ -147,15 +151,6 @@ pub struct Want {
     pub every: Duration,
 }
 
-/// What the catalog has to be fed with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Services, EndpointSlices and Namespaces.
-    pub cluster: bool,
-    /// Pods.
-    pub pods: bool,
-}
-
 /// What a plugin has asked for, beside what it returned.
 #[derive(Debug)]
 pub enum Deed {
@@ -193,6 +188,11 @@ impl<'a> Peers<'a> {
     /// Those of one type.
     pub fn of<T: Plugin>(self) -> impl Iterator<Item = &'a T> {
         self.iter().filter_map(|(_, plugin)| (plugin as &dyn Any).downcast_ref())
+    }
+
+    /// The one right behind, where it is of this type.
+    pub fn next<T: Plugin>(self) -> Option<&'a T> {
+        (&*self.after.first()?.plugin as &dyn Any).downcast_ref()
     }
 
     /// A label's value, from the first plugin that knows it; `None` where `metadata` is off for the name that the
@@ -324,6 +324,11 @@ pub trait Plugin: Any + Debug + Send {
 
     /// What came of an ask of [`Plugin::tick`].
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {}
+
+    /// How connections to those that it asks are kept.
+    fn keeping(&self) -> Keeping {
+        Keeping::default()
+    }
 
     /// The cluster changed.
     fn snapshot_changed(&mut self, old: &Snapshot, cx: &mut Context<'_>) {}

@@ -65,6 +65,9 @@ pub struct Query {
     /// All that the answer was made from, where the plugin that answered knows: the answer may be handed out again
     /// while that is as it is ([`crate::prepared`]).
     pub basis: Option<Basis>,
+    /// The answer, or the order of its records, is meant for this client and no other: it is neither kept nor
+    /// shuffled. Handed on from look-ups to who looked up.
+    pub for_client: bool,
     question: Question,
     /// Questions that were asked before, and the place of the plugin that changed them.
     before: Vec<(usize, Question)>,
@@ -92,6 +95,7 @@ impl Query {
             background: false,
             from_cluster: false,
             basis: None,
+            for_client: false,
             question,
             before: Vec::new(),
             place: 0,

@@ -42,6 +42,37 @@ pub struct Reload {
     pub jitter: Duration,
 }
 
+/// What clients have to show (`client_auth`, crypto/tls's `ClientAuthType`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Nothing (`nocert`).
+    #[default]
+    None,
+    /// A certificate is asked for, and not looked at (`request`).
+    Request,
+    /// Any certificate (`require`).
+    Require,
+    /// None, or one that an authority signed (`verify_if_given`).
+    VerifyIfGiven,
+    /// One that an authority signed (`require_and_verify`).
+    RequireAndVerify,
+}
+
+/// `tls CERT KEY [CA] { OPTIONS }`: paths of files in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsServer {
+    /// The certificate chain.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// Who may have signed clients' certificates; `None`: the system's authorities.
+    pub authorities: Option<String>,
+    /// What clients have to show.
+    pub client_auth: ClientAuth,
+    /// Where connections' secrets are written to (`keylog`).
+    pub keylog: Option<String>,
+}
+
 /// `timeouts`: how long a connection may take; `None`: the server's own bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
@@ -79,6 +110,8 @@ pub struct Settings {
     pub prometheus: Option<String>,
     /// `reload`
     pub reload: Option<Reload>,
+    /// `tls`
+    pub tls: Option<TlsServer>,
     /// `timeouts`
     pub timeouts: Option<Timeouts>,
     /// `multisocket`
@@ -146,6 +179,8 @@ pub struct Setup<'a> {
     pub keys: &'a [ServerKey],
     /// What it says about the server itself.
     pub settings: Settings,
+    /// The names on all of the block's lines, in the lines' order.
+    pub lines: Vec<String>,
     /// The machine's network interfaces and their addresses; see [`crate::corefile::Sources::interfaces`].
     pub interfaces: BTreeMap<String, Vec<IpAddr>>,
     /// For signatures; see [`crate::corefile::Sources::random`].
@@ -161,6 +196,7 @@ impl<'a> Setup<'a> {
         Setup {
             keys,
             settings: Settings::default(),
+            lines: Vec::new(),
             interfaces: BTreeMap::new(),
             random: Randomness::default(),
             links: Vec::new(),

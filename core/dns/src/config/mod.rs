@@ -109,9 +109,7 @@ impl Config {
 
     /// What the catalog has to be fed with.
     pub fn needs(&self) -> Needs {
-        self.plugins()
-            .map(Plugin::needs)
-            .fold(Needs::default(), |a, b| Needs { cluster: a.cluster || b.cluster, pods: a.pods || b.pods })
+        self.plugins().map(Plugin::needs).fold(Needs::default(), Needs::and)
     }
 }
 
@@ -139,7 +137,7 @@ fn compile(
     for token in &source.keys {
         let error = |message: String| CorefileError::new(&token.at, message);
         for key in server_keys(&token.text, default_port).map_err(error)? {
-            if key.scheme != Scheme::Dns {
+            if matches!(key.scheme, Scheme::Grpc | Scheme::Quic) {
                 let scheme = key.scheme.as_str();
                 return Err(error(format!("{scheme}:// is not Sealane's yet; remove it")));
             }
@@ -148,6 +146,7 @@ fn compile(
     }
     known_plugins(rows, source)?;
     let (mut setup, mut plugins) = (Setup::new(&keys), Vec::new());
+    setup.lines = source.directives.iter().map(|directive| directive.name.text.clone()).collect();
     setup.interfaces.clone_from(&sources.interfaces);
     setup.random = sources.random.clone();
     for row in rows {

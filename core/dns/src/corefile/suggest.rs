@@ -1,7 +1,7 @@
 //! What a misspelt word may have meant.
 
 /// The candidate that is a slip or two away from `word` (letters changed, left out, added or swapped), if there is
-/// one; the first of the nearest.
+/// one; of the nearest the first, or the first that has the same letters.
 ///
 /// ```
 /// use sealane_dns::corefile::nearest;
@@ -12,11 +12,17 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
     let scored = candidates.into_iter().map(|candidate| {
         let letters: Vec<char> = candidate.chars().collect();
-        (distance(&word, &letters), candidate)
+        ((distance(&word, &letters), sorted(&word) != sorted(&letters)), candidate)
     });
     // Two slips in a short word make another word of it.
-    let near = scored.filter(|(slips, candidate)| *slips <= 2 && slips * 2 < candidate.len());
+    let near = scored.filter(|((slips, _), candidate)| *slips <= 2 && slips * 2 < candidate.len());
     near.min_by_key(|(slips, _)| *slips).map(|(_, candidate)| candidate)
+}
+
+fn sorted(letters: &[char]) -> Vec<char> {
+    let mut letters = letters.to_vec();
+    letters.sort_unstable();
+    letters
 }
 
 /// Damerau and Levenshtein's distance, neighbours swapped counting once.
@@ -43,7 +49,8 @@ mod tests {
 
     #[test]
     fn slips() {
-        let names = ["cache", "errors", "forward", "health", "hosts", "kubernetes", "log", "loop", "ready"];
+        let names =
+            ["chaos", "cache", "errors", "forward", "health", "hosts", "kubernetes", "log", "loop", "ready"];
         for (word, meant) in [
             ("kubernets", Some("kubernetes")),
             ("Forward", Some("forward")),

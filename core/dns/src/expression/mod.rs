@@ -6,6 +6,7 @@
 //! of `functions`. Dates, JSON and Base64 are not there; what is not there is refused when it is read.
 
 pub mod functions;
+mod kinds;
 mod lexer;
 mod parser;
 pub mod query;

@@ -3,6 +3,7 @@
 use regex::Regex;
 
 use super::functions::{self, Each};
+use super::kinds;
 use super::lexer::{Word, words};
 use super::query;
 use super::value::Value;
@@ -205,6 +206,7 @@ impl Parser {
                 self.at = begin;
                 break;
             };
+            let place = self.offset();
             self.at += 1;
             if operator == "|" {
                 left = self.piped(left)?;
@@ -213,6 +215,9 @@ impl Parser {
             let right_first = matches!(operator, "**" | "^");
             let at = self.offset();
             let right = self.binary(if right_first { strength } else { strength + 1 })?;
+            if let Some(message) = kinds::mismatch(operator, &left, &right) {
+                return Err(ExpressionError { at: place, message });
+            }
             let node = match (operator, right) {
                 ("matches", Node::Value(Value::Text(text))) => match Regex::new(&text) {
                     Ok(regex) => Node::Matches(left.into(), regex),
@@ -251,7 +256,12 @@ impl Parser {
 
     fn unary(&mut self) -> Parsed {
         if self.take("!") || self.take_name("not") {
-            return Ok(Node::Not(self.binary(NOT)?.into()));
+            let place = self.offset();
+            let inner = self.binary(NOT)?;
+            return match kinds::no_bool(&inner) {
+                Some(message) => Err(ExpressionError { at: place, message }),
+                None => Ok(Node::Not(inner.into())),
+            };
         }
         if self.take("-") {
             return Ok(Node::Minus(self.binary(SIGN)?.into()));

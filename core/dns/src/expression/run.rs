@@ -162,7 +162,7 @@ impl Run<'_> {
                 Value::List(list) => Ok(Value::Bool(list.iter().any(|item| item.same(&left)))),
                 Value::Map(map) => Ok(Value::Bool(map.contains_key(&left.to_string()))),
                 Value::Nil => Ok(Value::Bool(false)),
-                other => Err(format!("nothing is in a {}", other.kind())),
+                other => Err(format!("nothing is in {}", other.kind())),
             },
             "matches" | "contains" | "startsWith" | "endsWith" => texts(operator, &left, &right),
             ".." => match (&left, &right) {

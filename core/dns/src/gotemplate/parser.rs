@@ -51,16 +51,16 @@ impl Template {
         let mut parser = Parser { text, at: 0, known, names: Vec::new(), moved: 0, loops: 0, depth: 0 };
         let (pieces, end) = parser.pieces()?;
         match end {
-            End::Text => Ok(Template(pieces)),
-            End::Else(_) | End::End => parser.fail("there is nothing here that it could end"),
+            Ending::Text => Ok(Template(pieces)),
+            Ending::Else(_) | Ending::Closed => parser.fail("there is nothing here that it could end"),
         }
     }
 }
 
 /// What a run of pieces ends with.
-enum End {
+enum Ending {
     Text,
-    End,
+    Closed,
     /// `else`, `else if`, `else with`: the word behind it.
     Else(Option<&'static str>),
 }
@@ -124,7 +124,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Up to `end`, `else` or the text's end.
-    fn pieces(&mut self) -> Parsed<(Vec<Piece>, End)> {
+    fn pieces(&mut self) -> Parsed<(Vec<Piece>, Ending)> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return self.fail("actions are nested too deeply");
@@ -136,7 +136,7 @@ impl<'a> Parser<'a> {
             let Some(open) = rest.find("{{") else {
                 out.push(Piece::Text(rest.to_owned()));
                 self.at = self.text.len();
-                break End::Text;
+                break Ending::Text;
             };
             let mut text = &rest[..open];
             self.at += open + 2;
@@ -165,12 +165,12 @@ impl<'a> Parser<'a> {
         Ok((out, end))
     }
 
-    fn action(&mut self, out: &mut Vec<Piece>) -> Parsed<Option<End>> {
+    fn action(&mut self, out: &mut Vec<Piece>) -> Parsed<Option<Ending>> {
         let begin = self.at;
         match self.word() {
             "end" => {
                 self.close()?;
-                return Ok(Some(End::End));
+                return Ok(Some(Ending::Closed));
             }
             "else" => {
                 self.skip();
@@ -187,7 +187,7 @@ impl<'a> Parser<'a> {
                 if word.is_none() {
                     self.close()?;
                 }
-                return Ok(Some(End::Else(word)));
+                return Ok(Some(Ending::Else(word)));
             }
             "if" => out.push(self.choice(begin)?),
             word @ ("with" | "range") => out.push(self.moving(begin, word == "range")?),
@@ -213,9 +213,9 @@ impl<'a> Parser<'a> {
         Ok(None)
     }
 
-    fn ended(&self, begin: usize, end: &End) -> Parsed<()> {
+    fn ended(&self, begin: usize, end: &Ending) -> Parsed<()> {
         match end {
-            End::Text => Err(TemplateError { at: begin, message: "its 'end' is missing".to_owned() }),
+            Ending::Text => Err(TemplateError { at: begin, message: "its 'end' is missing".to_owned() }),
             _ => Ok(()),
         }
     }
@@ -230,16 +230,16 @@ impl<'a> Parser<'a> {
             self.ended(begin, &end)?;
             branches.push((pipe, pieces));
             match end {
-                End::Else(Some("if")) => continue,
-                End::Else(None) => {
+                Ending::Else(Some("if")) => continue,
+                Ending::Else(None) => {
                     let (pieces, end) = self.pieces()?;
                     self.ended(begin, &end)?;
-                    if let End::Else(_) = end {
+                    if let Ending::Else(_) = end {
                         return self.fail("there is a second 'else'");
                     }
                     other = pieces;
                 }
-                End::Else(_) => return self.fail("'else with' belongs to 'with'"),
+                Ending::Else(_) => return self.fail("'else with' belongs to 'with'"),
                 _ => {}
             }
             break;
@@ -259,16 +259,16 @@ impl<'a> Parser<'a> {
         self.moved -= 1;
         self.loops -= usize::from(range);
         let other = match end {
-            End::Else(None) => {
+            Ending::Else(None) => {
                 let (pieces, end) = self.pieces()?;
                 self.ended(begin, &end)?;
-                if let End::Else(_) = end {
+                if let Ending::Else(_) = end {
                     return self.fail("there is a second 'else'");
                 }
                 pieces
             }
-            End::Else(Some("with")) if !range => vec![self.moving(begin, false)?],
-            End::Else(Some(word)) => return self.fail(format!("'else {word}' does not belong here")),
+            Ending::Else(Some("with")) if !range => vec![self.moving(begin, false)?],
+            Ending::Else(Some(word)) => return self.fail(format!("'else {word}' does not belong here")),
             _ => Vec::new(),
         };
         self.names.truncate(names);
@@ -351,7 +351,7 @@ impl<'a> Parser<'a> {
 
     fn operand(&mut self) -> Parsed<Operand> {
         let begin = self.at;
-        let Some(c) = self.rest().chars().next() else { return self.fail("a value is missing here") };
+        let Some(c) = self.rest().chars().next() else { return self.fail("'}}' is missing here") };
         Ok(match c {
             '.' if !self.rest()[1..].starts_with(|c: char| c.is_ascii_digit()) => {
                 let fields = self.fields()?;

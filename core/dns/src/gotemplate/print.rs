@@ -64,22 +64,9 @@ pub(super) fn formatted(format: &str, values: &[Value]) -> Result<String, String
                 _ => verb.zero = true,
             }
         }
-        let mut number = || {
-            let mut n = 0usize;
-            while let Some(digit) = chars.peek().and_then(|c| c.to_digit(10)) {
-                n = (n * 10 + digit as usize).min(MAX_WIDTH);
-                chars.next();
-            }
-            n
-        };
-        verb.width = number();
+        verb.width = width(&mut chars);
         if chars.next_if_eq(&'.').is_some() {
-            let mut n = 0usize;
-            while let Some(digit) = chars.peek().and_then(|c| c.to_digit(10)) {
-                n = (n * 10 + digit as usize).min(MAX_WIDTH);
-                chars.next();
-            }
-            verb.precision = Some(n);
+            verb.precision = Some(width(&mut chars));
         }
         let Some(letter) = chars.next() else { return Err("printf: the format ends with '%'".to_owned()) };
         if letter == '%' {
@@ -93,6 +80,16 @@ pub(super) fn formatted(format: &str, values: &[Value]) -> Result<String, String
         Some(_) => Err("printf: there are more operands than verbs".to_owned()),
         None => Ok(out),
     }
+}
+
+/// A number of characters, 0 where there is none.
+fn width(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> usize {
+    let mut n = 0;
+    while let Some(digit) = chars.peek().and_then(|c| c.to_digit(10)) {
+        n = (n * 10 + digit as usize).min(MAX_WIDTH);
+        chars.next();
+    }
+    n
 }
 
 impl Verb {

@@ -79,6 +79,8 @@ impl Plugin for LoadBalance {
             return Up::Pass;
         }
         match &self.weights {
+            // Whoever answered has put the addresses in order.
+            _ if query.for_client => {}
             None => {
                 for section in [&mut reply.answers, &mut reply.authority, &mut reply.additional] {
                     rotate(section, cx.random());

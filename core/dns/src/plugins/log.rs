@@ -23,6 +23,7 @@ enum Wanted {
 }
 
 impl Wanted {
+    /// As metadata calls it (`log/class`).
     fn as_str(self) -> &'static str {
         match self {
             Wanted::All => "all",
@@ -116,7 +117,8 @@ impl Plugin for Log {
     }
 
     fn failed(&mut self, query: &mut Query, _: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {
-        self.write(query, &query.request.reply(failure.rcode), cx);
+        let reply = query.request.reply(failure.rcode);
+        self.write(query, &reply, cx);
         Up::Pass
     }
 }

@@ -23,7 +23,13 @@ pub fn setup(setup: &mut Setup<'_>, line: &Directive) -> Result<(), CorefileErro
     for option in line.block.iter().flatten() {
         match option.name.text.as_str() {
             "expr" if option.args.is_empty() => return err(&option.name, "'expr' needs an expression"),
-            "expr" => conditions.push(expression::read(&option.args, &Known::default())?),
+            "expr" => {
+                let condition = expression::read(&option.args, &Known::default())?;
+                if !condition.may_hold() {
+                    return err(&option.args[0], "this expression is never true or false");
+                }
+                conditions.push(condition);
+            }
             _ => return unknown("view", option),
         }
     }

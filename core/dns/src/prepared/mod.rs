@@ -35,6 +35,8 @@ pub struct Tally {
     pub labels: Arc<str>,
     /// The question's type.
     pub rtype: u16,
+    /// DNSSEC's records were wanted (DO).
+    pub dnssec_ok: bool,
     /// Response code.
     pub rcode: u16,
     /// Who answered.

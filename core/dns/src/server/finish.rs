@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Server;
-use crate::chain::{Now, Query};
+use crate::chain::{Now, Query, Transport};
 use crate::message::{Data, Message, Record, rcode, rtype};
-use crate::metrics::Family;
+use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Preparation, Served, Tally};
 
 static REQUESTS: Family = Family::counter(
@@ -19,14 +19,14 @@ static DURATION: Family = Family::times(
     "coredns_dns_request_duration_seconds",
     "Histogram of the time (in seconds) each request took per zone.",
 );
+static DO: Family =
+    Family::counter("coredns_dns_do_requests_total", "Counter of DNS requests with DO bit set per zone.");
 static REQUEST_SIZE: Family = Family::sizes(
     "coredns_dns_request_size_bytes",
     "Size of the EDNS0 UDP buffer in bytes (64K for TCP) per zone and protocol.",
 );
-static RESPONSE_SIZE: Family = Family::sizes(
-    "coredns_dns_response_size_bytes",
-    "Size of the returned response in bytes per zone and protocol.",
-);
+static RESPONSE_SIZE: Family =
+    Family::sizes("coredns_dns_response_size_bytes", "Size of the returned response in bytes.");
 
 impl Server {
     /// How an answer may be kept for others who ask the same: it says what it was made from, and who answered and
@@ -59,14 +59,15 @@ impl Server {
             _ => return None,
         };
         let rtype = asked.questions.first()?.rtype;
-        let tally = Tally { labels: query.labels.clone(), rtype, rcode: reply.rcode, plugin };
+        let (labels, dnssec_ok) = (query.labels.clone(), query.dnssec_ok());
+        let tally = Tally { labels, rtype, dnssec_ok, rcode: reply.rcode, plugin };
         Some(Preparation { basis, serial_at, rotates: state.shuffles, tally: Arc::new(tally) })
     }
 
     /// Counts answers that were handed out again; each took so long.
     pub fn served(&mut self, served: &[Served], each: Duration) {
         for Served { tally, times, asked, answered } in served {
-            let Tally { labels, rtype, rcode, plugin } = &**tally;
+            let Tally { labels, rtype, dnssec_ok, rcode, plugin } = &**tally;
             let by_proto = format!("{labels},proto=\"udp\"");
             let kind = counted_type(*rtype);
             for (times, family) in times.iter().zip([1, 2]).filter(|(times, _)| **times > 0) {
@@ -74,6 +75,9 @@ impl Server {
                 self.metrics.add(&REQUESTS, &labels, f64::from(*times));
             }
             let all = u64::from(times[0]) + u64::from(times[1]);
+            if *dnssec_ok {
+                self.metrics.add(&DO, labels, all as f64);
+            }
             let name = rcode::name(*rcode);
             let by_code = format!("{labels},rcode=\"{name}\",plugin=\"{plugin}\"");
             self.metrics.add(&RESPONSES, &by_code, all as f64);
@@ -84,25 +88,81 @@ impl Server {
     }
 
     /// Counts a query that is over; `plugin` answered it, nobody where it is empty.
-    pub(super) fn account(&mut self, query: &Query, reply: &Message, size: usize, plugin: &str, now: Now) {
+    pub(super) fn account(
+        &mut self,
+        query: &Query,
+        reply: &Message,
+        size: usize,
+        plugin: &'static str,
+        now: Now,
+    ) {
         let Some(question) = query.request.questions.first() else { return };
-        let labels = &query.labels;
-        let family = if query.client.is_ipv4() { 1 } else { 2 };
-        let by_proto = format!("{labels},proto=\"{}\"", query.transport.as_str());
-        let kind = counted_type(question.rtype);
-        self.metrics.count(&REQUESTS, &format!("{by_proto},family=\"{family}\",type=\"{kind}\""));
-        let name = rcode::name(reply.rcode);
-        self.metrics.count(&RESPONSES, &format!("{labels},rcode=\"{name}\",plugin=\"{plugin}\""));
-        self.metrics.time(&DURATION, labels, now.monotonic.saturating_sub(query.started));
-        self.metrics.add(&REQUEST_SIZE, &by_proto, query.size as f64);
-        self.metrics.add(&RESPONSE_SIZE, &by_proto, size as f64);
+        let sort = Sort {
+            labels: query.labels.clone(),
+            transport: query.transport,
+            v4: query.client.is_ipv4(),
+            rtype: question.rtype,
+            rcode: reply.rcode,
+            plugin,
+        };
+        let metrics = &mut self.metrics;
+        if self.sorts.len() >= SORTS {
+            self.sorts.clear();
+        }
+        let handles = *self.sorts.entry(sort).or_insert_with_key(|sort| sort.handles(metrics));
+        let [requests, responses, duration, asked, answered] = handles;
+        metrics.add_at(requests, 1.0);
+        if query.dnssec_ok() {
+            metrics.count(&DO, &query.labels);
+        }
+        metrics.add_at(responses, 1.0);
+        metrics.add_at(duration, now.monotonic.saturating_sub(query.started).as_secs_f64());
+        metrics.add_at(asked, query.size as f64);
+        metrics.add_at(answered, size as f64);
     }
 }
+
+/// Sorts of queries that are remembered: rather more than there are where nobody plays.
+const SORTS: usize = 4096;
+
+/// Queries that are counted in the same series. Their labels are written once.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sort {
+    labels: Arc<str>,
+    transport: Transport,
+    v4: bool,
+    rtype: u16,
+    rcode: u16,
+    plugin: &'static str,
+}
+
+impl Sort {
+    /// Requests, responses, time, octets of the request and of the response.
+    fn handles(&self, metrics: &mut Metrics) -> [Handle; 5] {
+        let Sort { labels, transport, v4, rtype, rcode, plugin } = self;
+        let (family, kind) = (if *v4 { 1 } else { 2 }, counted_type(*rtype));
+        let by_proto = format!("{labels},proto=\"{}\"", transport.as_str());
+        let by_type = format!("{by_proto},family=\"{family}\",type=\"{kind}\"");
+        let by_code = format!("{labels},rcode=\"{}\",plugin=\"{plugin}\"", rcode::name(*rcode));
+        [
+            metrics.handle(&REQUESTS, &by_type),
+            metrics.handle(&RESPONSES, &by_code),
+            metrics.handle(&DURATION, labels),
+            metrics.handle(&REQUEST_SIZE, &by_proto),
+            metrics.handle(&RESPONSE_SIZE, &by_proto),
+        ]
+    }
+}
+
+const COUNTED: [&str; 19] = [
+    "AAAA", "A", "CNAME", "DNSKEY", "DS", "MX", "NSEC3", "NSEC", "NS", "PTR", "RRSIG", "SOA", "SRV", "TXT",
+    "HTTPS", "SVCB", "IXFR", "AXFR", "ANY",
+];
 
 /// Types that have a series of their own (`plugin/metrics/vars/monitor.go`).
 fn counted_type(asked: u16) -> String {
     match rtype::name(asked) {
-        name if name.starts_with("TYPE") => "other".to_owned(),
-        name => name,
+        name if COUNTED.contains(&name.as_str()) => name,
+        _ => "other".to_owned(),
     }
 }

@@ -2,19 +2,22 @@
 //! upstreams out. It has no clock, no sockets and no randomness but what each step is handed.
 
 mod finish;
+mod https;
 mod intake;
 mod walk;
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Link, Now, Passage, Plugin, Transport, Via, Want, World};
+use crate::chain::{Block, Keeping, Link, Now, Passage, Transport, Via, Want, World};
 use crate::config::{Config, wanted};
-use crate::metrics::{Family, Metrics};
+use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation};
+pub use https::max_age;
 pub use walk::Pending;
 
 /// What waits for longer than this will not come back: its client has gone.
@@ -28,9 +31,20 @@ static ENABLED: Family = Family::gauge(
     "coredns_plugin_enabled",
     "A metric that indicates whether a plugin is enabled on per server and zone basis.",
 );
-static PANICS: Family = Family::gauge("coredns_panics_total", "A metrics that counts the number of panics.");
+static PANICS: Family =
+    Family::counter("coredns_panics_total", "A metrics that counts the number of panics.");
 static RELOADS_FAILED: Family =
-    Family::gauge("coredns_reload_failed_total", "Counter of the number of failed reload attempts.");
+    Family::counter("coredns_reload_failed_total", "Counter of the number of failed reload attempts.");
+static RUNNING: Family = Family::gauge(
+    "coredns_reload_version_info",
+    "A metric with a constant '1' value labeled by hash, and value which type of hash generated.",
+);
+static HEALTH: Family = Family::slim_times(
+    "coredns_health_request_duration_seconds",
+    "Histogram of the time (in seconds) each request took.",
+);
+static UNHEALTHY: Family =
+    Family::counter("coredns_health_request_failures_total", "The number of times the health check failed.");
 static REVISION: Family =
     Family::gauge("sealane_dns_applied_revision", "The newest resourceVersion that answers are made from.");
 static SERVICES: Family = Family::gauge("sealane_dns_services", "Services known.");
@@ -94,6 +108,8 @@ pub enum Effect {
         message: Vec<u8>,
         /// How long to wait.
         timeout: Duration,
+        /// How its connection is kept.
+        keeping: Keeping,
         /// To be handed back.
         pending: Box<Pending>,
     },
@@ -132,6 +148,8 @@ struct Chains {
     under_way: usize,
     /// When another configuration took over; what is under way ends with the one that it began with.
     retired: Option<Duration>,
+    /// Plugins that have been ready once.
+    ready: BTreeSet<&'static str>,
 }
 
 /// The server.
@@ -142,6 +160,9 @@ pub struct Server {
     world: World,
     metrics: Metrics,
     reloads_failed: u64,
+    fingerprint: String,
+    /// Where queries of each sort are counted.
+    sorts: HashMap<finish::Sort, [Handle; 5]>,
     /// The last query's answer may be kept.
     preparation: Option<Preparation>,
     /// What changed since somebody asked.
@@ -180,7 +201,13 @@ impl Server {
             let shuffles = passages.take(same).any(|passage| passage == Passage::Shuffles);
             BlockState { labels: labels.collect(), block, links, same, shuffles }
         });
-        let chains = Chains { generation, blocks: blocks.collect(), under_way: 0, retired: None };
+        let chains = Chains {
+            generation,
+            blocks: blocks.collect(),
+            under_way: 0,
+            retired: None,
+            ready: BTreeSet::new(),
+        };
         self.chains.push(chains);
         self.changed = Some(Changed::All);
         self.let_go(now);
@@ -226,26 +253,47 @@ impl Server {
         self.chains.last().map_or(&[], |chains| &chains.blocks)
     }
 
-    fn plugins(&self) -> impl Iterator<Item = (&'static str, &dyn Plugin)> {
-        self.blocks().iter().flat_map(|block| &block.links).map(|link| (link.name, &*link.plugin))
-    }
-
     /// The files that plugins want to be handed now; see [`Config::files`].
     pub fn files(&self) -> Vec<Want> {
-        wanted(self.plugins().map(|(_, plugin)| plugin))
+        wanted(self.blocks().iter().flat_map(|block| &block.links).map(|link| &*link.plugin))
     }
 
     /// Whether everything that it answers from is there (`ready`).
-    pub fn ready(&self) -> bool {
+    pub fn ready(&mut self) -> bool {
         self.unready().is_empty()
     }
 
-    /// The plugins that are not ready, each once.
-    pub fn unready(&self) -> Vec<&'static str> {
-        let unready = self.plugins().filter(|(_, plugin)| !plugin.ready(&self.world));
-        let mut names: Vec<&str> = unready.map(|(name, _)| name).collect();
-        names.dedup();
-        names
+    /// The plugins that are not ready, each once: those of blocks with `ready`, of all where no block has it. One that
+    /// was ready is so from then on, but where its block says `monitor continuously`.
+    pub fn unready(&mut self) -> Vec<&'static str> {
+        let Some(Chains { blocks, ready, .. }) = self.chains.last_mut() else { return Vec::new() };
+        let all = blocks.iter().all(|state| state.block.settings.ready.is_none());
+        let mut unready = BTreeSet::new();
+        for state in blocks.iter().filter(|state| all || state.block.settings.ready.is_some()) {
+            let continuously = state.block.settings.ready_continuously;
+            for link in &state.links {
+                let known = !continuously && ready.contains(link.name);
+                if !known && !link.plugin.ready(&self.world) {
+                    unready.insert(link.name);
+                }
+            }
+        }
+        let names = blocks.iter().flat_map(|state| &state.links).map(|link| link.name);
+        ready.extend(names.filter(|name| !unready.contains(name)));
+        unready.into_iter().collect()
+    }
+
+    /// What the server found when it asked for its own `/health`.
+    pub fn health_checked(&mut self, took: Duration, healthy: bool) {
+        self.metrics.time(&HEALTH, "", took);
+        if !healthy {
+            self.metrics.count(&UNHEALTHY, "");
+        }
+    }
+
+    /// What runs from now on, by its fingerprint (SHA-512 in hexadecimal digits) (`reload`).
+    pub fn running(&mut self, fingerprint: &str) {
+        fingerprint.clone_into(&mut self.fingerprint);
     }
 
     /// The newest resourceVersion that answers are made from.
@@ -259,9 +307,15 @@ impl Server {
         let version = &self.world.version;
         page.add(&BUILD, &format!("goversion=\"\",revision=\"sealane\",version=\"{version}\""), 1.0);
         for block in self.blocks() {
-            for labels in &block.labels {
-                for name in &block.block.plugins {
-                    page.add(&ENABLED, &format!("{labels},name=\"{name}\""), 1.0);
+            // Where `prometheus` is; settings of the server itself are no plugins in this.
+            let measured = block.block.settings.prometheus.is_some();
+            let names =
+                block.block.plugins.iter().filter(|name| {
+                    **name == "prometheus" || block.links.iter().any(|link| link.name == **name)
+                });
+            for name in names.filter(|_| measured) {
+                for labels in &block.labels {
+                    page.set(&ENABLED, &format!("{labels},name=\"{name}\""), 1.0);
                 }
             }
             for link in &block.links {
@@ -270,6 +324,9 @@ impl Server {
         }
         page.add(&PANICS, "", 0.0);
         page.add(&RELOADS_FAILED, "", self.reloads_failed as f64);
+        if !self.fingerprint.is_empty() {
+            page.add(&RUNNING, &format!("hash=\"sha512\",value=\"{}\"", self.fingerprint), 1.0);
+        }
         page.add(&REVISION, "", self.applied_revision() as f64);
         page.add(&SERVICES, "", self.world.snapshot.services().count() as f64);
         page.render(out);

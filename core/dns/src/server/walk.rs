@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::{Chains, Effect, Server};
 use crate::chain::{
-    Answer, Ask, Context, Deed, Failure, Flow, MAX_DEPTH, Note, Now, Peers, Plugin, Query, Transport, Up,
+    Answer, Ask, Context, Deed, Failure, Flow, Keeping, MAX_DEPTH, Note, Now, Peers, Plugin, Query,
+    Transport, Up,
 };
 use crate::message::{Message, decode, encode, rcode};
 
@@ -15,6 +16,7 @@ use crate::message::{Message, decode, encode, rcode};
 pub struct Pending {
     generation: u64,
     id: u16,
+    kept: Option<bool>,
     purpose: Purpose,
 }
 
@@ -22,6 +24,11 @@ impl Pending {
     /// The message's id: an upstream's message with another one is not its answer.
     pub fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Says whether the question went over a connection that was there already.
+    pub fn went_over(&mut self, kept: bool) {
+        self.kept = Some(kept);
     }
 
     /// Whether a client waits for it (else it is a health check or a refresh).
@@ -143,7 +150,7 @@ impl Server {
                 self.run(*walk, Turn::Failed(late()), now, out);
             }
             Purpose::Asked(mut walk, asked) => {
-                let answer = answer(asked, outcome, now);
+                let answer = answer(asked, outcome, pending.kept, now);
                 let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
                     plugin.answered(&mut walk.query, &mut walk.note, answer, cx)
                 });
@@ -156,7 +163,7 @@ impl Server {
                 self.run(*walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
             }
             Purpose::Own { block, place, asked } => {
-                let answer = answer(asked, outcome, now);
+                let answer = answer(asked, outcome, pending.kept, now);
                 let told = |plugin: &mut dyn Plugin, cx: &mut Context<'_>| plugin.told(answer, cx);
                 self.with(pending.generation, block, place, now, out, told);
             }
@@ -405,6 +412,7 @@ impl Server {
                 self.account(&query, &message, size, by, now);
                 let mut parent = *parent;
                 parent.query.from_cluster |= query.from_cluster;
+                parent.query.for_client |= query.for_client;
                 let turn = self.looked_up(&mut parent, message, now, out);
                 Some((parent, turn))
             }
@@ -420,13 +428,13 @@ impl Server {
 
     fn ask(&mut self, walk: Walk, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
         ask.timeout = within(&walk.query, ask.timeout, now);
-        let generation = walk.generation;
-        self.send(generation, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
+        let at = (walk.generation, walk.block, walk.place);
+        self.send(at, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
     }
 
     fn send(
         &mut self,
-        generation: u64,
+        (generation, block, place): (u64, usize, usize),
         ask: Ask,
         now: Now,
         out: &mut Vec<Effect>,
@@ -435,8 +443,11 @@ impl Server {
         let Ask { to, via, mut message, timeout, tag } = ask;
         // Each of a step's questions has another id: what came before it is in the list.
         message.id = (now.random >> 7) as u16 ^ (out.len() as u16).wrapping_mul(0x9e37);
+        let mut keeping = Keeping::default();
         if let Some(chains) = self.generation(generation) {
             chains.under_way += 1;
+            let link = chains.blocks.get(block).and_then(|block| block.links.get(place));
+            keeping = link.map(|link| link.plugin.keeping()).unwrap_or_default();
         }
         let asked = Asked { from: to, at: now.monotonic, tag };
         out.push(Effect::Ask {
@@ -444,7 +455,8 @@ impl Server {
             via,
             message: encode(&message, usize::from(u16::MAX)),
             timeout,
-            pending: Box::new(Pending { generation, id: message.id, purpose: purpose(asked) }),
+            keeping,
+            pending: Box::new(Pending { generation, id: message.id, kept: None, purpose: purpose(asked) }),
         });
     }
 
@@ -455,7 +467,10 @@ impl Server {
             chains.under_way += 1;
         }
         let purpose = Purpose::Waiting(Box::new(walk));
-        out.push(Effect::Wait { time, pending: Box::new(Pending { generation, id: 0, purpose }) });
+        out.push(Effect::Wait {
+            time,
+            pending: Box::new(Pending { generation, id: 0, kept: None, purpose }),
+        });
     }
 
     /// Calls each plugin of the configuration in force.
@@ -484,7 +499,11 @@ impl Server {
         for (generation, block, place) in self.places() {
             let asks = self.with(generation, block, place, now, out, |plugin, cx| plugin.tick(cx));
             for ask in asks.into_iter().flat_map(|(asks, _)| asks) {
-                self.send(generation, ask, now, out, |asked| Purpose::Own { block, place, asked });
+                self.send((generation, block, place), ask, now, out, |asked| Purpose::Own {
+                    block,
+                    place,
+                    asked,
+                });
             }
         }
     }
@@ -510,8 +529,8 @@ fn bare(rcode: u16) -> Message {
     Message { rcode, ..Message::default() }
 }
 
-fn answer(asked: Asked, outcome: Outcome<'_>, now: Now) -> Answer {
+fn answer(asked: Asked, outcome: Outcome<'_>, kept: Option<bool>, now: Now) -> Answer {
     let result = outcome.and_then(|bytes| decode(bytes).map_err(|why| format!("not a DNS message: {why}")));
     let took = now.monotonic.saturating_sub(asked.at);
-    Answer { from: asked.from, result, took, tag: asked.tag }
+    Answer { from: asked.from, result, took, tag: asked.tag, kept }
 }

@@ -15,14 +15,14 @@ pub fn at(millis: u64) -> Now {
     Now { monotonic: Duration::from_millis(millis), unix: 1_700_000_000, random: 0x1234_5678_9abc_def0 }
 }
 
-fn service(namespace: &str, name: &str, spec: Value) -> (Source, Value) {
+pub fn service(namespace: &str, name: &str, spec: Value) -> (Source, Value) {
     (
         Source::Services,
         json!({"metadata": {"namespace": namespace, "name": name, "labels": {"app": name}}, "spec": spec}),
     )
 }
 
-fn slice(namespace: &str, name: &str, of: &str, ports: Value, endpoints: Value) -> (Source, Value) {
+pub fn slice(namespace: &str, name: &str, of: &str, ports: Value, endpoints: Value) -> (Source, Value) {
     let v6 = endpoints[0]["addresses"][0].as_str().is_some_and(|a| a.contains(':'));
     let kind = if v6 { "IPv6" } else { "IPv4" };
     let meta = json!({"namespace": namespace, "name": name, "labels": {"kubernetes.io/service-name": of}});
@@ -121,11 +121,21 @@ fn objects() -> Vec<(Source, Value)> {
 
 /// The cluster of the tables.
 pub fn snapshot() -> Arc<Snapshot> {
+    snapshot_of(&objects())
+}
+
+/// A cluster of these objects.
+pub fn snapshot_of(objects: &[(Source, Value)]) -> Arc<Snapshot> {
     let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    relisted(&mut builder, objects)
+}
+
+/// The builder's next cluster: these objects and no others.
+pub fn relisted(builder: &mut Builder, objects: &[(Source, Value)]) -> Arc<Snapshot> {
     for source in Source::ALL {
         builder.apply(Change::RelistBegin(source));
-        for (_, object) in objects().into_iter().filter(|(of, _)| *of == source) {
-            builder.apply(Change::Applied(source, Object::new(object)));
+        for (_, object) in objects.iter().filter(|(of, _)| *of == source) {
+            builder.apply(Change::Applied(source, Object::new(object.clone())));
         }
         builder.apply(Change::RelistEnd(source));
     }
@@ -136,8 +146,12 @@ pub fn snapshot() -> Arc<Snapshot> {
 pub fn server(corefile: &str) -> Server {
     let mut config = Config::parse("Corefile", corefile, &Default::default(), 53).unwrap();
     for want in config.files() {
-        let content =
-            (want.path == "/resolv.conf").then_some("nameserver 192.0.2.53\nnameserver 192.0.2.54\n");
+        let content = match want.path.as_str() {
+            "/resolv.conf" => Some("nameserver 192.0.2.53\nnameserver 192.0.2.54\n"),
+            "/etc/resolv.conf" => Some("search corp.example\nnameserver 192.0.2.53\n"),
+            "/search.conf" => Some("search a.example b.example\n"),
+            _ => None,
+        };
         config.load(&want.path, content).unwrap();
     }
     Server::new(config, vec!["10.244.0.2".parse().unwrap()], at(0))
@@ -179,6 +193,18 @@ pub fn ask(server: &mut Server, message: &Message, transport: Transport, now: No
     let client: SocketAddr = "10.244.0.9:4242".parse().unwrap();
     let bytes = encode(message, 65_535);
     server.step(Event::Query { port: 53, transport, client, bytes: &bytes }, now)
+}
+
+/// A query from an address, and the answer that must come at once.
+pub fn dig_from(server: &mut Server, client: &str, text: &str) -> Message {
+    let client = SocketAddr::new(client.parse().unwrap(), 4242);
+    let bytes = encode(&query(text), 65_535);
+    let query = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+    let effects = server.step(query, at(1000));
+    let Some(Effect::Reply(bytes)) = effects.iter().find(|e| matches!(e, Effect::Reply(_))) else {
+        panic!("{text}: {effects:?}")
+    };
+    decode(bytes).unwrap()
 }
 
 /// What dig prints, the sections' letters in front.

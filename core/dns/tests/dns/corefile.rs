@@ -117,12 +117,12 @@ fn errors_say_where_and_what() {
         (". {\n errors\n errors\n}", "Corefile:3:2: plugin 'errors' stands twice in this server block"),
         (". {\n forward .\n}", "Corefile:2:10: 'forward' needs where to forward to behind its zone"),
         (
-            ". {\n forward . tls://1.1.1.1\n}",
-            "Corefile:2:12: forwarding to tls:// is unknown, or not Sealane's yet",
+            ". {\n forward . quic://1.1.1.1\n}",
+            "Corefile:2:12: forwarding to quic:// is unknown, or not Sealane's yet",
         ),
         (
-            ". {\n forward . 10.0.0.1 {\n  tls\n }\n}",
-            "Corefile:3:3: option 'tls' of 'forward' is unknown, or not Sealane's yet",
+            ". {\n forward . 10.0.0.1 {\n  doh_method\n }\n}",
+            "Corefile:3:3: option 'doh_method' of 'forward' is unknown, or not Sealane's yet",
         ),
         (". {\n health {\n  lameduck 5\n }\n}", "Corefile:3:12: '5' is no duration (5s, 1m30s, 500ms)"),
         (
@@ -146,7 +146,7 @@ fn errors_say_where_and_what() {
         (". {\n log \"x\n}", "Corefile:2:6: this quote never ends"),
         (". {\n loadbalance random\n}", "Corefile:2:14: 'random' is no policy (round_robin, weighted)"),
         (". {\n prometheus here\n}", "Corefile:2:13: 'here' is no address with a port"),
-        ("tls://. {\n}", "Corefile:1:1: tls:// is not Sealane's yet; remove it"),
+        ("grpc://. {\n}", "Corefile:1:1: grpc:// is not Sealane's yet; remove it"),
         (". {\n health {\n  lameduck 5s {\n  }\n }\n}", "Corefile:3:15: an option has no block of its own"),
     ] {
         assert_eq!(parse(text).unwrap_err(), error, "{text}");

@@ -1,12 +1,20 @@
 //! The DNS state machine from outside: messages in, messages out.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod autopath;
 mod chain;
 mod cluster;
 mod codec;
 mod corefile;
+mod forward;
 mod grammar;
+mod k8s_external;
 mod kubernetes;
+mod kubernetes_options;
+mod options;
 mod plugins;
 mod prepared;
+mod search;
+mod tls;
 mod upstreams;
+mod zone_order;

@@ -6,14 +6,14 @@ use sealane_dns::{Effect, Event, Message, Pending, Server, Transport, Via, decod
 
 use crate::cluster::{ask, at, check, dig, query, server, show, synced};
 
-struct Asked {
-    upstream: String,
-    via: Via,
-    message: Message,
-    pending: Box<Pending>,
+pub struct Asked {
+    pub upstream: String,
+    pub via: Via,
+    pub message: Message,
+    pub pending: Box<Pending>,
 }
 
-fn asked(effects: Vec<Effect>) -> Asked {
+pub fn asked(effects: Vec<Effect>) -> Asked {
     let mut asks = effects.into_iter().filter_map(|effect| match effect {
         Effect::Ask { upstream, via, message, pending, .. } => {
             let message = decode(&message).unwrap();
@@ -27,12 +27,12 @@ fn asked(effects: Vec<Effect>) -> Asked {
     first
 }
 
-fn reply(effects: &[Effect]) -> Message {
+pub fn reply(effects: &[Effect]) -> Message {
     let bytes = effects.iter().find_map(|e| if let Effect::Reply(bytes) = e { Some(bytes) } else { None });
     decode(bytes.expect("no reply")).unwrap()
 }
 
-fn logs(effects: &[Effect]) -> Vec<&str> {
+pub fn logs(effects: &[Effect]) -> Vec<&str> {
     effects
         .iter()
         .filter_map(|e| if let Effect::Log(line) = e { Some(line.as_str()) } else { None })
@@ -40,7 +40,7 @@ fn logs(effects: &[Effect]) -> Vec<&str> {
 }
 
 /// An upstream's answer with one address.
-fn answer(to: &Message, ttl: u32) -> Vec<u8> {
+pub fn answer(to: &Message, ttl: u32) -> Vec<u8> {
     let mut message = to.reply(rcode::NOERROR);
     message.flags.recursion_available = true;
     let name = to.questions[0].name.clone();
@@ -64,7 +64,7 @@ fn nothing(to: &Message) -> Vec<u8> {
     encode(&message, 512)
 }
 
-fn round(server: &mut Server, text: &str, millis: u64, respond: impl Fn(&Message) -> Vec<u8>) -> Message {
+pub fn round(server: &mut Server, text: &str, millis: u64, respond: impl Fn(&Message) -> Vec<u8>) -> Message {
     let asked = asked(ask(server, &query(text), Transport::Udp, at(millis)));
     let bytes = respond(&asked.message);
     reply(&server.step(Event::Answer { pending: asked.pending, bytes: &bytes }, at(millis)))
@@ -93,7 +93,7 @@ fn forwards_and_caches() {
         "coredns_cache_hits_total{server=\"dns://:53\",zones=\".\",view=\"\",type=\"success\"} 1",
         "coredns_cache_hits_total{server=\"dns://:53\",zones=\".\",view=\"\",type=\"denial\"} 1",
         "coredns_cache_misses_total{server=\"dns://:53\",zones=\".\",view=\"\"} 4",
-        "coredns_forward_requests_total{to=\"192.0.2.53:53\"} 4",
+        "coredns_proxy_request_duration_seconds_count{proxy_name=\"forward\",to=\"192.0.2.53:53\",rcode=\"NOERROR\"} 2",
         "coredns_dns_responses_total{server=\"dns://:53\",zone=\".\",view=\"\",rcode=\"NXDOMAIN\",plugin=\"cache\"} 1",
         "coredns_cache_entries{server=\"dns://:53\",zones=\".\",view=\"\",type=\"success\"} 1",
     ] {
@@ -156,7 +156,7 @@ fn policies_and_limits() {
     let order: Vec<String> = (0..4)
         .map(|_| asked(ask(&mut robin, &query("a.example A"), Transport::Udp, at(0))).upstream)
         .collect();
-    assert_eq!(order, ["192.0.2.1:53", "192.0.2.2:53", "192.0.2.1:53", "192.0.2.2:53"]);
+    assert_eq!(order, ["192.0.2.2:53", "192.0.2.1:53", "192.0.2.2:53", "192.0.2.1:53"]);
 
     let mut limited =
         server(".:53 {\n forward . /resolv.conf {\n max_concurrent 1\n except local.example\n }\n}");
@@ -245,7 +245,7 @@ fn stale_answers() {
     assert_eq!(ask(&mut now, &query("a.example A"), Transport::Udp, at(20_001)).len(), 1);
     let bytes = answer(&refresh.message, 10);
     assert!(now.step(Event::Answer { pending: refresh.pending, bytes: &bytes }, at(20_002)).is_empty());
-    assert!(dig_at(&mut now, "a.example A", 20_003).contains(" 9 IN A"));
+    assert!(dig_at(&mut now, "a.example A", 20_003).contains(" 10 IN A"));
     // Verify: asked first, the old answer where that fails.
     let mut verify = server(&corefile("verify"));
     round(&mut verify, "a.example A", 0, |m| answer(m, 10));
@@ -276,14 +276,14 @@ fn prefetches_what_is_asked_often() {
 
 #[test]
 fn the_cache_stays_within_its_capacity() {
-    let mut server = server(".:53 {\n forward . 192.0.2.1\n cache 30 {\n success 10\n }\n}");
-    for i in 0..50 {
+    let mut server = server(".:53 {\n forward . 192.0.2.1\n cache 30 {\n success 1024\n }\n}");
+    for i in 0..1100 {
         round(&mut server, &format!("n{i}.example A"), i, |m| answer(m, 60));
     }
     let mut text = String::new();
     server.render_metrics(&mut text);
-    assert!(text.contains("type=\"success\"} 10\n"), "{text}");
-    assert!(dig_at(&mut server, "n49.example A", 60).starts_with("NOERROR"));
+    assert!(text.contains("type=\"success\"} 1024\n"), "{text}");
+    assert!(dig_at(&mut server, "n1099.example A", 1100).starts_with("NOERROR"));
 }
 
 #[test]

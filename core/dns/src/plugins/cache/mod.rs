@@ -238,7 +238,8 @@ impl Plugin for Cache {
         let Some(mut missed) = note.take::<Missed>() else { return Up::Pass };
         query.request.flags.authentic = missed.wants_authentic;
         // What the cluster says is at hand, and always new (`crate::prepared`).
-        if query.basis.is_some() {
+        // And what is meant for this client is nobody else's.
+        if query.basis.is_some() || query.for_client {
             self.shelves.limit(&missed.key, reply, cx.now);
             return Up::Pass;
         }

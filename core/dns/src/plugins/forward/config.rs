@@ -1,18 +1,54 @@
 //! What `forward`'s lines mean.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::chain::args::{self, duration, err, no_more, number, one, unknown};
-use crate::chain::values;
-use crate::corefile::{CorefileError, Directive};
+use crate::chain::{Keeping, Settings};
+use crate::corefile::{CorefileError, Directive, Token};
 use crate::name::Name;
+
+/// Upstreams at most (`max` in setup.go).
+const MOST: usize = 15;
+
+/// Response codes by name, as miekg/dns has them.
+const RCODES: &[(&str, u16)] = &[
+    ("NOERROR", 0),
+    ("FORMERR", 1),
+    ("SERVFAIL", 2),
+    ("NXDOMAIN", 3),
+    ("NOTIMP", 4),
+    ("REFUSED", 5),
+    ("YXDOMAIN", 6),
+    ("YXRRSET", 7),
+    ("NXRRSET", 8),
+    ("NOTAUTH", 9),
+    ("NOTZONE", 10),
+    ("DSOTYPENI", 11),
+    ("BADSIG", 16),
+    ("BADKEY", 17),
+    ("BADTIME", 18),
+    ("BADMODE", 19),
+    ("BADNAME", 20),
+    ("BADALG", 21),
+    ("BADTRUNC", 22),
+    ("BADCOOKIE", 23),
+];
+
+/// A response code as metrics of upstreams name it.
+pub(super) fn rcode_name(rcode: u16) -> String {
+    let name = RCODES.iter().find(|(_, known)| *known == rcode).map(|(name, _)| (*name).to_owned());
+    name.unwrap_or_else(|| rcode.to_string())
+}
 
 /// Where to forward to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// A server.
     Address(SocketAddr),
+    /// A server that is asked over TLS, and the name that its certificate must have where the line says
+    /// (`tls://9.9.9.9%dns.quad9.net`).
+    Tls(SocketAddr, Option<String>),
     /// The name servers of a resolv.conf.
     ResolvConf(String),
 }
@@ -28,6 +64,22 @@ pub enum Policy {
     Sequential,
 }
 
+/// The files of `tls`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// This server's certificate chain and its key.
+    pub identity: Option<(String, String)>,
+    /// Who may have signed upstreams' certificates.
+    pub authorities: Option<String>,
+}
+
+impl TlsFiles {
+    /// All of them.
+    pub fn paths(&self) -> impl Iterator<Item = &String> {
+        self.identity.iter().flat_map(|(chain, key)| [chain, key]).chain(&self.authorities)
+    }
+}
+
 /// `forward`'s lines.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,10 +93,18 @@ pub struct Config {
     pub force_tcp: bool,
     /// UDP first, even for a client on TCP.
     pub prefer_udp: bool,
-    /// How long connections are kept.
-    pub expire: Duration,
+    /// How connections are kept: `expire`, `max_age`, `max_idle_conns`, `source_address`.
+    pub keeping: Keeping,
+    /// How long one upstream may take.
+    pub read_timeout: Duration,
     /// Failures after which an upstream counts as down; 0: never.
     pub max_fails: u32,
+    /// Attempts that may fail, per query; 0: any number; `None`: two per upstream.
+    pub max_connect_attempts: Option<u32>,
+    /// Files of upstreams over TLS.
+    pub tls: TlsFiles,
+    /// The name that their certificates must have.
+    pub tls_servername: Option<String>,
     /// Order.
     pub policy: Policy,
     /// Between health checks of a failing upstream.
@@ -55,27 +115,28 @@ pub struct Config {
     pub health_domain: Name,
     /// Queries under way at most; 0: any.
     pub max_concurrent: u32,
+    /// Answers with these codes are left to a `forward` that comes next.
+    pub next: Vec<u16>,
+    /// So are those without records.
+    pub next_on_nodata: bool,
+    /// Where all upstreams are down nobody is asked.
+    pub failfast: bool,
+    /// Answers with these codes are as good as none: the next upstream is asked.
+    pub failover: Vec<u16>,
 }
 
 /// Reads the lines: as many as the first word has zones.
-pub(super) fn read(d: &Directive) -> Result<Vec<Config>, CorefileError> {
+pub(super) fn read(settings: &Settings, d: &Directive) -> Result<Vec<Config>, CorefileError> {
     let [from, to @ ..] = d.args.as_slice() else {
         return err(&d.name, "'forward' needs a zone and where to forward to");
     };
     if to.is_empty() {
         return err(from, "'forward' needs where to forward to behind its zone");
     }
-    let mut upstreams = Vec::new();
-    for token in to {
-        upstreams.push(match values::upstream(&token.text) {
-            Some(address) => Upstream::Address(address),
-            None if token.text.contains("://") => {
-                let scheme = token.text.split("://").next().unwrap_or("");
-                return err(token, format!("forwarding to {scheme}:// is unknown, or not Sealane's yet"));
-            }
-            None => Upstream::ResolvConf(token.text.clone()),
-        });
+    if let Some(extra) = to.get(MOST) {
+        return err(extra, format!("'forward' takes {MOST} upstreams at most"));
     }
+    let upstreams = to.iter().map(upstream).collect::<Result<Vec<_>, _>>()?;
     let from = args::zones(std::slice::from_ref(from))?;
     let mut forward = Config {
         from: Name::root(),
@@ -83,65 +144,181 @@ pub(super) fn read(d: &Directive) -> Result<Vec<Config>, CorefileError> {
         except: Vec::new(),
         force_tcp: false,
         prefer_udp: false,
-        expire: Duration::from_secs(10),
+        keeping: Keeping { expire: Duration::from_secs(10), ..Keeping::default() },
+        read_timeout: Duration::from_secs(2),
         max_fails: 2,
+        max_connect_attempts: None,
+        tls: TlsFiles::default(),
+        tls_servername: None,
         policy: Policy::Random,
         health_interval: Duration::from_millis(500),
         health_recursion: true,
         health_domain: Name::root(),
         max_concurrent: 0,
+        next: Vec::new(),
+        next_on_nodata: false,
+        failfast: false,
+        failover: Vec::new(),
     };
     for option in d.block.iter().flatten() {
-        option_of(&mut forward, option)?;
+        option_of(&mut forward, settings, option)?;
+    }
+    let Keeping { expire, age, .. } = forward.keeping;
+    if !age.is_zero() && age < expire {
+        return err(&d.name, "max_age of 'forward' must not be less than expire");
+    }
+    if forward.tls_servername.is_some() {
+        let named = forward.to.iter().position(|to| matches!(to, Upstream::Tls(_, Some(_))));
+        if let Some(token) = named.and_then(|at| to.get(at)) {
+            let message = format!("'{}' names its certificate, and tls_servername does, too", token.text);
+            return err(token, message);
+        }
     }
     Ok(from.into_iter().map(|from| Config { from, ..forward.clone() }).collect())
 }
 
-fn option_of(f: &mut Config, o: &Directive) -> Result<(), CorefileError> {
+/// `[SCHEME://]IP[%NAME][:PORT]`, or a file.
+fn upstream(token: &Token) -> Result<Upstream, CorefileError> {
+    let (scheme, rest) = token.text.split_once("://").unwrap_or(("", &token.text));
+    match scheme {
+        "" => match address(rest, 53) {
+            Some(address) => Ok(Upstream::Address(address)),
+            None if rest.contains('%') => err(token, format!("'{rest}' has a scope, which is not Sealane's")),
+            None => Ok(Upstream::ResolvConf(rest.to_owned())),
+        },
+        "dns" => match address(rest, 53) {
+            Some(address) => Ok(Upstream::Address(address)),
+            None => err(token, format!("'{rest}' is no address")),
+        },
+        "tls" => {
+            let (rest, name) = without_name(rest);
+            match address(&rest, 853) {
+                Some(address) => Ok(Upstream::Tls(address, name)),
+                None => err(token, format!("'{rest}' is no address")),
+            }
+        }
+        _ => err(token, format!("forwarding to {scheme}:// is unknown, or not Sealane's yet")),
+    }
+}
+
+/// The name of `IP%NAME:PORT` and `[IP%NAME]:PORT`, and what is left without it (`splitZone` in setup.go).
+fn without_name(text: &str) -> (String, Option<String>) {
+    let Some((ip, name)) = text.rsplit_once('%') else { return (text.to_owned(), None) };
+    let (name, port) = match name.rsplit_once(':') {
+        Some((name, port)) => (name, format!(":{port}")),
+        None => (name, String::new()),
+    };
+    let close = if ip.starts_with('[') { "]" } else { "" };
+    let name = name.trim_end_matches(']');
+    (format!("{ip}{close}{port}"), (!name.is_empty()).then(|| name.to_owned()))
+}
+
+/// `IP`, `[IP]`, `IP:PORT`, `[IP]:PORT`.
+fn address(text: &str, port: u16) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port))
+}
+
+fn option_of(f: &mut Config, settings: &Settings, o: &Directive) -> Result<(), CorefileError> {
+    let flag = |flag: &mut bool| {
+        *flag = true;
+        no_more(&o.name.text, &o.args)
+    };
     match o.name.text.as_str() {
         "except" if !o.args.is_empty() => f.except.extend(args::zones(&o.args)?),
         "except" => return err(&o.name, "'except' needs a name"),
-        "force_tcp" => {
-            no_more("force_tcp", &o.args)?;
-            f.force_tcp = true;
-        }
-        "prefer_udp" => {
-            no_more("prefer_udp", &o.args)?;
-            f.prefer_udp = true;
-        }
-        "expire" => f.expire = duration(one(o, "duration")?)?,
-        "max_fails" => f.max_fails = number(one(o, "number")?, "number")?,
-        "max_concurrent" => f.max_concurrent = number(one(o, "number")?, "number")?,
-        "policy" => {
-            let token = one(o, "policy")?;
-            f.policy = match token.text.as_str() {
-                "random" => Policy::Random,
-                "round_robin" => Policy::RoundRobin,
-                "sequential" => Policy::Sequential,
-                other => {
-                    return err(token, format!("'{other}' is no policy (random, round_robin, sequential)"));
-                }
-            };
-        }
-        "health_check" => {
-            let Some(first) = o.args.first() else {
-                return err(&o.name, "'health_check' needs a duration");
-            };
-            f.health_interval = duration(first)?;
-            let mut rest = o.args[1..].iter();
-            while let Some(token) = rest.next() {
-                match (token.text.as_str(), rest.len()) {
-                    ("no_rec", _) => f.health_recursion = false,
-                    ("domain", 1..) => {
-                        if let Some(domain) = rest.next() {
-                            f.health_domain = number(domain, "domain name")?;
-                        }
-                    }
-                    (other, _) => return err(token, format!("'{other}' is no option of health_check")),
-                }
+        "force_tcp" => flag(&mut f.force_tcp)?,
+        "prefer_udp" => flag(&mut f.prefer_udp)?,
+        "next_on_nodata" => flag(&mut f.next_on_nodata)?,
+        "failfast_all_unhealthy_upstreams" => flag(&mut f.failfast)?,
+        "expire" => f.keeping.expire = duration(one(o, "duration")?)?,
+        "max_age" => f.keeping.age = duration(one(o, "duration")?)?,
+        "max_idle_conns" => f.keeping.idle = number(one(o, "number")?, "number")?,
+        "source_address" => f.keeping.source = Some(number(one(o, "address")?, "address")?),
+        "read_timeout" => {
+            let token = one(o, "duration")?;
+            f.read_timeout = duration(token)?;
+            if f.read_timeout.is_zero() {
+                return err(token, "read_timeout must be more than nothing");
             }
         }
+        "max_fails" => f.max_fails = number(one(o, "number")?, "number")?,
+        "max_connect_attempts" => f.max_connect_attempts = Some(number(one(o, "number")?, "number")?),
+        "max_concurrent" => f.max_concurrent = number(one(o, "number")?, "number")?,
+        "tls" => f.tls = tls(settings, o)?,
+        "tls_servername" => f.tls_servername = Some(one(o, "name")?.text.clone()),
+        "policy" => f.policy = policy(one(o, "policy")?)?,
+        "health_check" => health_check(f, o)?,
+        "next" => f.next.extend(rcodes(o)?),
+        "failover" => {
+            let codes = rcodes(o)?;
+            if let Some(at) = codes.iter().position(|code| *code == 0) {
+                return err(&o.args[at], "an answer without error is no reason for failover");
+            }
+            f.failover.extend(codes);
+        }
         _ => return unknown("forward", o),
+    }
+    Ok(())
+}
+
+fn policy(token: &Token) -> Result<Policy, CorefileError> {
+    match token.text.as_str() {
+        "random" => Ok(Policy::Random),
+        "round_robin" => Ok(Policy::RoundRobin),
+        "sequential" => Ok(Policy::Sequential),
+        other => err(token, format!("'{other}' is no policy (random, round_robin, sequential)")),
+    }
+}
+
+/// `tls [CERT KEY] [CA]`
+fn tls(settings: &Settings, o: &Directive) -> Result<TlsFiles, CorefileError> {
+    let path = |token: &Token| settings.path(&token.text);
+    let (identity, authorities) = match o.args.as_slice() {
+        [] => (None, None),
+        [ca] => (None, Some(path(ca))),
+        [chain, key] => (Some((path(chain), path(key))), None),
+        [chain, key, ca] => (Some((path(chain), path(key))), Some(path(ca))),
+        [_, _, _, extra, ..] => return err(extra, format!("'tls' takes no '{}'", extra.text)),
+    };
+    Ok(TlsFiles { identity, authorities })
+}
+
+fn rcodes(o: &Directive) -> Result<Vec<u16>, CorefileError> {
+    if o.args.is_empty() {
+        return err(&o.name, format!("'{}' needs a response code", o.name.text));
+    }
+    let rcode = |token: &Token| {
+        let name = token.text.to_ascii_uppercase();
+        match RCODES.iter().find(|(known, _)| *known == name) {
+            Some((_, rcode)) => Ok(*rcode),
+            None => err(token, format!("'{}' is no response code", token.text)),
+        }
+    };
+    o.args.iter().map(rcode).collect()
+}
+
+fn health_check(f: &mut Config, o: &Directive) -> Result<(), CorefileError> {
+    let Some(first) = o.args.first() else {
+        return err(&o.name, "'health_check' needs a duration");
+    };
+    f.health_interval = duration(first)?;
+    f.health_domain = Name::root();
+    let mut rest = o.args[1..].iter();
+    while let Some(token) = rest.next() {
+        match (token.text.as_str(), rest.len()) {
+            ("no_rec", _) => f.health_recursion = false,
+            ("domain", 1..) => {
+                if let Some(domain) = rest.next() {
+                    f.health_domain = number(domain, "domain name")?;
+                }
+            }
+            ("domain", _) => return err(token, "'domain' of health_check needs a name"),
+            (other, _) => return err(token, format!("'{other}' is no option of health_check")),
+        }
     }
     Ok(())
 }

@@ -4,49 +4,46 @@ mod config;
 mod upstreams;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::values::resolv_conf;
-use crate::chain::{Answer, Ask, Context, Flow, Note, Plugin, Query, Setup, Transport, Via, Want};
+use crate::chain::{
+    Answer, Ask, Context, Flow, Keeping, Note, Plugin, Query, Setup, TlsClient, Transport, Via, Want,
+};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, Question, rcode, rtype};
 use crate::metrics::Family;
-pub use config::{Config, Policy, Upstream};
+pub use config::{Config, Policy, TlsFiles, Upstream};
 use upstreams::Upstreams;
 
-/// How long a query may take in all (forward.go's `defaultTimeout`).
+/// No upstream is asked for a query after this time (forward.go's `defaultTimeout`).
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How long one upstream may take.
-const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a health check may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// `defaultConnectAttemptsPerUpstream`
+const ATTEMPTS: u32 = 2;
 
-static REQUESTS: Family =
-    Family::counter("coredns_forward_requests_total", "Counter of requests made per upstream.");
-static RESPONSES: Family =
-    Family::counter("coredns_forward_responses_total", "Counter of responses received per upstream.");
 static REJECTS: Family = Family::counter(
     "coredns_forward_max_concurrent_rejects_total",
     "Counter of the number of queries rejected because the concurrent queries were at maximum.",
 );
-static FAILURES: Family = Family::counter(
-    "coredns_proxy_healthcheck_failures_total",
-    "Counter of the number of failed healthchecks.",
-);
-static DURATION: Family = Family::times(
-    "coredns_proxy_request_duration_seconds",
-    "Histogram of the time each request to an upstream took.",
+static BROKEN: Family = Family::counter(
+    "coredns_forward_healthcheck_broken_total",
+    "Counter of the number of complete failures of the healthchecks.",
 );
 
 /// `forward`, with what it remembers of its upstreams.
 #[derive(Debug)]
 pub struct Forward {
     config: Config,
-    /// The name servers of files that it names.
-    files: BTreeMap<String, Vec<SocketAddr>>,
+    /// The files that it names: name servers, and what TLS needs.
+    files: BTreeMap<String, String>,
     upstreams: Upstreams,
-    under_way: u32,
+    /// How its upstreams over TLS are known, one for each name.
+    clients: Vec<Arc<TlsClient>>,
+    /// Each query that waits has one of these, however it ends.
+    under_way: Arc<()>,
 }
 
 /// `forward FROM TO... { OPTIONS }`
@@ -54,9 +51,9 @@ pub struct Forward {
 /// # Errors
 /// What is wrong with the lines.
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
-    for config in config::read(d)? {
-        let (files, upstreams) = (BTreeMap::new(), Upstreams::default());
-        let mut forward = Forward { config, files, upstreams, under_way: 0 };
+    for config in config::read(&setup.settings, d)? {
+        let (files, clients, upstreams) = (BTreeMap::new(), Vec::new(), Upstreams::default());
+        let mut forward = Forward { config, files, upstreams, clients, under_way: Arc::default() };
         forward.list();
         setup.add(forward);
     }
@@ -66,12 +63,20 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
 /// With a query that waits for an upstream.
 #[derive(Debug)]
 struct Waiting {
+    /// Upstreams in the order of asking, and the place of the next one.
+    order: Vec<usize>,
+    next: usize,
     /// The one that is asked.
     upstream: usize,
-    /// Those still to be asked, the last one first.
-    rest: Vec<usize>,
     via: Via,
+    /// Upstreams that were passed over because they are down.
+    down: usize,
+    /// Answers that were as good as none.
+    failovers: usize,
+    /// Attempts that failed.
+    failed: u32,
     deadline: Duration,
+    _under_way: Arc<()>,
 }
 
 impl Forward {
@@ -80,20 +85,43 @@ impl Forward {
         &self.config
     }
 
-    /// Lists the upstreams, in the order of the line.
-    fn list(&mut self) {
-        let mut addresses = Vec::new();
-        for to in &self.config.to {
-            match to {
-                Upstream::Address(address) => addresses.push(*address),
-                Upstream::ResolvConf(path) => addresses.extend(self.files.get(path).into_iter().flatten()),
-            }
-        }
-        addresses.dedup();
-        self.upstreams.set(addresses);
+    /// How its upstreams over TLS are known; files at hand.
+    pub fn tls_clients(&self) -> &[Arc<TlsClient>] {
+        &self.clients
     }
 
-    /// Asks the next upstream; a failure where there is none left, or no time.
+    /// Lists the upstreams, in the order of the line.
+    fn list(&mut self) {
+        let (config, files) = (&self.config, &self.files);
+        let file = |path: &String| files.get(path).cloned().unwrap_or_default();
+        let (mut list, mut clients) = (Vec::new(), Vec::<Arc<TlsClient>>::new());
+        for to in &config.to {
+            match to {
+                Upstream::Address(address) => list.push((*address, None)),
+                Upstream::ResolvConf(path) => {
+                    list.extend(resolv_conf(&file(path)).into_iter().map(|address| (address, None)));
+                }
+                Upstream::Tls(address, name) => {
+                    let tls = &config.tls;
+                    let client = TlsClient {
+                        server_name: name.clone().or_else(|| config.tls_servername.clone()),
+                        authorities: tls.authorities.as_ref().map(file),
+                        identity: tls.identity.as_ref().map(|(chain, key)| (file(chain), file(key))),
+                    };
+                    let known = clients.iter().find(|known| ***known == client).cloned();
+                    let client = known.unwrap_or_else(|| {
+                        clients.push(Arc::new(client));
+                        clients[clients.len() - 1].clone()
+                    });
+                    list.push((*address, Some(Via::Tls(client))));
+                }
+            }
+        }
+        self.upstreams.set(list);
+        self.clients = clients;
+    }
+
+    /// Asks the next upstream; a failure where nobody is left to ask, or no time (`ServeDNS`).
     fn ask_next(
         &mut self,
         query: &mut Query,
@@ -102,27 +130,66 @@ impl Forward {
         note: &mut Note,
         cx: &mut Context<'_>,
     ) -> Flow {
-        let left = waiting.deadline.saturating_sub(cx.now.monotonic);
-        let next = if left.is_zero() { None } else { waiting.rest.pop() };
-        let Some(upstream) = next else {
-            self.under_way = self.under_way.saturating_sub(1);
-            return Flow::fail(rcode::SERVFAIL, why);
+        let (count, max_fails) = (self.upstreams.len(), self.config.max_fails);
+        let per_upstream = ATTEMPTS.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+        let attempts = self.config.max_connect_attempts.unwrap_or(per_upstream);
+        while cx.now.monotonic < waiting.deadline && (attempts == 0 || waiting.failed < attempts) {
+            if waiting.next >= waiting.order.len() {
+                waiting.next = 0;
+                waiting.down = 0;
+            }
+            let Some(mut at) = waiting.order.get(waiting.next).copied() else { break };
+            waiting.next += 1;
+            if self.upstreams.down(at, max_fails) {
+                waiting.down += 1;
+                if waiting.down < count {
+                    continue;
+                }
+                cx.metrics.count(&BROKEN, "");
+                if self.config.failfast {
+                    break;
+                }
+                // All are down: the checks may be what is wrong, so any one is asked all the same.
+                at = usize::try_from(cx.random() % count as u64).unwrap_or(0);
+            }
+            waiting.upstream = at;
+            waiting.via = self.via(query, at);
+            return self.ask(query, waiting, note, cx);
+        }
+        let why = if why.is_empty() { "no healthy proxies" } else { why };
+        Flow::fail(rcode::SERVFAIL, why)
+    }
+
+    fn ask(&mut self, query: &mut Query, waiting: Waiting, note: &mut Note, cx: &mut Context<'_>) -> Flow {
+        let Some(upstream) = self.upstreams.get(waiting.upstream) else {
+            // The list became shorter meanwhile.
+            return self.ask_next(query, waiting, "", note, cx);
         };
-        waiting.upstream = upstream;
-        let to = self.upstreams.address(upstream);
-        cx.metrics.count(&REQUESTS, &format!("to=\"{to}\""));
-        query.set_label("forward/upstream", to.to_string());
+        let to = upstream.address;
+        if query.block.plugins.contains(&"metadata") {
+            query.set_label("forward/upstream", to.to_string());
+        }
         let message = Message { questions: vec![query.question().clone()], ..query.request.clone() };
-        let ask = Ask { to, via: waiting.via.clone(), message, timeout: TIMEOUT.min(left), tag: 0 };
+        let ask = Ask { to, via: waiting.via.clone(), message, timeout: self.config.read_timeout, tag: 0 };
         note.set(waiting);
         Flow::Ask(ask)
     }
 
-    fn via(&self, query: &Query) -> Via {
+    fn via(&mut self, query: &Query, at: usize) -> Via {
+        if let Some(tls) = self.upstreams.get(at).and_then(|upstream| upstream.tls.clone()) {
+            return tls;
+        }
         match (self.config.force_tcp, self.config.prefer_udp, query.transport) {
             (true, ..) | (false, false, Transport::Tcp) => Via::Tcp,
             (false, true, _) | (false, false, Transport::Udp) => Via::Udp,
         }
+    }
+
+    /// Whether an answer is left to a `forward` that comes next.
+    fn is_for_next(&self, message: &Message, cx: &Context<'_>) -> bool {
+        let nothing = message.rcode == rcode::NOERROR && message.answers.is_empty();
+        let meant = self.config.next.contains(&message.rcode) || self.config.next_on_nodata && nothing;
+        meant && cx.peers.next::<Forward>().is_some()
     }
 }
 
@@ -133,50 +200,67 @@ fn matches(answer: &Message, asked: &Question) -> bool {
 
 impl Plugin for Forward {
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
-        let name = &query.question().name;
-        let config = &self.config;
-        if !name.is_within(&config.from) || config.except.iter().any(|zone| name.is_within(zone)) {
+        let (config, name) = (&self.config, &query.question().name);
+        let except = *name != config.from && config.except.iter().any(|zone| name.is_within(zone));
+        if !name.is_within(&config.from) || except {
             return Flow::Next;
         }
-        if config.max_concurrent > 0 && self.under_way >= config.max_concurrent {
+        let most = usize::try_from(config.max_concurrent).unwrap_or(usize::MAX);
+        // This one is the plugin's own.
+        if most > 0 && Arc::strong_count(&self.under_way) > most {
             cx.metrics.count(&REJECTS, "");
             let why = format!("concurrent queries exceeded maximum {}", config.max_concurrent);
             return Flow::fail(rcode::REFUSED, why);
         }
-        let rest = self.upstreams.order(config.policy, config.max_fails, cx.now.random);
-        if rest.is_empty() {
-            return Flow::fail(rcode::SERVFAIL, "forward has no upstream");
-        }
-        self.under_way += 1;
-        let deadline = cx.now.monotonic + DEADLINE;
-        let waiting = Waiting { upstream: 0, rest, via: self.via(query), deadline };
+        let order = self.upstreams.order(config.policy, cx.now.random);
+        let waiting = Waiting {
+            order,
+            next: 0,
+            upstream: 0,
+            via: Via::Udp,
+            down: 0,
+            failovers: 0,
+            failed: 0,
+            deadline: cx.now.monotonic + DEADLINE,
+            _under_way: self.under_way.clone(),
+        };
         self.ask_next(query, waiting, "", note, cx)
     }
 
     fn answered(&mut self, query: &mut Query, note: &mut Note, answer: Answer, cx: &mut Context<'_>) -> Flow {
         let Some(mut waiting) = note.take::<Waiting>() else { return Flow::refuse(rcode::SERVFAIL) };
+        if let Some(upstream) = self.upstreams.get(waiting.upstream) {
+            upstream.count(&answer, &waiting.via, cx.metrics);
+        }
         let message = match answer.result {
             Ok(message) => message,
             Err(why) => {
-                self.upstreams.suspect(waiting.upstream, cx.now.monotonic);
-                return self.ask_next(query, waiting, &format!("{}: {why}", answer.from), note, cx);
+                if self.config.max_fails != 0 {
+                    self.upstreams.suspect(waiting.upstream, cx.now.monotonic);
+                }
+                waiting.failed += 1;
+                let why = format!("{}: {why}", answer.from);
+                if waiting.down >= self.upstreams.len() {
+                    return Flow::fail(rcode::SERVFAIL, why);
+                }
+                return self.ask_next(query, waiting, &why, note, cx);
             }
         };
-        let labels = format!("to=\"{}\",rcode=\"{}\"", answer.from, rcode::name(message.rcode));
-        cx.metrics.count(&RESPONSES, &labels);
-        cx.metrics.time(&DURATION, &format!("proxy_name=\"forward\",{labels}"), answer.took);
+        if message.flags.truncated && waiting.via == Via::Udp && self.config.prefer_udp {
+            waiting.via = Via::Tcp;
+            return self.ask(query, waiting, note, cx);
+        }
         if !matches(&message, query.question()) {
             // Not what was asked (forward.go).
-            self.under_way = self.under_way.saturating_sub(1);
             return Flow::Reply(query.request.reply(rcode::FORMERR));
         }
-        if message.flags.truncated && waiting.via == Via::Udp && self.config.prefer_udp {
-            waiting.rest.push(waiting.upstream);
-            waiting.via = Via::Tcp;
-            return self.ask_next(query, waiting, "the answer over UDP was cut off", note, cx);
+        if self.config.failover.contains(&message.rcode) {
+            waiting.failovers += 1;
+            if waiting.failovers < self.upstreams.len() {
+                return self.ask_next(query, waiting, "", note, cx);
+            }
         }
-        self.under_way = self.under_way.saturating_sub(1);
-        Flow::Reply(message)
+        if self.is_for_next(&message, cx) { Flow::Next } else { Flow::Reply(message) }
     }
 
     /// Checks upstreams that failed until they answer again.
@@ -185,12 +269,12 @@ impl Plugin for Forward {
         if config.max_fails == 0 {
             return Vec::new();
         }
-        let via = if config.force_tcp { Via::Tcp } else { Via::Udp };
         let due = self.upstreams.due(cx.now.monotonic, config.health_interval);
-        let asks = due.into_iter().map(|(at, to)| {
+        let asks = due.into_iter().map(|(at, to, tls)| {
+            let via = tls.unwrap_or(if config.force_tcp { Via::Tcp } else { Via::Udp });
             let mut message = Message::query(0, config.health_domain.clone(), rtype::NS);
             message.flags.recursion_desired = config.health_recursion;
-            Ask { to, via: via.clone(), message, timeout: PROBE_TIMEOUT, tag: at as u64 }
+            Ask { to, via, message, timeout: PROBE_TIMEOUT, tag: at as u64 }
         });
         asks.collect()
     }
@@ -198,32 +282,33 @@ impl Plugin for Forward {
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {
         let at = usize::try_from(answer.tag).unwrap_or(usize::MAX);
         // Any answer at all means that it is there (health.go).
-        let there = answer.result.is_ok();
-        if !there {
-            cx.metrics.count(&FAILURES, &format!("proxy_name=\"forward\",to=\"{}\"", answer.from));
-        }
-        self.upstreams.checked(at, there);
+        self.upstreams.checked(at, answer.result.is_ok(), cx.metrics);
+    }
+
+    fn keeping(&self) -> Keeping {
+        self.config.keeping
     }
 
     fn files(&self) -> Vec<Want> {
-        let files = self.config.to.iter().filter_map(|to| match to {
-            Upstream::ResolvConf(path) => {
-                Some(Want { path: path.clone(), folder: false, every: Duration::ZERO })
-            }
-            Upstream::Address(_) => None,
+        let servers = self.config.to.iter().filter_map(|to| match to {
+            Upstream::ResolvConf(path) => Some(path),
+            Upstream::Address(_) | Upstream::Tls(..) => None,
         });
-        files.collect()
+        let paths = servers.chain(self.config.tls.paths());
+        paths.map(|path| Want { path: path.clone(), folder: false, every: Duration::ZERO }).collect()
     }
 
     fn file_changed(&mut self, path: &str, content: Option<&str>) -> Result<(), String> {
-        if !self.config.to.contains(&Upstream::ResolvConf(path.to_owned())) {
-            return Ok(());
-        }
-        let servers = resolv_conf(content.unwrap_or(""));
-        if servers.is_empty() {
-            return Err(format!("forward: {path} is no address, and no resolv.conf with a name server"));
-        }
-        self.files.insert(path.to_owned(), servers);
+        let servers = self.config.to.contains(&Upstream::ResolvConf(path.to_owned()));
+        let tls = self.config.tls.paths().any(|known| known == path);
+        match content {
+            _ if !servers && !tls => return Ok(()),
+            _ if servers && resolv_conf(content.unwrap_or("")).is_empty() => {
+                return Err(format!("forward: {path} is no address, and no resolv.conf with a name server"));
+            }
+            Some(content) => self.files.insert(path.to_owned(), content.to_owned()),
+            None => return Err(format!("forward: cannot read {path}")),
+        };
         self.list();
         Ok(())
     }

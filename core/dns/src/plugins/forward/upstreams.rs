@@ -1,22 +1,85 @@
-//! What is known of upstreams: their order, and which are down.
+//! What is known of upstreams: their order, which are down, and how they are counted.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::Policy;
-use crate::chain::shuffle;
+use super::config::{Policy, rcode_name};
+use crate::chain::{Answer, Via, shuffle};
+use crate::metrics::{Family, Metrics};
 
-/// Rounds over the upstreams.
-const ROUNDS: usize = 2;
+static FAILURES: Family = Family::counter(
+    "coredns_proxy_healthcheck_failures_total",
+    "Counter of the number of failed healthchecks.",
+);
+static DURATION: Family =
+    Family::times("coredns_proxy_request_duration_seconds", "Histogram of the time each request took.");
+static HITS: Family = Family::counter(
+    "coredns_proxy_conn_cache_hits_total",
+    "Counter of connection cache hits per upstream and protocol.",
+);
+static MISSES: Family = Family::counter(
+    "coredns_proxy_conn_cache_misses_total",
+    "Counter of connection cache misses per upstream and protocol.",
+);
 
+/// One of a line's upstreams.
 #[derive(Debug)]
-struct Upstream {
-    address: SocketAddr,
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    /// Where it is always asked over TLS: how.
+    pub(super) tls: Option<Via>,
     fails: u32,
     /// Failed since it last answered: it is checked until it does.
     suspect: bool,
     next_probe: Duration,
     probing: bool,
+    /// Labels that were needed, by response code and by protocol.
+    by_rcode: Vec<(u16, Arc<str>)>,
+    by_proto: Vec<(&'static str, Arc<str>)>,
+}
+
+impl Upstream {
+    fn new(address: SocketAddr, tls: Option<Via>) -> Self {
+        Upstream {
+            address,
+            tls,
+            fails: 0,
+            suspect: false,
+            next_probe: Duration::ZERO,
+            probing: false,
+            by_rcode: Vec::new(),
+            by_proto: Vec::new(),
+        }
+    }
+
+    /// Counts whether there was a connection, and where there is an answer, how long it took.
+    pub(super) fn count(&mut self, answer: &Answer, via: &Via, metrics: &mut Metrics) {
+        let to = self.address;
+        if let Some(kept) = answer.kept {
+            let family = if kept { &HITS } else { &MISSES };
+            let proto = via.as_str();
+            let labels = || format!("proxy_name=\"forward\",to=\"{to}\",proto=\"{proto}\"");
+            metrics.count(family, labelled(&mut self.by_proto, proto, labels));
+        }
+        if let Ok(message) = &answer.result {
+            let rcode = message.rcode;
+            let labels = || format!("proxy_name=\"forward\",to=\"{to}\",rcode=\"{}\"", rcode_name(rcode));
+            metrics.time(&DURATION, labelled(&mut self.by_rcode, rcode, labels), answer.took);
+        }
+    }
+}
+
+/// Labels that are made once.
+fn labelled<K: PartialEq>(known: &mut Vec<(K, Arc<str>)>, key: K, make: impl FnOnce() -> String) -> &str {
+    let at = match known.iter().position(|(other, _)| *other == key) {
+        Some(at) => at,
+        None => {
+            known.push((key, make().into()));
+            known.len() - 1
+        }
+    };
+    &known[at].1
 }
 
 /// A line's upstreams.
@@ -27,43 +90,45 @@ pub(super) struct Upstreams {
 }
 
 impl Upstreams {
-    /// Takes these addresses; what is known of those that stay is forgotten, too.
-    pub(super) fn set(&mut self, addresses: Vec<SocketAddr>) {
-        let upstream = |address| Upstream {
-            address,
-            fails: 0,
-            suspect: false,
-            next_probe: Duration::ZERO,
-            probing: false,
-        };
-        self.list = addresses.into_iter().map(upstream).collect();
+    /// Takes these; what is known of those that stay is forgotten, too.
+    pub(super) fn set(&mut self, upstreams: Vec<(SocketAddr, Option<Via>)>) {
+        self.list.clear();
+        for (address, tls) in upstreams {
+            if !self.list.iter().any(|known| known.address == address && known.tls == tls) {
+                self.list.push(Upstream::new(address, tls));
+            }
+        }
     }
 
-    /// Where one is; the first where there is no such one (a list that became shorter).
-    pub(super) fn address(&self, at: usize) -> SocketAddr {
-        let upstream = self.list.get(at).or(self.list.first());
-        upstream.map_or(SocketAddr::from(([0, 0, 0, 0], 53)), |upstream| upstream.address)
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
     }
 
-    /// Upstreams in the order of asking, reversed: those that are up, then, should all be down, any.
-    pub(super) fn order(&mut self, policy: Policy, max_fails: u32, random: u64) -> Vec<usize> {
+    pub(super) fn get(&mut self, at: usize) -> Option<&mut Upstream> {
+        self.list.get_mut(at)
+    }
+
+    /// Upstreams in the order of asking (policy.go).
+    pub(super) fn order(&mut self, policy: Policy, random: u64) -> Vec<usize> {
         let count = self.list.len();
         let mut order: Vec<usize> = (0..count).collect();
         match policy {
             Policy::Sequential => {}
             Policy::Random => shuffle(&mut order, random),
             Policy::RoundRobin => {
-                order.rotate_left(self.turn % count.max(1));
                 self.turn = self.turn.wrapping_add(1);
+                let first = self.turn % count.max(1);
+                if first < count {
+                    order[..=first].rotate_right(1);
+                }
             }
         }
-        let up = |at: &usize| max_fails == 0 || self.list[*at].fails <= max_fails;
-        let alive: Vec<usize> = order.iter().copied().filter(up).collect();
-        // All down: the checks may be what is wrong, so one is asked all the same.
-        let list: Vec<usize> = if alive.is_empty() { order.into_iter().take(1).collect() } else { alive };
-        let mut list = list.repeat(ROUNDS);
-        list.reverse();
-        list
+        order
+    }
+
+    /// It failed too many checks.
+    pub(super) fn down(&self, at: usize, max_fails: u32) -> bool {
+        max_fails != 0 && self.list.get(at).is_none_or(|upstream| upstream.fails > max_fails)
     }
 
     /// One did not answer: it is checked from now on.
@@ -75,20 +140,20 @@ impl Upstreams {
     }
 
     /// Those that have to be checked now.
-    pub(super) fn due(&mut self, now: Duration, interval: Duration) -> Vec<(usize, SocketAddr)> {
+    pub(super) fn due(&mut self, now: Duration, interval: Duration) -> Vec<(usize, SocketAddr, Option<Via>)> {
         let mut due = Vec::new();
         for (at, upstream) in self.list.iter_mut().enumerate() {
             if upstream.suspect && !upstream.probing && upstream.next_probe <= now {
                 upstream.probing = true;
                 upstream.next_probe = now + interval;
-                due.push((at, upstream.address));
+                due.push((at, upstream.address, upstream.tls.clone()));
             }
         }
         due
     }
 
     /// A check is over.
-    pub(super) fn checked(&mut self, at: usize, there: bool) {
+    pub(super) fn checked(&mut self, at: usize, there: bool, metrics: &mut Metrics) {
         let Some(upstream) = self.list.get_mut(at) else { return };
         upstream.probing = false;
         if there {
@@ -96,6 +161,7 @@ impl Upstreams {
             upstream.fails = 0;
         } else {
             upstream.fails = upstream.fails.saturating_add(1);
+            metrics.count(&FAILURES, &format!("proxy_name=\"forward\",to=\"{}\"", upstream.address));
         }
     }
 }

@@ -1,16 +1,28 @@
 //! `kubernetes`: the names of Services, endpoints and Pods (`plugin/kubernetes`).
 
+mod config;
+mod external;
 mod metadata;
 mod records;
+mod search;
 mod selector;
+mod topology;
 
-use crate::chain::args::{self, duration, err, no_more, number, one, unknown};
-use crate::chain::{Context, Flow, Needs, Note, Plugin, Query, Reply, Setup, World};
+use std::time::Duration;
+
+use sealane_catalog::Snapshot;
+
+use crate::chain::{ApiAccess, Context, Flow, Needs, Note, Plugin, Query, Reply, Setup, Want, World};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, Question, Record, rcode};
 use crate::name::Name;
+pub(crate) use external::{Exposed, hosts};
 pub use records::{Answer, View};
+pub(crate) use search::search_domains;
 pub use selector::Selector;
+
+/// Where the search list of this machine stands; Pods have its domains behind the cluster's.
+pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// `pods`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +60,18 @@ pub struct Kubernetes {
     pub ptr_hostname_only: bool,
     /// `fallthrough`
     pub fallthrough: Option<Vec<Name>>,
+    /// Headless Services' endpoints of one topology zone have a name.
+    pub zonal: bool,
+    /// How long to wait for the cluster before the first query is answered.
+    pub startup_timeout: Duration,
+    /// How the API is reached.
+    pub access: ApiAccess,
+    /// `search collapse`: this machine's search domains, which Pods have, too.
+    collapse: Option<Vec<Name>>,
+    /// Headless Services have a gRPC service config.
+    pub grpc_config: bool,
+    /// Endpoints near the client come first.
+    zone_order: Option<Box<topology::Topology>>,
 }
 
 /// `kubernetes [ZONES...] { OPTIONS }`
@@ -55,89 +79,7 @@ pub struct Kubernetes {
 /// # Errors
 /// What is wrong with the lines.
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
-    let mut names = args::zones(&d.args)?;
-    if names.is_empty() {
-        names = setup.zones();
-    }
-    let reverse = |zone: &Name| zone.is_within(&Name::root().under(&["arpa"]));
-    if names.iter().all(reverse) {
-        return err(&d.name, "'kubernetes' needs a zone that is not a reverse one");
-    }
-    let mut k = Kubernetes {
-        zones: names,
-        pods: PodMode::Disabled,
-        endpoint_pod_names: false,
-        ttl: 5,
-        namespaces: Vec::new(),
-        labels: None,
-        namespace_labels: None,
-        no_endpoints: false,
-        ignore_empty: false,
-        ptr_hostname_only: false,
-        fallthrough: None,
-    };
-    for option in d.block.iter().flatten() {
-        read(&mut k, option)?;
-    }
-    setup.add(k);
-    Ok(())
-}
-
-fn read(k: &mut Kubernetes, o: &Directive) -> Result<(), CorefileError> {
-    let selector = |o: &Directive| {
-        let text: Vec<&str> = o.args.iter().map(|t| t.text.as_str()).collect();
-        match o.args.first() {
-            Some(first) => Selector::parse(&text.join(" ")).or_else(|message| err(first, message)).map(Some),
-            None => err(&o.name, format!("'{}' needs a label selector", o.name.text)),
-        }
-    };
-    match o.name.text.as_str() {
-        "pods" => {
-            let token = one(o, "mode")?;
-            k.pods = match token.text.as_str() {
-                "disabled" => PodMode::Disabled,
-                "insecure" => PodMode::Insecure,
-                "verified" => PodMode::Verified,
-                other => {
-                    return err(
-                        token,
-                        format!("'{other}' is no mode of pods (disabled, insecure, verified)"),
-                    );
-                }
-            };
-        }
-        "endpoint_pod_names" => k.endpoint_pod_names = true,
-        "ttl" => {
-            let token = one(o, "number of seconds")?;
-            k.ttl = number(token, "number of seconds")?;
-            if k.ttl > 3600 {
-                return err(token, "a TTL of kubernetes lies between 0 and 3600");
-            }
-        }
-        "namespaces" if !o.args.is_empty() => k.namespaces.extend(o.args.iter().map(|t| t.text.clone())),
-        "namespaces" => return err(&o.name, "'namespaces' needs one at least"),
-        "labels" => k.labels = selector(o)?,
-        "namespace_labels" => k.namespace_labels = selector(o)?,
-        "noendpoints" => k.no_endpoints = true,
-        "ptr_hostname_only" => k.ptr_hostname_only = true,
-        "ignore" => {
-            let token = one(o, "thing")?;
-            if token.text != "empty_service" {
-                return err(token, format!("'{}' cannot be ignored (empty_service)", token.text));
-            }
-            k.ignore_empty = true;
-        }
-        "fallthrough" => k.fallthrough = args::fallthrough(o)?,
-        // How long CoreDNS waits for the API before it starts to answer SERVFAIL; we do so from the start.
-        "startup_timeout" => {
-            duration(one(o, "duration")?)?;
-        }
-        _ => return unknown("kubernetes", o),
-    }
-    match o.name.text.as_str() {
-        "endpoint_pod_names" | "noendpoints" | "ptr_hostname_only" => no_more(&o.name.text, &o.args),
-        _ => Ok(()),
-    }
+    config::setup(setup, d)
 }
 
 impl Plugin for Kubernetes {
@@ -157,7 +99,14 @@ impl Plugin for Kubernetes {
         match answer {
             Answer::Next => Flow::Next,
             Answer::Refused => Flow::refuse(rcode::REFUSED),
-            Answer::Reply(reply) => Flow::Reply(reply.into()),
+            Answer::Reply(mut reply) => {
+                if let Some(search) = self.search(view(cx.world), query.question(), &reply) {
+                    query.basis = None;
+                    return search.go_on(query, note);
+                }
+                self.order(query, &mut reply, cx);
+                Flow::Reply(reply.into())
+            }
             Answer::Chase { aliases, target } => {
                 note.set(aliases);
                 Flow::Lookup(Question { name: target, ..query.question().clone() })
@@ -165,7 +114,16 @@ impl Plugin for Kubernetes {
         }
     }
 
-    fn looked_up(&mut self, _: &mut Query, note: &mut Note, found: Message, _: &mut Context<'_>) -> Flow {
+    fn looked_up(
+        &mut self,
+        query: &mut Query,
+        note: &mut Note,
+        found: Message,
+        cx: &mut Context<'_>,
+    ) -> Flow {
+        if let Some(search) = note.take::<search::Search>() {
+            return search.looked_up(query, note, found, cx);
+        }
         let mut answers: Vec<Record> = note.take().unwrap_or_default();
         // The alias stands, whatever became of its target.
         answers.extend(found.answers);
@@ -178,8 +136,40 @@ impl Plugin for Kubernetes {
         metadata::value(self, label, query, world)
     }
 
+    fn start(&mut self, cx: &mut Context<'_>) {
+        if let Some(topology) = &mut self.zone_order {
+            topology.learn(&cx.world.snapshot);
+        }
+    }
+
+    fn snapshot_changed(&mut self, old: &Snapshot, cx: &mut Context<'_>) {
+        if let Some(topology) = &mut self.zone_order
+            && !cx.world.snapshot.since(old).nodes.is_empty()
+        {
+            topology.learn(&cx.world.snapshot);
+        }
+    }
+
+    fn files(&self) -> Vec<Want> {
+        let want = || Want { path: RESOLV_CONF.to_owned(), folder: false, every: Duration::ZERO };
+        self.collapse.iter().map(|_| want()).collect()
+    }
+
+    fn file_changed(&mut self, path: &str, content: Option<&str>) -> Result<(), String> {
+        if let (Some(domains), RESOLV_CONF) = (&mut self.collapse, path) {
+            *domains = search_domains(content.unwrap_or(""));
+        }
+        Ok(())
+    }
+
     fn needs(&self) -> Needs {
-        Needs { cluster: true, pods: self.pods == PodMode::Verified }
+        Needs {
+            cluster: true,
+            pods: self.pods == PodMode::Verified,
+            nodes: self.zone_order.is_some(),
+            access: vec![self.access.clone()],
+            startup_timeout: self.startup_timeout,
+        }
     }
 
     fn ready(&self, world: &World) -> bool {

@@ -16,6 +16,8 @@ use crate::prepared::{Basis, marks};
 /// `dns-version` and its TTL.
 const SCHEMA_VERSION: &[u8] = b"1.1.0";
 const SCHEMA_TTL: u32 = 28_800;
+/// The choice of one service config, for everybody (gRFC A2); less than the 255 octets of one string.
+const GRPC_CONFIG: &[u8] = br#"grpc_config=[{"serviceConfig":{"loadBalancingConfig":[{"round_robin":{}}]}}]"#;
 /// Aliases within the zone that are followed from one question.
 const MAX_ALIASES: usize = 8;
 
@@ -49,7 +51,7 @@ pub struct View<'a> {
 }
 
 /// There is no such name.
-struct NoName;
+pub(super) struct NoName;
 
 /// One address or alias that a name stands for.
 enum Row {
@@ -65,17 +67,21 @@ enum Row {
 
 /// A name's parts (`parse.go`).
 #[derive(Default)]
-struct Request {
+pub(super) struct Request {
     /// "" : the zone itself, or `svc` and `pod` under it.
-    kind: String,
-    namespace: String,
-    service: String,
-    endpoint: String,
-    port: String,
-    protocol: String,
+    pub(super) kind: String,
+    pub(super) namespace: String,
+    pub(super) service: String,
+    pub(super) endpoint: String,
+    pub(super) port: String,
+    pub(super) protocol: String,
+    /// Topology zone (`zonal`); "" where none is named.
+    pub(super) zone: String,
+    /// All endpoints where the zone has none.
+    prefers: bool,
 }
 
-fn request(labels: &[&[u8]]) -> Result<Request, NoName> {
+pub(super) fn request(labels: &[&[u8]], zonal: bool) -> Result<Request, NoName> {
     let label = |at: usize| String::from_utf8_lossy(labels[at]).to_ascii_lowercase();
     let mut r = Request::default();
     let mut left = labels.len();
@@ -100,13 +106,29 @@ fn request(labels: &[&[u8]]) -> Result<Request, NoName> {
         0 => {}
         1 => r.endpoint = label(0),
         2 => (r.port, r.protocol) = (bare(label(0)), bare(label(1))),
+        // ZONE.pin|prefer._zone: the value of a zone's label may have dots.
+        _ if zonal && r.kind == "svc" && label(left - 1) == "_zone" => {
+            r.prefers = match label(left - 2).as_str() {
+                "pin" => false,
+                "prefer" => true,
+                _ => return Err(NoName),
+            };
+            r.zone = (0..left - 2).map(label).collect::<Vec<_>>().join(".");
+        }
         _ => return Err(NoName),
     }
     Ok(r)
 }
 
+/// The Service that a name below a zone is the plain name of.
+pub(super) fn service_key(name: &Name, zone: &Name) -> Option<NamespacedName> {
+    let labels = name.within(zone)?;
+    let r = (labels.len() == 3).then(|| request(&labels, false).ok()).flatten()?;
+    (r.kind == "svc").then(|| NamespacedName::new(&r.namespace, &r.service))
+}
+
 /// The label under which an endpoint is found below its Service.
-fn endpoint_name(endpoint: &Endpoint, pod_names: bool) -> String {
+pub(super) fn endpoint_name(endpoint: &Endpoint, pod_names: bool) -> String {
     if !endpoint.hostname.is_empty() {
         return endpoint.hostname.to_string();
     }
@@ -139,9 +161,9 @@ impl Kubernetes {
                 Ok((aliases, Some(target))) => return Answer::Chase { aliases, target },
                 Err(NoName) => Err(NoName),
             },
-            rtype::TXT => match self.version(&zone, &question.name) {
+            rtype::TXT => match self.texts(view, &zone, &question.name) {
                 none if none.is_empty() => self.rows(view, &zone, &question.name).map(|_| (none, Vec::new())),
-                version => Ok((version, Vec::new())),
+                texts => Ok((texts, Vec::new())),
             },
             rtype::CNAME => self.rows(view, &zone, &question.name).map(|rows| {
                 let alias = rows.into_iter().next().and_then(|row| match row {
@@ -190,7 +212,7 @@ impl Kubernetes {
             return None;
         }
         // No cluster has such a name.
-        let Ok(r) = request(&labels) else { return Some(Basis::default()) };
+        let Ok(r) = request(&labels, self.zonal) else { return Some(Basis::default()) };
         let namespace = marks::namespace(&r.namespace);
         match r.kind.as_str() {
             "pod" if self.pods != PodMode::Verified => Some(Basis(vec![namespace])),
@@ -204,7 +226,7 @@ impl Kubernetes {
         }
     }
 
-    fn zone_of(&self, name: &Name) -> Option<&Name> {
+    pub(crate) fn zone_of(&self, name: &Name) -> Option<&Name> {
         self.zones.iter().filter(|zone| name.is_within(zone)).max_by_key(|zone| zone.wire().len())
     }
 
@@ -233,21 +255,21 @@ impl Kubernetes {
         Record::new(zone.clone(), self.ttl.min(300), Data::Soa(Box::new(soa)))
     }
 
-    fn exposed(&self, view: View<'_>, namespace: &str) -> bool {
+    pub(super) fn exposed(&self, view: View<'_>, namespace: &str) -> bool {
         let named = self.namespaces.is_empty() || self.namespaces.iter().any(|n| n == namespace);
         let Some(found) = view.snapshot.namespace(namespace) else { return false };
         named && self.namespace_labels.as_ref().is_none_or(|selector| selector.matches(&found.labels))
     }
 
-    fn filtered(&self) -> bool {
+    pub(super) fn filtered(&self) -> bool {
         !self.namespaces.is_empty() || self.namespace_labels.is_some()
     }
 
-    fn served<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Service>> {
+    pub(super) fn served<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Service>> {
         entry.service.as_ref().filter(|s| self.labels.as_ref().is_none_or(|l| l.matches(&s.labels)))
     }
 
-    fn slices<'a>(&self, entry: &'a Entry) -> &'a [Arc<Slice>] {
+    pub(super) fn slices<'a>(&self, entry: &'a Entry) -> &'a [Arc<Slice>] {
         if self.no_endpoints { &[] } else { &entry.slices }
     }
 
@@ -258,7 +280,7 @@ impl Kubernetes {
             let own = self.own_names(view).into_iter();
             return Ok(own.map(|(owner, ip)| Row::Address { ip, port: None, owner }).collect());
         }
-        let r = request(&labels)?;
+        let r = request(&labels, self.zonal)?;
         if r.kind.is_empty() {
             return Ok(Vec::new());
         }
@@ -266,6 +288,11 @@ impl Kubernetes {
             return Err(NoName);
         }
         if r.kind == "pod" { self.pod_rows(view, &r) } else { self.service_rows(view, &r) }
+    }
+
+    /// Whether the cluster has anything of that name.
+    pub(super) fn has_records(&self, view: View<'_>, zone: &Name, name: &Name) -> bool {
+        self.rows(view, zone, name).is_ok_and(|rows| !rows.is_empty())
     }
 
     fn pod_rows(&self, view: View<'_>, r: &Request) -> Result<Vec<Row>, NoName> {
@@ -294,6 +321,10 @@ impl Kubernetes {
         let key = NamespacedName::new(&r.namespace, &r.service);
         let entry = view.snapshot.service(&key).ok_or(NoName)?;
         let service = self.served(entry).ok_or(NoName)?;
+        // A virtual address is in no zone.
+        if !r.zone.is_empty() && !service.headless {
+            return Err(NoName);
+        }
         if service.kind == ServiceType::ExternalName {
             let plain = r.endpoint.is_empty() && r.port.is_empty() && r.protocol.is_empty();
             // An address as external name is no alias (`HostType`).
@@ -314,7 +345,9 @@ impl Kubernetes {
         let mut rows = Vec::new();
         if service.headless || !r.endpoint.is_empty() {
             self.endpoint_rows(entry, r, &owner, asked, &mut rows);
-            return if rows.is_empty() { Err(NoName) } else { Ok(rows) };
+            // A zone without endpoints, and a name that has text alone, are there all the same.
+            let there = !r.zone.is_empty() || self.has_grpc_config(service, r);
+            return if rows.is_empty() && !there { Err(NoName) } else { Ok(rows) };
         }
         // CoreDNS gives a Service without ports one that SRV does not show (`object/service.go`).
         let mut matched = service.ports.is_empty() && asked("", "");
@@ -341,6 +374,10 @@ impl Kubernetes {
         asked: impl Fn(&str, &str) -> bool,
         rows: &mut Vec<Row>,
     ) {
+        let ready = |e: &&Endpoint| e.ready;
+        let near = |e: &Endpoint| e.zone.eq_ignore_ascii_case(&r.zone);
+        let mut endpoints = self.slices(entry).iter().flat_map(|slice| &slice.endpoints).filter(ready);
+        let anywhere = r.zone.is_empty() || r.prefers && !endpoints.any(near);
         for slice in self.slices(entry) {
             let mut ports: Vec<Option<u16>> =
                 slice.ports.iter().filter(|p| asked(&p.name, p.protocol.as_str())).map(|p| p.port).collect();
@@ -350,7 +387,8 @@ impl Kubernetes {
             }
             for endpoint in slice.endpoints.iter().filter(|e| e.ready) {
                 let name = endpoint_name(endpoint, self.endpoint_pod_names);
-                if !r.endpoint.is_empty() && !r.endpoint.eq_ignore_ascii_case(&name) {
+                let elsewhere = !anywhere && !near(endpoint);
+                if elsewhere || !r.endpoint.is_empty() && !r.endpoint.eq_ignore_ascii_case(&name) {
                     continue;
                 }
                 rows.extend(ports.iter().map(|port| Row::Address {
@@ -435,13 +473,29 @@ impl Kubernetes {
         Ok((answers, additional))
     }
 
-    fn version(&self, zone: &Name, name: &Name) -> Vec<Record> {
-        match name.within(zone).as_deref() {
-            Some([label]) if label.eq_ignore_ascii_case(b"dns-version") => {
-                vec![Record::new(name.clone(), SCHEMA_TTL, Data::Txt(vec![SCHEMA_VERSION.into()]))]
-            }
-            _ => Vec::new(),
+    /// TXT records: the schema's version, and what gRPC clients want to know.
+    fn texts(&self, view: View<'_>, zone: &Name, name: &Name) -> Vec<Record> {
+        let labels = name.within(zone).unwrap_or_default();
+        if let [label] = labels.as_slice()
+            && label.eq_ignore_ascii_case(b"dns-version")
+        {
+            return vec![Record::new(name.clone(), SCHEMA_TTL, Data::Txt(vec![SCHEMA_VERSION.into()]))];
         }
+        let Ok(r) = request(&labels, self.zonal) else { return Vec::new() };
+        let entry = view.snapshot.service(&NamespacedName::new(&r.namespace, &r.service));
+        let service = entry.and_then(|entry| self.served(entry));
+        if r.kind == "svc"
+            && self.exposed(view, &r.namespace)
+            && service.is_some_and(|service| self.has_grpc_config(service, &r))
+        {
+            return vec![self.record(name, Data::Txt(vec![GRPC_CONFIG.into()]))];
+        }
+        Vec::new()
+    }
+
+    /// `_grpc_config` before a headless Service's name (gRFC A2).
+    fn has_grpc_config(&self, service: &Service, r: &Request) -> bool {
+        self.grpc_config && service.headless && r.endpoint == "_grpc_config"
     }
 
     fn primary_zone(&self) -> Name {

@@ -102,7 +102,13 @@ impl Rule {
                 names.variables.push(name.text.clone());
             }
             "expr" if words.is_empty() => return needs("an expression"),
-            "expr" => self.conditions.push(expression::read(words, names)?),
+            "expr" => {
+                let condition = expression::read(words, names)?;
+                if !condition.may_hold() {
+                    return err(&words[0], "this expression is never true or false");
+                }
+                self.conditions.push(condition);
+            }
             "rcode" => {
                 let word = one(option, "response code")?;
                 let Some(code) = rcode::from_name(&word.text) else {

@@ -57,7 +57,7 @@ struct Asked {
 struct Out {
     reply: Option<String>,
     asked: Vec<Asked>,
-    waits: Vec<Box<Pending>>,
+    waits: Vec<Pending>,
 }
 
 fn out(effects: Vec<Effect>) -> Out {
@@ -68,7 +68,7 @@ fn out(effects: Vec<Effect>) -> Out {
             Effect::Ask { message, pending, .. } => {
                 out.asked.push(Asked { message: decode(&message).unwrap(), pending });
             }
-            Effect::Wait { pending, .. } => out.waits.push(pending),
+            Effect::Wait { pending, .. } => out.waits.push(*pending),
             Effect::Log(_) | Effect::Fatal(_) => {}
         }
     }
@@ -229,7 +229,7 @@ fn prefetches_what_is_popular() {
         // It is popular still.
         assert_eq!(
             cached.ask("a.example A", when * 1000 + 95_000).asked.len(),
-            usize::from(line != "prefetch 3")
+            usize::from(line.starts_with("prefetch 1 "))
         );
     }
     // A gap begins the count anew.
@@ -295,21 +295,21 @@ fn stale_answers_after_a_look() {
     let mut out = cached.ask("a.example A", 20_000);
     assert!(out.reply.is_none());
     assert!(cached.tell(out.asked.pop().unwrap(), "A 50", 20_030).reply.is_none());
-    let reply = self::out(cached.0.step(Event::Waited(out.waits.pop().unwrap()), at(20_035))).reply;
+    let reply = self::out(cached.0.step(Event::Waited(Box::new(out.waits.pop().unwrap())), at(20_035))).reply;
     assert!(reply.unwrap().contains("a.example. 50 IN A"));
     // … the stale one where it fails or does not come, and what comes late is for the next one.
     cached.brief("b.example A", 0, "A 10");
     let mut out = cached.ask("b.example A", 20_000);
     let asked = out.asked.pop().unwrap();
-    let mut out = self::out(cached.0.step(Event::Waited(out.waits.pop().unwrap()), at(20_005)));
+    let mut out = self::out(cached.0.step(Event::Waited(Box::new(out.waits.pop().unwrap())), at(20_005)));
     assert!(out.reply.is_none());
-    let out = self::out(cached.0.step(Event::Waited(out.waits.pop().unwrap()), at(20_100)));
+    let out = self::out(cached.0.step(Event::Waited(Box::new(out.waits.pop().unwrap())), at(20_100)));
     assert!(out.reply.unwrap().contains("b.example. 3 IN A"));
     cached.tell(asked, "A 70", 20_500);
     assert_eq!(cached.brief("b.example A", 20_500, ""), "hit 70");
     let mut out = cached.ask("b.example A", 120_000);
     cached.tell(out.asked.pop().unwrap(), "SERVFAIL", 120_020);
-    let out = self::out(cached.0.step(Event::Waited(out.waits.pop().unwrap()), at(120_020)));
+    let out = self::out(cached.0.step(Event::Waited(Box::new(out.waits.pop().unwrap())), at(120_020)));
     assert!(out.reply.unwrap().contains("b.example. 3 IN A"));
     // While a failure is remembered nobody looks.
     let mut cached = Cached::new("cache {\n serve_stale 1h verify 0 30s 30s\n}");

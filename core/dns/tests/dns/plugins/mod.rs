@@ -3,8 +3,12 @@
 mod acl;
 mod balance;
 mod cache;
+mod dns64;
 mod expressions;
+mod header;
+mod hosts;
 mod metadata;
+mod metrics;
 mod report;
 mod rewrite;
 mod small;

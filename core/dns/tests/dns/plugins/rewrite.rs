@@ -24,127 +24,123 @@ const ZONE: &str = "
 ";
 
 /// Lines, question, what the upstream is asked, answer.
+const CASES: &[(&str, &str, &str, &str)] = &[
+    (
+        "rewrite name regex (.*)-(us-west-1)\\.example\\.org {1}.service.{2}.consul",
+        "ftp-us-west-1.example.org A",
+        "ftp.service.us-west-1.consul. A",
+        "ftp.service.us-west-1.consul. 0 IN A 10.10.10.10",
+    ),
+    (
+        "rewrite stop {\n name regex (.*)-(us-west-1)\\.coredns\\.rocks {1}.service.{2}.consul\n \
+             answer name (.*)\\.service\\.(us-west-1)\\.consul {1}-{2}.coredns.rocks\n}",
+        "ftp-us-west-1.coredns.rocks A",
+        "ftp.service.us-west-1.consul. A",
+        "ftp-us-west-1.coredns.rocks. 0 IN A 10.10.10.10",
+    ),
+    (
+        "rewrite name substring service.us-west-1.example.org service.us-west-1.consul",
+        "ftp.service.us-west-1.example.org A",
+        "ftp.service.us-west-1.consul. A",
+        "ftp.service.us-west-1.consul. 0 IN A 10.10.10.10",
+    ),
+    (
+        "rewrite name suffix .schmoogle.com. .google.com.",
+        "www.schmoogle.com A",
+        "www.google.com. A",
+        "www.google.com. 30 IN CNAME lb.google.com.\nlb.google.com. 30 IN A 192.0.2.4",
+    ),
+    (
+        "rewrite name suffix .schmoogle.com .google.com answer auto",
+        "www.schmoogle.com A",
+        "www.google.com. A",
+        "www.schmoogle.com. 30 IN CNAME lb.schmoogle.com.\nlb.schmoogle.com. 30 IN A 192.0.2.4",
+    ),
+    (
+        "rewrite name schmoogle.com google.com",
+        "schmoogle.com MX",
+        "google.com. MX",
+        "schmoogle.com. 30 IN MX 10 mail.schmoogle.com.",
+    ),
+    ("rewrite name exact RED BLUE", "red SRV", "blue. SRV", "red. 30 IN SRV 0 0 80 a.red."),
+    ("rewrite name RED BLUE", "red SOA", "blue. SOA", "red. 30 IN SOA ns.red. mail.blue. 1 2 3 4 5"),
+    (
+        "rewrite name regex (.*)\\.red {1}.blue answer value (.*)\\.blue {1}.red answer name (.*)\\.blue {1}.red",
+        "naptr.red NAPTR",
+        "naptr.blue. NAPTR",
+        "naptr.red. 30 IN NAPTR 1 2 \"S\" \"http\" \"!^.*$!x!\" a.red.",
+    ),
+    (
+        "rewrite name prefix b a answer auto value (.*)\\.blue {1}.red",
+        "b.coredns.rocks A",
+        "a.coredns.rocks. A",
+        "b.coredns.rocks. 100 IN A 192.0.2.1",
+    ),
+    (
+        "rewrite stop {\n name suffix .arpa .arpa\n answer name auto\n \
+             answer value (.*)\\.service\\.consul\\. {1}.coredns.rocks.\n}",
+        "30.30.30.10.in-addr.arpa PTR",
+        "30.30.30.10.in-addr.arpa. PTR",
+        "30.30.30.10.in-addr.arpa. 60 IN PTR ftp-us-west-1.coredns.rocks.",
+    ),
+    (
+        "rewrite name exact dname.red dname.blue answer value below.blue below.red",
+        "dname.red DNAME",
+        "dname.blue. DNAME",
+        "dname.red. 30 IN DNAME below.red.",
+    ),
+    // Two rules: the question in the lines' order, the answer the other way round.
+    (
+        "rewrite continue name suffix .one .two answer auto\nrewrite name suffix .two .rocks answer auto",
+        "a.coredns.one A",
+        "a.coredns.rocks. A",
+        "a.coredns.one. 100 IN A 192.0.2.1",
+    ),
+    (
+        "rewrite name coredns.two coredns.rocks\nrewrite name coredns.rocks nowhere",
+        "coredns.two A",
+        "coredns.rocks. A",
+        "coredns.two. 100 IN A 192.0.2.1",
+    ),
+    // A prefix ends with a label.
+    ("rewrite name prefix a b", "a.coredns.rocks A", "b.coredns.rocks. A", "NXDOMAIN"),
+    ("rewrite name prefix co b", "coredns.rocks A", "coredns.rocks. A", "coredns.rocks. 100 IN A 192.0.2.1"),
+    ("rewrite type ANY A", "coredns.rocks ANY", "coredns.rocks. A", "coredns.rocks. 100 IN A 192.0.2.1"),
+    (
+        "rewrite ttl regex (.*)\\.coredns\\.rocks 15",
+        "a.coredns.rocks A",
+        "a.coredns.rocks. A",
+        "a.coredns.rocks. 15 IN A 192.0.2.1",
+    ),
+    (
+        "rewrite ttl coredns.rocks 30-300",
+        "coredns.rocks A",
+        "coredns.rocks. A",
+        "coredns.rocks. 100 IN A 192.0.2.1",
+    ),
+    (
+        "rewrite ttl coredns.rocks -30",
+        "coredns.rocks A",
+        "coredns.rocks. A",
+        "coredns.rocks. 30 IN A 192.0.2.1",
+    ),
+    (
+        "rewrite ttl suffix coredns.rocks 130-",
+        "a.coredns.rocks A",
+        "a.coredns.rocks. A",
+        "a.coredns.rocks. 130 IN A 192.0.2.1",
+    ),
+    (
+        "rewrite ttl example.com 30",
+        "coredns.rocks A",
+        "coredns.rocks. A",
+        "coredns.rocks. 100 IN A 192.0.2.1",
+    ),
+];
+
 #[test]
 fn names() {
-    let cases = [
-        (
-            "rewrite name regex (.*)-(us-west-1)\\.example\\.org {1}.service.{2}.consul",
-            "ftp-us-west-1.example.org A",
-            "ftp.service.us-west-1.consul. A",
-            "ftp.service.us-west-1.consul. 0 IN A 10.10.10.10",
-        ),
-        (
-            "rewrite stop {\n name regex (.*)-(us-west-1)\\.coredns\\.rocks {1}.service.{2}.consul\n \
-             answer name (.*)\\.service\\.(us-west-1)\\.consul {1}-{2}.coredns.rocks\n}",
-            "ftp-us-west-1.coredns.rocks A",
-            "ftp.service.us-west-1.consul. A",
-            "ftp-us-west-1.coredns.rocks. 0 IN A 10.10.10.10",
-        ),
-        (
-            "rewrite name substring service.us-west-1.example.org service.us-west-1.consul",
-            "ftp.service.us-west-1.example.org A",
-            "ftp.service.us-west-1.consul. A",
-            "ftp.service.us-west-1.consul. 0 IN A 10.10.10.10",
-        ),
-        (
-            "rewrite name suffix .schmoogle.com. .google.com.",
-            "www.schmoogle.com A",
-            "www.google.com. A",
-            "www.google.com. 30 IN CNAME lb.google.com.\nlb.google.com. 30 IN A 192.0.2.4",
-        ),
-        (
-            "rewrite name suffix .schmoogle.com .google.com answer auto",
-            "www.schmoogle.com A",
-            "www.google.com. A",
-            "www.schmoogle.com. 30 IN CNAME lb.schmoogle.com.\nlb.schmoogle.com. 30 IN A 192.0.2.4",
-        ),
-        (
-            "rewrite name schmoogle.com google.com",
-            "schmoogle.com MX",
-            "google.com. MX",
-            "schmoogle.com. 30 IN MX 10 mail.schmoogle.com.",
-        ),
-        ("rewrite name exact RED BLUE", "red SRV", "blue. SRV", "red. 30 IN SRV 0 0 80 a.red."),
-        ("rewrite name RED BLUE", "red SOA", "blue. SOA", "red. 30 IN SOA ns.red. mail.blue. 1 2 3 4 5"),
-        (
-            "rewrite name regex (.*)\\.red {1}.blue answer value (.*)\\.blue {1}.red answer name (.*)\\.blue {1}.red",
-            "naptr.red NAPTR",
-            "naptr.blue. NAPTR",
-            "naptr.red. 30 IN NAPTR 1 2 \"S\" \"http\" \"!^.*$!x!\" a.red.",
-        ),
-        (
-            "rewrite name prefix b a answer auto value (.*)\\.blue {1}.red",
-            "b.coredns.rocks A",
-            "a.coredns.rocks. A",
-            "b.coredns.rocks. 100 IN A 192.0.2.1",
-        ),
-        (
-            "rewrite stop {\n name suffix .arpa .arpa\n answer name auto\n \
-             answer value (.*)\\.service\\.consul\\. {1}.coredns.rocks.\n}",
-            "30.30.30.10.in-addr.arpa PTR",
-            "30.30.30.10.in-addr.arpa. PTR",
-            "30.30.30.10.in-addr.arpa. 60 IN PTR ftp-us-west-1.coredns.rocks.",
-        ),
-        (
-            "rewrite name exact dname.red dname.blue answer value below.blue below.red",
-            "dname.red DNAME",
-            "dname.blue. DNAME",
-            "dname.red. 30 IN DNAME below.red.",
-        ),
-        // Two rules: the question in the lines' order, the answer the other way round.
-        (
-            "rewrite continue name suffix .one .two answer auto\nrewrite name suffix .two .rocks answer auto",
-            "a.coredns.one A",
-            "a.coredns.rocks. A",
-            "a.coredns.one. 100 IN A 192.0.2.1",
-        ),
-        (
-            "rewrite name coredns.two coredns.rocks\nrewrite name coredns.rocks nowhere",
-            "coredns.two A",
-            "coredns.rocks. A",
-            "coredns.two. 100 IN A 192.0.2.1",
-        ),
-        // A prefix ends with a label.
-        ("rewrite name prefix a b", "a.coredns.rocks A", "b.coredns.rocks. A", "NXDOMAIN"),
-        (
-            "rewrite name prefix co b",
-            "coredns.rocks A",
-            "coredns.rocks. A",
-            "coredns.rocks. 100 IN A 192.0.2.1",
-        ),
-        ("rewrite type ANY A", "coredns.rocks ANY", "coredns.rocks. A", "coredns.rocks. 100 IN A 192.0.2.1"),
-        (
-            "rewrite ttl regex (.*)\\.coredns\\.rocks 15",
-            "a.coredns.rocks A",
-            "a.coredns.rocks. A",
-            "a.coredns.rocks. 15 IN A 192.0.2.1",
-        ),
-        (
-            "rewrite ttl coredns.rocks 30-300",
-            "coredns.rocks A",
-            "coredns.rocks. A",
-            "coredns.rocks. 100 IN A 192.0.2.1",
-        ),
-        (
-            "rewrite ttl coredns.rocks -30",
-            "coredns.rocks A",
-            "coredns.rocks. A",
-            "coredns.rocks. 30 IN A 192.0.2.1",
-        ),
-        (
-            "rewrite ttl suffix coredns.rocks 130-",
-            "a.coredns.rocks A",
-            "a.coredns.rocks. A",
-            "a.coredns.rocks. 130 IN A 192.0.2.1",
-        ),
-        (
-            "rewrite ttl example.com 30",
-            "coredns.rocks A",
-            "coredns.rocks. A",
-            "coredns.rocks. 100 IN A 192.0.2.1",
-        ),
-    ];
-    for (lines, question, asked, answer) in cases {
+    for &(lines, question, asked, answer) in CASES {
         let mut server = server(&format!(".:53 {{\n forward . 192.0.2.53\n {lines}\n}}"));
         let query = query(question);
         let outcome = exchange(&mut server, "10.244.0.9:4242", &query, zone(ZONE));

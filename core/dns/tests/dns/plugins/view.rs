@@ -48,7 +48,7 @@ fn functions() {
         ("server_ip() == '10.244.0.2' and server_port() == '53' and size() == 40", true),
         ("metadata('view/name') == ''", true),
         // No bool, or nothing at all: it does not hold.
-        ("name()", false),
+        ("first([name()])", false),
         ("incidr('x', '10.0.0.0/8')", false),
         ("not incidr('10.0.0.1', '10.0.0.0')", false),
         ("incidr(client_ip(), '::/0')", false),
@@ -89,6 +89,8 @@ fn refused_lines() {
         ("view a {\n expr name() = 'a'\n}", "3:14: expression: this is too much"),
         ("view a {\n expr name() == \"foo\n}", "3:17: this quote never ends"),
         ("view a {\n expr \"name() == foo\"\n}", "3:18: expression: 'foo' is no variable"),
+        ("view a {\n expr name()\n}", "3:7: this expression is never true or false"),
+        ("view a {\n expr id() == '1'\n}", "3:12: expression: '==' never goes with number and string"),
         ("view a {\n expr group(1) == 'a'\n}", "3:7: expression: 'group' is no function that there is"),
     ] {
         assert_eq!(refused(lines), format!("Corefile:{why}"), "{lines}");

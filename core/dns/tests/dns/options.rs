@@ -1,0 +1,194 @@
+//! A directive or option that parses takes effect or is refused: every word of every plugin's lines, one by one.
+//!
+//! What a Corefile means is what it becomes. A word that can be taken away, or added, without a change in that and
+//! without an error is one that is ignored.
+
+use sealane_dns::{Config, order};
+
+/// Lines with all words that a plugin may have, none of which says what would hold without it.
+const LINES: &[&str] = &[
+    "root /x",
+    "metadata example.org",
+    "cancel 7s",
+    "timeouts {\nread 2s\nwrite 3s\nidle 4s\nmaxtcpqueries 5\n}",
+    "multisocket 3",
+    "reload 40s 10s",
+    "nsid a b",
+    "bufsize 700",
+    "bind 127.0.0.1 ::1 {\nexcept ::1\n}",
+    "bind 127.0.0.1\nbind 127.0.0.2",
+    "debug",
+    "ready :1 {\nmonitor continuously\n}",
+    "health :1 {\nlameduck 5s\n}",
+    "prometheus :1",
+    "errors {\nstacktrace\nconsolidate 1s a warning show_first\nconsolidate 2s b\n}",
+    "log example.org {type} {\nclass denial error\n}",
+    "log example.org\nlog example.net",
+    "local {\nlocalhost_prefix off\n}",
+    "any",
+    "chaos version one two",
+    "loadbalance weighted /w {\nreload 1s\nprefer 10.0.0.0/8 2001:db8::/32\n}",
+    "loadbalance {\nprefer 10.0.0.0/8\n}",
+    "rewrite continue name suffix a.example b.example",
+    "rewrite ttl suffix a.example 30",
+    "rewrite type ANY HINFO",
+    "rewrite class CH IN",
+    "rewrite edns0 local set 0xffee abc",
+    "acl example.org {\nblock type A AAAA net 10.0.0.0/8 192.0.2.1\nallow type MX\ndrop net 2001:db8::/32\nfilter\n}",
+    "acl example.org\nacl example.net",
+    "cache 30 example.org {\nsuccess 2048 40 3\ndenial 2560\nprefetch 3 2m 20%\nserve_stale 2h verify 1s 30s 20s\n\
+     serve_stale_policy prefer_positive\nservfail 7s\ndisable success a.example b.example\ndisable denial c.example\nkeepttl\n}",
+    "cache {\ndenial 2560 50 4\nserve_stale 2h immediate 30s 20s\n}",
+    "template IN A a.example b.example {\nmatch ^a ^b\nanswer \"{{.Name}} 60 IN A 192.0.2.1\"\n\
+     additional \"b. 60 IN A 192.0.2.1\"\nauthority \"c. 60 IN A 192.0.2.1\"\nrcode NXDOMAIN\nederror 21 reason\nfallthrough d.example\n}",
+    "hosts /h example.org {\n192.0.2.1 a.example.org b.example.org\nttl 7\nno_reverse\nreload 7s\nfallthrough c.example\n\
+     fallthrough_unsupported\n}",
+    "kubernetes cluster.local a.example {\npods insecure\nendpoint_pod_names\nttl 7\nnamespaces a b\n\
+     labels \"a in (b, c)\"\nnoendpoints\nignore empty_service\nfallthrough b.example c.example\n}",
+    "kubernetes cluster.local {\nnamespace_labels a=b\nstartup_timeout 7s\n}",
+    "loop",
+    "forward a.example 192.0.2.1 192.0.2.2 {\nexcept b.a.example c.a.example\nforce_tcp\nexpire 7s\nmax_fails 7\n\
+     max_concurrent 7\npolicy sequential\nhealth_check 1s no_rec domain example.org\n}",
+    "forward . /etc/resolv.conf {\nprefer_udp\n}",
+    "erratic {\ndrop 3\ntruncate 4\ndelay 5 1s\nlarge\n}",
+    "whoami",
+    "view v {\nexpr type() == 'A'\nexpr name() == 'a.'\n}",
+];
+
+/// Lines that say what holds anyway, and that line without it.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("bufsize 1232", "bufsize"),
+    ("cancel 5001ms", "cancel"),
+    ("reload 30s 15s", "reload"),
+    ("ready :8181 {\nmonitor until-ready\n}", "ready"),
+    ("health :8080 {\nlameduck 0\n}", "health"),
+    ("prometheus localhost:9153", "prometheus"),
+    ("errors stdout", "errors"),
+    ("log .", "log"),
+    ("log {common}", "log"),
+    ("log {\nclass all\n}", "log"),
+    ("local {\nlocalhost_prefix on\n}", "local"),
+    ("loadbalance round_robin", "loadbalance"),
+    ("cache . {\nsuccess 9984 3600 5\ndenial 9984 1800 5\nservfail 5s\n}", "cache"),
+    ("cache {\nserve_stale 1h immediate 0 0\n}", "cache {\nserve_stale\n}"),
+    ("cache {\nserve_stale 1h verify 0 0 0\n}", "cache {\nserve_stale 1h verify\n}"),
+    ("cache {\nprefetch 2 1m 10%\n}", "cache {\nprefetch 2\n}"),
+    ("cache {\ndisable success .\n}", "cache {\ndisable success\n}"),
+    ("hosts /etc/hosts . {\nttl 3600\nreload 5s\n}", "hosts"),
+    ("hosts /h {\nfallthrough .\n}", "hosts /h {\nfallthrough\n}"),
+    ("erratic {\ndrop 2\n}", "erratic"),
+    ("erratic {\ndelay 2 100ms\n}", "erratic {\ndelay\n}"),
+    ("acl {\nblock type * net *\n}", "acl {\nblock type * net 0.0.0.0/0 ::/0\n}"),
+];
+
+/// Words that change nothing in their line, and why.
+const IDLE: &[(&str, &str)] = &[
+    ("'::1' of 'bind 127.0.0.1 ::1 {'", "what is excepted need not be bound"),
+    ("a word behind 'except ::1'", "what is excepted need not be bound"),
+    ("startup_timeout 7s", "what is not known yet is answered with SERVFAIL from the start"),
+];
+
+/// What a server block with these lines becomes, or why it is refused.
+fn meaning(lines: &str) -> Result<String, String> {
+    let text = format!(". {{\n{lines}\n}}");
+    let config = Config::parse("Corefile", &text, &Default::default(), 53);
+    config.map(|config| format!("{config:?}")).map_err(|error| error.to_string())
+}
+
+/// Words, quoted ones whole.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (i, part) in line.split('"').enumerate() {
+        match i % 2 {
+            1 => words.push(format!("\"{part}\"")),
+            _ => words.extend(part.split_whitespace().map(str::to_owned)),
+        }
+    }
+    words
+}
+
+/// The lines with one of them in another form; none where that is empty.
+fn with(lines: &[Vec<String>], at: usize, line: Option<Vec<String>>) -> String {
+    let lines = lines
+        .iter()
+        .enumerate()
+        .filter_map(|(i, old)| if i == at { line.clone() } else { Some(old.clone()) });
+    lines.map(|line| line.join(" ")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn each_word_takes_effect_or_is_refused() {
+    let mut all = Vec::new();
+    for text in LINES {
+        let meant = meaning(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+        assert_eq!(meaning(text).as_ref(), Ok(&meant), "{text}: it means another thing each time");
+        let lines: Vec<Vec<String>> = text.lines().map(words).collect();
+        let mut ignored = |changed: &str, what: &str| {
+            if meaning(changed).as_ref() == Ok(&meant) && !IDLE.iter().any(|(idle, _)| *idle == what) {
+                all.push(format!("{what} is ignored in: {text}"));
+            }
+        };
+        for (at, line) in lines.iter().enumerate() {
+            let braces = [vec!["}".to_owned()]];
+            if braces.contains(line) {
+                continue;
+            }
+            // A line less.
+            if !line.ends_with(&["{".to_owned()]) {
+                ignored(&with(&lines, at, None), &line.join(" "));
+            }
+            // A word less.
+            for word in (1..line.len()).filter(|word| line[*word] != "{") {
+                let mut shorter = line.clone();
+                let gone = shorter.remove(word);
+                ignored(&with(&lines, at, Some(shorter)), &format!("'{gone}' of '{}'", line.join(" ")));
+            }
+            // A word more.
+            let mut longer = line.clone();
+            let end = longer.len() - usize::from(line.ends_with(&["{".to_owned()]));
+            longer.insert(end, "10.9.8.7".to_owned());
+            ignored(&with(&lines, at, Some(longer)), &format!("a word behind '{}'", line.join(" ")));
+        }
+        // An option that there is not, in each block that is there, or in one of its own.
+        let first = lines[0].iter().filter(|word| *word != "{").cloned().collect::<Vec<_>>().join(" ");
+        let unknown = meaning(&format!("{first} {{\nno_such_option\n}}"));
+        assert!(unknown.is_err(), "{first} takes any option");
+    }
+    assert!(all.is_empty(), "{}", all.join("\n\n"));
+}
+
+#[test]
+fn defaults_are_what_they_are_said_to_be() {
+    for (written, short) in DEFAULTS {
+        // What `*` is made of shows only in the answers: tests of `acl`.
+        if !written.starts_with("acl") {
+            assert_eq!(meaning(written), meaning(short), "{written}");
+        }
+        meaning(written).unwrap_or_else(|error| panic!("{written}\n{error}"));
+    }
+}
+
+#[test]
+fn every_plugin_is_in_the_table() {
+    let missing: Vec<&str> = order::plugin_names()
+        .filter(|name| !LINES.iter().any(|line| line.split_whitespace().next() == Some(name)))
+        .collect();
+    assert!(missing.is_empty(), "no lines for {missing:?}: add one of each with all its options to LINES");
+    // What is not there is refused by name.
+    for row in order::ROWS.iter().filter(|row| row.setup.is_none()) {
+        let error = meaning(row.name).unwrap_err();
+        assert!(error.contains(&format!("plugin '{}' is CoreDNS's", row.name)), "{error}");
+    }
+}
+
+#[test]
+fn what_stands_twice_is_several_or_refused() {
+    for row in order::ROWS.iter().filter(|row| row.setup.is_some() && !row.many) {
+        let line = LINES.iter().find(|line| line.split_whitespace().next() == Some(row.name)).unwrap();
+        let error = meaning(&format!("{line}\n{line}")).unwrap_err();
+        assert!(
+            error.ends_with(&format!("plugin '{}' stands twice in this server block", row.name)),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! DNS over HTTPS (RFC 8484): GET and POST of `/dns-query`, over HTTP/1.1 and HTTP/2.
+
+use std::convert::Infallible;
+use std::io::{Error, Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use sealane_dns::server::max_age;
+use sealane_dns::{Event, Transport, decode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use crate::listen::told;
+use crate::shared::Shared;
+
+const PATH: &str = "/dns-query";
+const MESSAGE: HeaderValue = HeaderValue::from_static("application/dns-message");
+/// A query's octets at most.
+const LARGEST: usize = 65_535;
+/// How long a connection may say nothing, and a request may take to arrive.
+const IDLE: Duration = Duration::from_secs(10);
+/// Requests at once on one connection.
+const STREAMS: u32 = 100;
+
+/// Requests of a connection: begun, and ended.
+#[derive(Default)]
+struct Work(AtomicU64, AtomicU64);
+
+/// Serves one connection.
+pub(crate) async fn connection(
+    shared: Arc<Shared>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    from: SocketAddr,
+    port: u16,
+    mut closed: watch::Receiver<bool>,
+) -> Result<()> {
+    let work = Arc::new(Work::default());
+    let of_requests = work.clone();
+    let service = service_fn(move |request| {
+        let (shared, work) = (shared.clone(), of_requests.clone());
+        async move {
+            work.0.fetch_add(1, Ordering::Relaxed);
+            let response = respond(&shared, request, from, port).await;
+            work.1.fetch_add(1, Ordering::Relaxed);
+            shared.server(|server| server.answered_https(port, response.status().as_u16()));
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let (mut seen, mut ending) = (0, false);
+    loop {
+        tokio::select! {
+            ended = &mut connection => return ended.map_err(Error::other),
+            () = told(&mut closed), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep(IDLE) => {
+                let (begun, ended) = (work.0.load(Ordering::Relaxed), work.1.load(Ordering::Relaxed));
+                if begun == ended && begun == seen {
+                    // It has had its time: a client that does not see that is left.
+                    return Ok(());
+                }
+                seen = begun;
+            }
+        }
+    }
+}
+
+fn bare(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response
+}
+
+async fn respond(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    from: SocketAddr,
+    port: u16,
+) -> Response<Full<Bytes>> {
+    if request.uri().path() != PATH {
+        return bare(StatusCode::NOT_FOUND, "");
+    }
+    let Some(query) = query(request).await.filter(|query| decode(query).is_ok()) else {
+        return bare(StatusCode::BAD_REQUEST, "invalid request\n");
+    };
+    let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes: &query };
+    let effects = shared.step(event);
+    let mut messages = shared.carry_out(effects).await.into_iter();
+    let Some(answer) = messages.next() else {
+        return bare(StatusCode::INTERNAL_SERVER_ERROR, "No response\n");
+    };
+    let age = decode(&answer).map_or(0, |answer| max_age(&answer));
+    let mut response = Response::new(Full::new(Bytes::from(answer)));
+    response.headers_mut().insert(CONTENT_TYPE, MESSAGE);
+    if let Ok(age) = HeaderValue::from_str(&format!("max-age={age}")) {
+        response.headers_mut().insert(CACHE_CONTROL, age);
+    }
+    response
+}
+
+/// The message of a request.
+async fn query(request: Request<Incoming>) -> Option<Vec<u8>> {
+    match *request.method() {
+        Method::GET => from_uri(request.uri().query()?),
+        Method::POST => {
+            let body = Limited::new(request.into_body(), LARGEST).collect();
+            let body = tokio::time::timeout(IDLE, body).await.ok()?.ok()?;
+            Some(body.to_bytes().to_vec())
+        }
+        _ => None,
+    }
+}
+
+/// The one `dns` of a URI, in base64url without padding (RFC 8484 section 4.1).
+fn from_uri(query: &str) -> Option<Vec<u8>> {
+    let mut values = query.split('&').filter_map(|pair| pair.strip_prefix("dns="));
+    let value = values.next()?;
+    if values.next().is_some() || value.len() > LARGEST.div_ceil(3) * 4 {
+        return None;
+    }
+    URL_SAFE_NO_PAD.decode(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::from_uri;
+
+    #[test]
+    fn messages_in_uris() {
+        for (query, message) in [
+            ("dns=AAAB", Some(&[0, 0, 1][..])),
+            ("x=1&dns=-_8", Some(&[0xfb, 0xff][..])),
+            ("dns=", Some(&[][..])),
+            ("dns=AAA=", None),
+            ("dns=+/8", None),
+            ("dns=AAAB&dns=AAAB", None),
+            ("x=1", None),
+            ("", None),
+        ] {
+            assert_eq!(from_uri(query).as_deref(), message, "{query}");
+        }
+    }
+}
