@@ -46,6 +46,12 @@ pub(crate) fn prepare(socket: &UdpSocket, wait: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Wakes who reads a socket, for good: there is nothing more to read.
+pub(crate) fn wake(socket: &UdpSocket) {
+    // Linux says that the socket is not connected, and wakes the reader all the same.
+    let _ = socket::shutdown(socket.as_raw_fd(), socket::Shutdown::Read);
+}
+
 /// Sends one answer, without waiting: one that cannot be sent is one that got lost, its client asks again.
 pub(crate) fn send(socket: &UdpSocket, answer: &[u8], to: &Peer) {
     let source = Source::of(to);

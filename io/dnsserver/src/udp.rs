@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sealane_dns::prepared::Prepared;
@@ -119,23 +120,54 @@ pub(crate) async fn serve(
     closed: watch::Receiver<bool>,
 ) {
     let (ended, end) = oneshot::channel();
-    let (of_thread, runtime) = (shared.clone(), Handle::current());
+    let (of_thread, runtime, bound) = (shared.clone(), Handle::current(), socket.clone());
+    let dropped = Arc::new(AtomicBool::new(false));
+    let seen = dropped.clone();
     let run = move || {
         // What waits for upstreams runs there.
         let _runtime = runtime.enter();
         let log = of_thread.clone();
-        let tasks = listen(of_thread, &socket, port, &closed).unwrap_or_else(|error| {
+        let tasks = listen(of_thread, &bound, port, (&closed, &seen)).unwrap_or_else(|error| {
             log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
             JoinSet::new()
         });
+        drop(bound);
         // Nobody waits where the listener was dropped.
         let _ = ended.send(tasks);
     };
-    if let Err(error) = std::thread::Builder::new().name(format!("dns-udp-{port}")).spawn(run) {
-        shared.log(&format!("[ERROR] DNS over UDP on port {port} has no thread: {error}"));
-    }
+    let thread = match std::thread::Builder::new().name(format!("dns-udp-{port}")).spawn(run) {
+        Ok(thread) => Some(thread),
+        Err(error) => {
+            shared.log(&format!("[ERROR] DNS over UDP on port {port} has no thread: {error}"));
+            None
+        }
+    };
+    let mut guard = Thread { socket, thread, dropped };
     if let Ok(mut tasks) = end.await {
+        // It is through, and its socket may be wanted again: nothing more is done to that.
+        if let Some(thread) = guard.thread.take() {
+            let _ = thread.join();
+        }
         while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// A listener's thread. Where the listener is dropped, its port is free.
+struct Thread {
+    socket: Arc<UdpSocket>,
+    dropped: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        self.dropped.store(true, Ordering::Relaxed);
+        if !thread.is_finished() {
+            batch::wake(&self.socket);
+        }
+        // It has logged why it ended, or has a batch to finish.
+        let _ = thread.join();
     }
 }
 
@@ -144,7 +176,7 @@ fn listen(
     shared: Arc<Shared>,
     socket: &Arc<UdpSocket>,
     port: u16,
-    closed: &watch::Receiver<bool>,
+    (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
 ) -> std::io::Result<JoinSet<()>> {
     batch::prepare(socket, LOOK)?;
     let (asks, mut asked) = mpsc::unbounded_channel();
@@ -161,8 +193,7 @@ fn listen(
         spent: (Duration::ZERO, 0),
     };
     let mut batch = Batch::new();
-    // Its other end is gone where the listener was dropped.
-    while !*closed.borrow() && closed.has_changed().is_ok() {
+    while !*closed.borrow() && !dropped.load(Ordering::Relaxed) {
         // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
         let came = udp.batch(&mut batch, true).unwrap_or(0);
         if came >= MANY {
@@ -174,6 +205,9 @@ fn listen(
         }
         // Finished tasks are let go as we pass.
         while udp.tasks.try_join_next().is_some() {}
+    }
+    if dropped.load(Ordering::Relaxed) {
+        return Ok(udp.tasks);
     }
     // Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes
     // to the socket that takes this one's place. One for all addresses would lose the one that it answers from.
