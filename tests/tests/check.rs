@@ -42,7 +42,7 @@ fn every_problem_has_its_place() {
     let lines: Vec<&str> = done.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{done}");
     for (line, start) in
-        lines.iter().zip(["Corefile:3:3: unknown plugin 'foward'", "part:2:12: ", "Corefile:6:5: "])
+        lines.iter().zip(["Corefile:3:3: unknown plugin 'foward'", "Corefile:6:5: ", "part:2:12: "])
     {
         assert!(line.starts_with(start), "{start}: {done}");
     }
