@@ -22,8 +22,7 @@ use sealane_dns::{Event, Transport, decode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use crate::listen::told;
-use crate::shared::Shared;
+use crate::shared::{Shared, told};
 
 const PATH: &str = "/dns-query";
 const MESSAGE: HeaderValue = HeaderValue::from_static("application/dns-message");

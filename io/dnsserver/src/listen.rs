@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::DnsError;
 use crate::admin::{self, Page};
-use crate::shared::Shared;
+use crate::shared::{Shared, told};
 use crate::upstream::framed;
 use crate::{https, tls, udp};
 
@@ -348,12 +348,6 @@ fn start(listener: Listener, share: bool) -> Result<Bound> {
 /// A client by its own family, not as an IPv6 socket sees it.
 fn canonical(client: SocketAddr) -> SocketAddr {
     SocketAddr::new(client.ip().to_canonical(), client.port())
-}
-
-/// Returns when the listener is told to close.
-pub(crate) async fn told(closed: &mut watch::Receiver<bool>) {
-    // An error says that the other end is gone: so is the listener.
-    let _ = closed.wait_for(|closed| *closed).await;
 }
 
 /// What is spoken over TCP.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::upstream::{self, Outgoing, Upstreams};
 use crate::{LogSink, Settings};
@@ -273,4 +273,10 @@ fn now(start: Instant) -> Now {
         unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         random: u64::from_ne_bytes(bytes),
     }
+}
+
+/// Returns when the listener is told to close.
+pub(crate) async fn told(closed: &mut watch::Receiver<bool>) {
+    // An error says that the other end is gone: so is the listener.
+    let _ = closed.wait_for(|closed| *closed).await;
 }

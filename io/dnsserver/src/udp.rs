@@ -36,7 +36,7 @@ struct Udp {
     prepared: Prepared,
     /// The changes that `prepared` knows.
     seen: u64,
-    turn: usize,
+    turn: u64,
     /// Time spent on queries, and how many there were, since they were counted.
     spent: (Duration, u32),
 }
@@ -65,8 +65,10 @@ impl Udp {
 
     /// Answers a query, now (`true`) or later.
     fn query(&mut self, bytes: &[u8], client: SocketAddr, peer: &Peer, out: &mut Vec<u8>) -> bool {
-        self.turn = self.turn.wrapping_add(1);
-        if self.prepared.answer(bytes, client.is_ipv4(), self.turn, out) {
+        // Not one by one: a client that asks for A and AAAA in turns would meet the same order of either each time
+        // (Knuth's MMIX generator, of which the upper bits are good).
+        self.turn = self.turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        if self.prepared.answer(bytes, client.is_ipv4(), (self.turn >> 33) as usize, out) {
             return true;
         }
         let event = Event::Query { port: self.port, transport: Transport::Udp, client, bytes };

@@ -3,8 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::run::compare;
-use super::value::Value;
+use super::value::{Value, compare};
 
 /// Functions with the number of their arguments.
 const FUNCTIONS: &[(&str, usize, usize)] = &[
@@ -241,7 +240,7 @@ fn lists(name: &str, args: &[Value]) -> Result<Value, String> {
     Ok(match name {
         "first" => all.first().cloned().unwrap_or(Value::Nil),
         "last" => all.last().cloned().unwrap_or(Value::Nil),
-        "get" => super::run::index(all.len(), whole(&args[1])?).map_or(Value::Nil, |at| all[at].clone()),
+        "get" => super::value::index(all.len(), whole(&args[1])?).map_or(Value::Nil, |at| all[at].clone()),
         "take" => {
             let n = usize::try_from(whole(&args[1])?).map_err(|_| "take: less than nothing".to_owned())?;
             Value::List(all.iter().take(n).cloned().collect())

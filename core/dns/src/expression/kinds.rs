@@ -2,7 +2,7 @@
 //! refused when it is read.
 
 use super::functions::Each;
-use super::parser::{Node, Program};
+use super::node::{Node, Program};
 use super::value::Value;
 
 /// Sorts of values that are told apart.

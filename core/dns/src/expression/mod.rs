@@ -8,13 +8,14 @@
 pub mod functions;
 mod kinds;
 mod lexer;
+mod node;
 mod parser;
 pub mod query;
 mod run;
 pub mod value;
 
 use crate::corefile::{CorefileError, Position, Token};
-pub use parser::Program;
+pub use node::Program;
 pub use run::Scope;
 pub use value::Value;
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use regex::Regex;
 
 use super::functions;
-use super::parser::{Node, Program};
-use super::value::Value;
+use super::node::{Node, Program};
+use super::value::{Value, compare, index};
 
 /// Longest list that `..` makes.
 const MAX_LIST: i64 = 100_000;
@@ -188,18 +188,6 @@ fn texts(operator: &str, left: &Value, right: &Value) -> Ran {
     }))
 }
 
-/// The order of two numbers or two texts; none where one is not a number (NaN).
-pub(super) fn compare(left: &Value, right: &Value) -> Result<Option<Ordering>, String> {
-    match (left, right) {
-        (Value::Int(a), Value::Int(b)) => Ok(Some(a.cmp(b))),
-        (Value::Text(a), Value::Text(b)) => Ok(Some(a.cmp(b))),
-        _ => match (left.number(), right.number()) {
-            (Some(a), Some(b)) => Ok(a.partial_cmp(&b)),
-            _ => Err(format!("{} and {} have no order", left.kind(), right.kind())),
-        },
-    }
-}
-
 fn arithmetic(operator: &str, left: &Value, right: &Value) -> Ran {
     let wrong = || format!("'{operator}' does not go with {} and {}", left.kind(), right.kind());
     match (operator, left, right) {
@@ -220,12 +208,6 @@ fn arithmetic(operator: &str, left: &Value, right: &Value) -> Ran {
         "**" | "^" => a.powf(b),
         _ => return Err(wrong()),
     }))
-}
-
-/// Where an index points; those below zero count from the end.
-pub(super) fn index(len: usize, at: i64) -> Option<usize> {
-    let at = if at < 0 { i64::try_from(len).ok()? + at } else { at };
-    usize::try_from(at).ok().filter(|at| *at < len)
 }
 
 fn member(of: &Value, key: &Value) -> Ran {

@@ -1,5 +1,6 @@
 //! What an expression may come to.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// A value.
@@ -88,4 +89,22 @@ impl From<String> for Value {
     fn from(text: String) -> Self {
         Value::Text(text)
     }
+}
+
+/// The order of two numbers or two texts; none where one is not a number (NaN).
+pub(super) fn compare(left: &Value, right: &Value) -> Result<Option<Ordering>, String> {
+    match (left, right) {
+        (Value::Int(a), Value::Int(b)) => Ok(Some(a.cmp(b))),
+        (Value::Text(a), Value::Text(b)) => Ok(Some(a.cmp(b))),
+        _ => match (left.number(), right.number()) {
+            (Some(a), Some(b)) => Ok(a.partial_cmp(&b)),
+            _ => Err(format!("{} and {} have no order", left.kind(), right.kind())),
+        },
+    }
+}
+
+/// Where an index points; those below zero count from the end.
+pub(super) fn index(len: usize, at: i64) -> Option<usize> {
+    let at = if at < 0 { i64::try_from(len).ok()? + at } else { at };
+    usize::try_from(at).ok().filter(|at| *at < len)
 }

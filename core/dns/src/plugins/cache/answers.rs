@@ -1,9 +1,23 @@
 //! What an answer is to its question, as far as it decides where it is kept.
 
-use super::store::Key;
 use crate::chain::{Class, classify};
 use crate::message::{Data, Message, rcode, rtype};
 use crate::name::Name;
+
+/// What is asked, as far as answers differ.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Name.
+    pub name: Name,
+    /// Type.
+    pub rtype: u16,
+    /// Class.
+    pub class: u16,
+    /// DNSSEC records wanted.
+    pub dnssec_ok: bool,
+    /// Checking disabled.
+    pub checking_disabled: bool,
+}
 
 /// The class of everything (RFC 1035 section 3.2.5).
 const CLASS_ANY: u16 = 255;

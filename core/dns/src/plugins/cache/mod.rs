@@ -19,8 +19,9 @@ use crate::corefile::{CorefileError, Directive};
 use crate::message::Message;
 use crate::metrics::{Family, Metrics, relabelled};
 use crate::name::Name;
+use answers::Key;
 pub use config::{CacheSide, Config, Prefetch, ServeStale};
-use store::{About, Key, Shelves, Side, Stored};
+use store::{About, Shelves, Side, Stored};
 
 static REQUESTS: Family = Family::counter("coredns_cache_requests_total", "The count of cache requests.");
 static HITS: Family = Family::counter("coredns_cache_hits_total", "The count of cache hits.");

@@ -4,29 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answers::{answers, has_soa, leads_nowhere, sort};
+use super::answers::{Key, answers, has_soa, leads_nowhere, sort};
 use super::config::Config;
 use crate::chain::{Class, Now};
 use crate::message::{Data, Message, rcode};
-use crate::name::Name;
 
 /// How long answers are kept that have no TTL to go by.
 const LEAST: Duration = Duration::from_secs(5);
-
-/// What is asked, as far as answers differ.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// Name.
-    pub name: Name,
-    /// Type.
-    pub rtype: u16,
-    /// Class.
-    pub class: u16,
-    /// DNSSEC records wanted.
-    pub dnssec_ok: bool,
-    /// Checking disabled.
-    pub checking_disabled: bool,
-}
 
 /// `success` or `denial`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
