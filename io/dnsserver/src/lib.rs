@@ -11,13 +11,14 @@
 //! run(Settings::new("/etc/coredns/Corefile"), snapshots, std::future::pending()).await
 //! # }
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod admin;
 mod batch;
 mod corefile;
 mod https;
 mod listen;
+mod mmsg;
 mod problems;
 mod shared;
 mod tls;
