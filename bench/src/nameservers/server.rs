@@ -46,10 +46,9 @@ impl Program {
         }
     }
 
-    /// Its configuration's text. Both that read Corefiles do what kubeadm's says of the cluster's zones, and no more.
+    /// Its configuration's text. Both that read Corefiles have kubeadm's (of Kubernetes 1.36).
     pub(crate) fn configuration(self, folder: &Path, kubeconfig: &Path) -> String {
         let (port, folder, kubeconfig) = (self.port(), folder.display(), kubeconfig.display());
-        let api = format!("kubeconfig {kubeconfig}");
         match self {
             Program::Knot => format!(
                 "server:\n  rundir: {folder}\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  tcp-workers: 1\n  \
@@ -57,11 +56,20 @@ impl Program {
                  zone:\n  - domain: cluster.local\n    file: {folder}/zone\n    zonefile-load: whole\n    \
                  journal-content: none\n"
             ),
-            // Sealane's way to the API is KUBECONFIG.
-            Program::Sealane | Program::CoreDns => format!(
-                "cluster.local:{port} in-addr.arpa:{port} ip6.arpa:{port} {{\n    kubernetes {{\n        {}\n    }}\n}}\n",
-                if self == Program::CoreDns { &api } else { "" }
-            ),
+            Program::Sealane | Program::CoreDns => {
+                // Nobody listens there, and nothing is asked that would go there.
+                let upstream = "127.0.0.1:5399";
+                // Of two servers that run in turns each has its own.
+                let [health, ready, metrics] = [10_000, 20_000, 30_000].map(|more| port + more);
+                format!(
+                    ".:{port} {{\n    errors\n    health :{health} {{\n        lameduck 5s\n    }}\n    ready :{ready}\n    \
+                     kubernetes cluster.local in-addr.arpa ip6.arpa {{\n        kubeconfig {kubeconfig}\n        \
+                     pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }}\n    \
+                     prometheus :{metrics}\n    forward . {upstream} {{\n        max_concurrent 1000\n    }}\n    \
+                     cache 30 {{\n        disable success cluster.local\n        disable denial cluster.local\n    \
+                     }}\n    loop\n    reload\n    loadbalance\n}}\n"
+                )
+            }
         }
     }
 }
