@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// Datagrams in a batch, at most.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// The longest query that is taken, octets: what EDNS servers offer to take (RFC 6891, 6.2.5).
 const LONGEST: usize = 4096;
 /// What one segmented datagram may hold at most, octets.
@@ -44,6 +44,11 @@ pub(crate) fn prepare(socket: &UdpSocket, wait: Duration) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// From now on each batch says how many datagrams the kernel has lost, there being no room for them (SO_RXQ_OVFL).
+pub(crate) fn tell_losses(socket: &UdpSocket) -> Result<()> {
+    Ok(setsockopt(socket, sockopt::RxqOvfl, &1)?)
 }
 
 /// Wakes who reads a socket, for good: there is nothing more to read.
@@ -105,6 +110,7 @@ pub(crate) struct Batch {
     came: MultiHeaders<SockaddrStorage>,
     queries: Vec<[u8; LONGEST]>,
     from: Vec<(usize, Option<Peer>)>,
+    lost: u32,
     /// By what goes with an answer: nothing, an address of IPv4, of IPv6. The room must be what is sent to the octet.
     goes: [MultiHeaders<SockaddrStorage>; 3],
     answers: Vec<Vec<u8>>,
@@ -116,9 +122,10 @@ impl Batch {
         let v4 = || nix::cmsg_space!(libc::in_pktinfo);
         let v6 = || nix::cmsg_space!(libc::in6_pktinfo);
         Batch {
-            came: MultiHeaders::preallocate(BATCH, Some(v6())),
+            came: MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(libc::in6_pktinfo, u32))),
             queries: vec![[0; LONGEST]; BATCH],
             from: Vec::with_capacity(BATCH),
+            lost: 0,
             goes: [None, Some(v4()), Some(v6())].map(|room| MultiHeaders::preallocate(BATCH, room)),
             answers: vec![Vec::new(); BATCH],
             to: Vec::with_capacity(BATCH),
@@ -137,13 +144,24 @@ impl Batch {
         let flags = if wait { MsgFlags::MSG_WAITFORONE } else { MsgFlags::MSG_DONTWAIT };
         let came = socket::recvmmsg(socket.as_raw_fd(), &mut self.came, &mut slices, flags, None)?;
         for message in came {
+            let mut local = None;
+            for control in message.cmsgs().into_iter().flatten() {
+                match control {
+                    ControlMessageOwned::RxqOvfl(lost) => self.lost = lost,
+                    other => local = local.or_else(|| asked(&other)),
+                }
+            }
             let peer = message.address.as_ref().and_then(|storage| {
-                let local = message.cmsgs().ok().and_then(|mut all| all.find_map(|control| asked(&control)));
                 Some(Peer { client: address(storage)?, address: *storage, local })
             });
             self.from.push((message.bytes, peer));
         }
         Ok(self.from.len())
+    }
+
+    /// How many datagrams the kernel has lost, where it was asked to tell.
+    pub(crate) fn lost(&self) -> u32 {
+        self.lost
     }
 
     /// Lets `answer` look at each query and write what goes back at once; `false`: nothing does.

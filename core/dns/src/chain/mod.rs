@@ -125,6 +125,27 @@ pub enum Passage {
     Same,
     /// In the same way but for the order of addresses.
     Shuffles,
+    /// In the same way, but this share of all has to come by.
+    Sampled(Share),
+}
+
+/// A share of all queries, chosen by their ids: whoever looks at a query finds the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u32);
+
+impl Share {
+    /// All of them.
+    pub const ALL: Share = Share(1 << 16);
+
+    /// A part of them, 0 to 1; one in 65,536 at least.
+    pub fn of(part: f64) -> Self {
+        Share(((part * 65_536.0).round() as u32).clamp(1, 1 << 16))
+    }
+
+    /// Whether it has the query with this id. Ids that are counted up are spread as well as those drawn by lot.
+    pub fn picks(self, id: u16) -> bool {
+        u32::from(id.wrapping_mul(0x9e3b)) < self.0
+    }
 }
 
 /// What a plugin says to an answer that passes it.
@@ -160,6 +181,8 @@ pub enum Deed {
     Fatal(String),
     /// The rest of the chain once more, in the background.
     Refresh(Note),
+    /// A question of the plugin's own.
+    Ask(Ask),
 }
 
 /// The other plugins of the server block.
@@ -245,6 +268,11 @@ impl Context<'_> {
         self.deeds.push(Deed::Refresh(note));
     }
 
+    /// Asks somebody, and no query waits for it: what comes of it comes to [`Plugin::told`].
+    pub fn ask(&mut self, ask: Ask) {
+        self.deeds.push(Deed::Ask(ask));
+    }
+
     /// A number nobody can foresee, another one with each call.
     pub fn random(&mut self) -> u64 {
         // One step of splitmix64.
@@ -322,7 +350,7 @@ pub trait Plugin: Any + Debug + Send {
         Vec::new()
     }
 
-    /// What came of an ask of [`Plugin::tick`].
+    /// What came of an ask of [`Plugin::tick`], or of [`Context::ask`].
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {}
 
     /// How connections to those that it asks are kept.

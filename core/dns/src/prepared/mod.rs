@@ -15,6 +15,8 @@ pub use shelf::{Prepared, Served};
 
 use std::sync::Arc;
 
+use crate::chain::Share;
+
 /// What has to be known to hand an answer out again.
 #[derive(Clone, Debug)]
 pub struct Preparation {
@@ -24,6 +26,8 @@ pub struct Preparation {
     pub serial_at: Option<usize>,
     /// Address records of the answer may stand in any order.
     pub rotates: bool,
+    /// Queries that are not to be answered with it: somebody on the general path wants to see them.
+    pub sampled: Option<Share>,
     /// What it counts as.
     pub tally: Arc<Tally>,
 }

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 
 use super::{Changed, Mark, Preparation, Tally};
+use crate::chain::Share;
 use crate::message::rtype;
 
 /// The longest message that is looked up: header, the longest name, type and class, an OPT record without options.
@@ -41,6 +42,7 @@ struct Entry {
     reply: Box<[u8]>,
     serial_at: Option<usize>,
     ring: Option<Ring>,
+    sampled: Option<Share>,
     /// The name stands in the answer once, as the question: any case will do.
     any_case: bool,
     basis: Box<[Mark]>,
@@ -152,6 +154,9 @@ impl Prepared {
         if *entry.key != *key || !(lower || entry.any_case) {
             return false;
         }
+        if entry.sampled.is_some_and(|share| share.picks(u16::from_be_bytes([request[0], request[1]]))) {
+            return false;
+        }
         out.clear();
         match entry.ring {
             Some(Ring { start, length, count }) => {
@@ -180,7 +185,7 @@ impl Prepared {
     pub fn keep(&mut self, request: &[u8], reply: &[u8], preparation: Preparation) {
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return };
-        let Preparation { basis, serial_at, rotates, tally } = preparation;
+        let Preparation { basis, serial_at, rotates, sampled, tally } = preparation;
         let any_case = matches!(tally.rtype, rtype::A | rtype::AAAA | rtype::PTR);
         let fits = reply.len() > end && serial_at.is_none_or(|at| at + 4 <= reply.len());
         let hash = self.hashes.hash_one(key);
@@ -196,8 +201,8 @@ impl Prepared {
         };
         let (key, reply) = (key.into(), reply.into());
         let basis = basis.0.into_boxed_slice();
-        let entry =
-            Entry { key, reply, serial_at, ring, any_case, basis, tally, times: [0, 0], recent: false };
+        let (times, recent) = ([0, 0], false);
+        let entry = Entry { key, reply, serial_at, ring, sampled, any_case, basis, tally, times, recent };
         self.size += entry.size();
         self.make_room();
         let at = self.free.pop().unwrap_or(self.entries.len() as u32);

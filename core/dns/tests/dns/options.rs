@@ -11,6 +11,8 @@ use sealane_dns::{Config, order};
 
 /// Lines with all words that a plugin may have, none of which says what would hold without it.
 const LINES: &[&str] = &[
+    "shadow 192.0.2.1 example.org {\nsample 7%\nttl 7s\ntimeout 7s\nmax_concurrent 7\nlog 7\n}",
+    "fairness 7",
     "root /x",
     "metadata example.org",
     "cancel 7s",
@@ -71,6 +73,11 @@ const LINES: &[&str] = &[
 
 /// Lines that say what holds anyway, and that line without it.
 const DEFAULTS: &[(&str, &str)] = &[
+    (
+        "shadow 192.0.2.1:53 {\nsample 100%\nttl 30s\ntimeout 2s\nmax_concurrent 1000\nlog 10\n}",
+        "shadow 192.0.2.1",
+    ),
+    ("fairness 100", "fairness"),
     ("bufsize 1232", "bufsize"),
     ("cancel 5001ms", "cancel"),
     ("reload 30s 15s", "reload"),
