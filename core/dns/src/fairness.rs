@@ -2,7 +2,7 @@
 //!
 //! A socket's queue is a row: who sends most has most of it, and where it overflows the kernel drops whatever comes
 //! next, a quiet client's one query as well as a flood's thousandth. What can be done about it is to be quick: to read
-//! a query and let it go costs a tenth of an answer, so that the row is kept short if the right ones are let go.
+//! a query and let it go costs a part of what an answer does, so that the row is kept short if the right ones go.
 //!
 //! [`Fairness`] says which, one for each listener. Until the kernel says that the row overflowed, it does nothing at
 //! all. From then on a client has its queries at a steady rate, the same for all of them, and may be ahead of it by a

@@ -151,9 +151,10 @@ impl Batch {
                     other => local = local.or_else(|| asked(&other)),
                 }
             }
-            let peer = message.address.as_ref().and_then(|storage| {
-                Some(Peer { client: address(storage)?, address: *storage, local })
-            });
+            let peer = message
+                .address
+                .as_ref()
+                .and_then(|storage| Some(Peer { client: address(storage)?, address: *storage, local }));
             self.from.push((message.bytes, peer));
         }
         Ok(self.from.len())

@@ -26,12 +26,7 @@ impl Drop for Place {
 
 impl Fair {
     /// What the configuration says now for a port; what is known of clients stays where it says the same.
-    pub(crate) fn renew(
-        old: Option<Fair>,
-        shared: &Shared,
-        port: u16,
-        waiting: usize,
-    ) -> Option<Fair> {
+    pub(crate) fn renew(old: Option<Fair>, shared: &Shared, port: u16, waiting: usize) -> Option<Fair> {
         let rate = shared.server(|server| server.fairness(port))?;
         if let Some(old) = old.filter(|old| old.rate == rate) {
             return Some(old);

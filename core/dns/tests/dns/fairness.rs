@@ -49,7 +49,8 @@ fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)>
             let client = &clients[at];
             noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let gap = second / client.rate;
-            next[at] = if when / 1_000_000 >= client.until { u64::MAX } else { when + gap / 2 + noise % gap + 1 };
+            next[at] =
+                if when / 1_000_000 >= client.until { u64::MAX } else { when + gap / 2 + noise % gap + 1 };
             if when >= counted {
                 out.get_mut(&client.ip).unwrap().0 += 1;
             }
@@ -88,7 +89,8 @@ fn part((asked, answered): (u64, u64)) -> f64 {
 #[test]
 fn a_flood_takes_nothing_from_others() {
     for (flood, dear) in [(500_000, false), (50_000, true), (200_000, true), (1_000_000, false)] {
-        let clients = [Client { dear, ..client(1, flood) }, client(2, 100), Client { dear: true, ..client(3, 200) }];
+        let clients =
+            [Client { dear, ..client(1, flood) }, client(2, 100), Client { dear: true, ..client(3, 200) }];
         let without = run(&clients, 1500, false);
         assert!(part(without[&2]) < 0.7, "{flood} {without:?}: no flood");
         let with = run(&clients, 1500, true);

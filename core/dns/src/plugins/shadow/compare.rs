@@ -78,8 +78,7 @@ pub fn differences(ours: &Message, theirs: &Message, ttl: u32) -> Vec<Difference
 /// Flags that an answer sets by itself; TC is a matter of the datagram's size.
 fn flags(message: &Message) -> String {
     let flags = message.flags;
-    let all =
-        [(flags.authoritative, "aa"), (flags.recursion_available, "ra"), (flags.authentic, "ad")];
+    let all = [(flags.authoritative, "aa"), (flags.recursion_available, "ra"), (flags.authentic, "ad")];
     all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
 }
 
@@ -188,8 +187,10 @@ mod tests {
 
     #[test]
     fn what_counts() {
-        let one = ["an a. 30 A 192.0.2.1", "an a. 30 A 192.0.2.2", "an b. 30 CNAME c.", "ad c. 30 A 192.0.2.3"];
-        let same = ["an A. 25 A 192.0.2.2", "an b. 35 CNAME C.", "an a. 30 A 192.0.2.1", "ad c. 30 A 192.0.2.3"];
+        let one =
+            ["an a. 30 A 192.0.2.1", "an a. 30 A 192.0.2.2", "an b. 30 CNAME c.", "ad c. 30 A 192.0.2.3"];
+        let same =
+            ["an A. 25 A 192.0.2.2", "an b. 35 CNAME C.", "an a. 30 A 192.0.2.1", "ad c. 30 A 192.0.2.3"];
         assert_eq!(said(&message(&one), &message(&same)), Vec::<String>::new());
         let rows: [(&[&str], &[&str]); 5] = [
             (&one[..3], &["additional| additional: only there 'c. 30 IN A 192.0.2.3'"]),
@@ -201,8 +202,16 @@ mod tests {
                 ],
             ),
             (
-                &["an a. 24 A 192.0.2.1", "an a. 36 A 192.0.2.2", "an b. 30 CNAME c.", "ad c. 35 A 192.0.2.3"],
-                &["ttl| TTL of 'a. 30 IN A 192.0.2.1' is 24 there", "ttl| TTL of 'a. 30 IN A 192.0.2.2' is 36 there"],
+                &[
+                    "an a. 24 A 192.0.2.1",
+                    "an a. 36 A 192.0.2.2",
+                    "an b. 30 CNAME c.",
+                    "ad c. 35 A 192.0.2.3",
+                ],
+                &[
+                    "ttl| TTL of 'a. 30 IN A 192.0.2.1' is 24 there",
+                    "ttl| TTL of 'a. 30 IN A 192.0.2.2' is 36 there",
+                ],
             ),
             (
                 &[one[0], one[0], one[1], one[2], one[3]],
@@ -227,7 +236,8 @@ mod tests {
     #[test]
     fn codes_and_flags() {
         let ours = Message { rcode: rcode::NXDOMAIN, ..Message::default() };
-        let flags = Flags { authoritative: true, truncated: true, recursion_desired: true, ..Flags::default() };
+        let flags =
+            Flags { authoritative: true, truncated: true, recursion_desired: true, ..Flags::default() };
         let theirs = Message { flags, ..Message::default() };
         let expected = ["rcode| rcode NXDOMAIN here, NOERROR there", "flags| flags '' here, 'aa' there"];
         assert_eq!(said(&ours, &theirs), expected);
@@ -237,8 +247,15 @@ mod tests {
     fn serial_numbers_do_not_count() {
         let soa = |serial| {
             let name: crate::name::Name = "example.".parse().unwrap();
-            let soa =
-                Soa { mname: name.clone(), rname: name.clone(), serial, refresh: 1, retry: 1, expire: 1, minimum: 1 };
+            let soa = Soa {
+                mname: name.clone(),
+                rname: name.clone(),
+                serial,
+                refresh: 1,
+                retry: 1,
+                expire: 1,
+                minimum: 1,
+            };
             Message { authority: vec![Record::new(name, 30, Data::Soa(Box::new(soa)))], ..Message::default() }
         };
         assert_eq!(said(&soa(1), &soa(2)), Vec::<String>::new());

@@ -60,7 +60,9 @@ fn what_differs_is_said() {
     let other = |said: &mut Message| said.answers[0].data = Data::A([192, 0, 2, 7].into());
     assert_eq!(
         shadowed(&mut server, q, 0, other),
-        line("answer: only here 'a.example. 3600 IN A 192.0.2.1', only there 'a.example. 3600 IN A 192.0.2.7'")
+        line(
+            "answer: only here 'a.example. 3600 IN A 192.0.2.1', only there 'a.example. 3600 IN A 192.0.2.7'"
+        )
     );
     let short = |said: &mut Message| said.answers[1].ttl = 3569;
     assert_eq!(
@@ -74,7 +76,8 @@ fn what_differs_is_said() {
     // What nobody here has an answer to is asked, too.
     let text = "b.example A";
     let found = shadowed(&mut server, text, 0, |said| said.rcode = rcode::NXDOMAIN);
-    let expected = "[WARNING] plugin/shadow: 192.0.2.9:53: b.example. IN A: rcode SERVFAIL here, NXDOMAIN there";
+    let expected =
+        "[WARNING] plugin/shadow: 192.0.2.9:53: b.example. IN A: rcode SERVFAIL here, NXDOMAIN there";
     assert_eq!(found, [expected]);
     assert_eq!(
         metrics(&server),
@@ -111,7 +114,8 @@ fn long_answers_come_over_tcp() {
 
 #[test]
 fn clients_do_not_wait_for_it_and_it_is_asked_for_so_many_at_most() {
-    let text = format!(".:53 {{\n {HOSTS}\n shadow 192.0.2.9 {{\n max_concurrent 2\n log 1\n timeout 5s\n }}\n}}");
+    let text =
+        format!(".:53 {{\n {HOSTS}\n shadow 192.0.2.9 {{\n max_concurrent 2\n log 1\n timeout 5s\n }}\n}}");
     let mut server = server(&text);
     let mut waiting = Vec::new();
     for _ in 0..5 {
@@ -218,7 +222,10 @@ fn refused_lines() {
         ("shadow 192.0.2.9 {\nsample 101%\n}", "2:8: '101%' is no percentage above 0, and of 100 at most"),
         ("shadow 192.0.2.9 {\ntimeout 0s\n}", "2:9: no server answers within no time"),
         ("shadow 192.0.2.9 {\nmax_concurrent 0\n}", "2:16: 0 would turn it off; leave 'shadow' out instead"),
-        ("shadow 192.0.2.9 {\nfaster\n}", "2:1: option 'faster' of 'shadow' is unknown, or not Sealane's yet"),
+        (
+            "shadow 192.0.2.9 {\nfaster\n}",
+            "2:1: option 'faster' of 'shadow' is unknown, or not Sealane's yet",
+        ),
         ("fairness 0", "1:14: 'fairness' leaves each client 1 to 1000000 queries a second"),
         ("fairness x", "1:14: 'x' is no number of queries a second"),
     ] {
