@@ -22,6 +22,7 @@ use sealane_catalog::Snapshot;
 
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
+use crate::prepared::Share;
 use crate::zone::Zone;
 pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
 pub use needs::{ApiAccess, ClientFiles, Needs};
@@ -127,25 +128,6 @@ pub enum Passage {
     Shuffles,
     /// In the same way, but this share of all has to come by.
     Sampled(Share),
-}
-
-/// A share of all queries, chosen by their ids: whoever looks at a query finds the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Share(u32);
-
-impl Share {
-    /// All of them.
-    pub const ALL: Share = Share(1 << 16);
-
-    /// A part of them, 0 to 1; one in 65,536 at least.
-    pub fn of(part: f64) -> Self {
-        Share(((part * 65_536.0).round() as u32).clamp(1, 1 << 16))
-    }
-
-    /// Whether it has the query with this id. Ids that are counted up are spread as well as those drawn by lot.
-    pub fn picks(self, id: u16) -> bool {
-        u32::from(id.wrapping_mul(0x9e3b)) < self.0
-    }
 }
 
 /// What a plugin says to an answer that passes it.

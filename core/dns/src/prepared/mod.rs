@@ -8,14 +8,14 @@
 //! one look-up, and id and case are written over. What changes in the cluster comes as [`Changed`], by the same marks.
 
 mod basis;
+mod share;
 mod shelf;
 
 pub use basis::{Basis, Changed, Mark, marks};
+pub use share::Share;
 pub use shelf::{Prepared, Served};
 
 use std::sync::Arc;
-
-use crate::chain::Share;
 
 /// What has to be known to hand an answer out again.
 #[derive(Clone, Debug)]

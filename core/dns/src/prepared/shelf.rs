@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 
-use super::{Changed, Mark, Preparation, Tally};
-use crate::chain::Share;
+use super::{Changed, Mark, Preparation, Share, Tally};
 use crate::message::rtype;
 
 /// The longest message that is looked up: header, the longest name, type and class, an OPT record without options.

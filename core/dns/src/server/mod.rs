@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Share, Transport, Via, Want, World};
+use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Transport, Via, Want, World};
 use crate::config::{Config, wanted};
 use crate::fairness::Throttled;
 use crate::metrics::{Family, Handle, Metrics};
-use crate::prepared::{Changed, Preparation};
+use crate::prepared::{Changed, Preparation, Share};
 pub use https::max_age;
 pub use walk::Pending;
 

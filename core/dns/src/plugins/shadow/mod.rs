@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use crate::chain::args::{duration, err, no_more, number, one, unknown, zones};
 use crate::chain::{
-    Answer, Ask, Context, Failure, Flow, Note, Passage, Plugin, Query, Setup, Share, Transport, Up, Via,
-    values,
+    Answer, Ask, Context, Failure, Flow, Note, Passage, Plugin, Query, Setup, Transport, Up, Via, values,
 };
 use crate::corefile::{CorefileError, Directive, Token};
 use crate::message::{Message, class, rcode, rtype};
 use crate::metrics::Family;
 use crate::name::Name;
+use crate::prepared::Share;
 pub use compare::{Difference, Kind, differences};
 
 static QUERIES: Family =

@@ -1,7 +1,7 @@
 //! `shadow`: a second server is asked what clients ask, and what it says otherwise is said.
 
-use sealane_dns::chain::Share;
 use sealane_dns::message::{Data, Record, rcode};
+use sealane_dns::prepared::Share;
 use sealane_dns::{Effect, Event, Message, Pending, Server, Transport, Via, decode, encode};
 
 use crate::cluster::{ask, at, query, server, synced};
