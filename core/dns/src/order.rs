@@ -63,7 +63,7 @@ pub static ROWS: &[Row] = rows! {
     "azure" None, false;
     "clouddns" None, false;
     "k8s_external" Some(plugins::k8s_external::setup), false;
-    "kubernetes" Some(plugins::kubernetes::setup), true;
+    "kubernetes" Some(plugins::kubernetes::setup), false;
     "file" Some(plugins::file::setup), true;
     "auto" Some(plugins::auto::setup), true;
     "secondary" None, true;
