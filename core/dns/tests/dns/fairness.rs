@@ -1,6 +1,7 @@
 //! Fairness in simulated time: clients, the kernel's row of a socket, a server that takes its time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -35,29 +36,29 @@ fn client(ip: u32, rate: u64) -> Client {
 fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)> {
     let (second, counted) = (1_000_000_000, 500_000_000);
     let mut fairness = fair.then(|| Fairness::new(100, 7));
-    let mut next: Vec<u64> =
-        clients.iter().enumerate().map(|(at, c)| c.from * 1_000_000 + 1_000 * at as u64 + 1).collect();
+    let first =
+        clients.iter().enumerate().map(|(at, c)| Reverse((c.from * 1_000_000 + 1_000 * at as u64 + 1, at)));
+    let mut next: BinaryHeap<Reverse<(u64, usize)>> = first.collect();
     let (mut row, mut lost) = (VecDeque::new(), 0u32);
-    let mut out: BTreeMap<u32, (u64, u64)> = clients.iter().map(|c| (c.ip, (0, 0))).collect();
+    let mut counts = vec![(0, 0); clients.len()];
     let (mut now, mut noise) = (0, 7u64);
     while now < millis * 1_000_000 {
         // What came by now, in the order in which it came.
-        while let Some((at, when)) = next.iter().copied().enumerate().min_by_key(|(_, when)| *when) {
-            if when > now {
-                break;
-            }
+        while let Some(Reverse((when, at))) = next.peek().copied().filter(|Reverse((when, _))| *when <= now) {
+            next.pop();
             let client = &clients[at];
             noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let gap = second / client.rate;
-            next[at] =
-                if when / 1_000_000 >= client.until { u64::MAX } else { when + gap / 2 + noise % gap + 1 };
+            if when / 1_000_000 < client.until {
+                next.push(Reverse((when + gap / 2 + noise % gap + 1, at)));
+            }
             if when >= counted {
-                out.get_mut(&client.ip).unwrap().0 += 1;
+                counts[at].0 += 1;
             }
             if row.len() < ROW { row.push_back((at, when)) } else { lost += 1 }
         }
         if row.is_empty() {
-            now = next.iter().copied().min().unwrap().max(now + 1);
+            now = next.peek().map_or(u64::MAX, |Reverse((when, _))| *when);
             continue;
         }
         let batch: Vec<(usize, u64)> = row.drain(..row.len().min(BATCH)).collect();
@@ -75,11 +76,11 @@ fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)>
                 fairness.was_dear();
             }
             if when >= counted {
-                out.get_mut(&client.ip).unwrap().1 += 1;
+                counts[at].1 += 1;
             }
         }
     }
-    out
+    clients.iter().map(|client| client.ip).zip(counts).collect()
 }
 
 fn part((asked, answered): (u64, u64)) -> f64 {
