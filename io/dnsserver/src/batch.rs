@@ -13,7 +13,7 @@ pub(crate) use crate::mmsg::Peer;
 use crate::mmsg::{Inbox, Outbox};
 
 /// Datagrams in a batch, at most.
-const BATCH: usize = 128;
+pub(crate) const BATCH: usize = 128;
 /// Answers that one datagram carries to its client's side, at most (UDP_MAX_SEGMENTS of older kernels).
 const SEGMENTS: usize = 64;
 /// Answers that go by segments are so long at most, octets: they fit any way's packets (RFC 8200, 5).
@@ -61,6 +61,9 @@ pub(crate) struct Batch {
     runs: Vec<Range<usize>>,
     /// No datagram in segments was refused so far: some network devices do not cut (EIO), or have narrower ways.
     cuts: bool,
+    /// The kernel tells how many datagrams it has lost.
+    tells: bool,
+    lost: u32,
 }
 
 impl Batch {
@@ -73,6 +76,8 @@ impl Batch {
             order: Vec::with_capacity(BATCH),
             runs: Vec::with_capacity(BATCH),
             cuts: true,
+            tells: false,
+            lost: 0,
         }
     }
 
@@ -81,6 +86,17 @@ impl Batch {
     pub(crate) fn receive(&mut self, socket: &UdpSocket, wait: bool) -> Result<usize> {
         self.to.clear();
         self.came.receive(socket, wait)
+    }
+
+    /// How many datagrams the kernel has lost so far, there being no room for them: from now on it tells
+    /// (SO_RXQ_OVFL). Where it can't, none.
+    pub(crate) fn lost(&mut self, socket: &UdpSocket) -> u32 {
+        if !self.tells {
+            self.tells = true;
+            let _ = setsockopt(socket, sockopt::RxqOvfl, &1);
+        }
+        self.lost = self.came.lost().unwrap_or(self.lost);
+        self.lost
     }
 
     /// Lets `answer` look at each query and write what goes back at once; `false`: nothing does.
@@ -260,6 +276,39 @@ mod tests {
             }
             clients[1].set_nonblocking(true).unwrap();
             assert!(clients[1].recv(&mut [0; 64]).is_err());
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_lost_is_told_beside_the_address_that_was_asked() {
+        for own in ["0.0.0.0:0", "[::]:0"] {
+            let server = UdpSocket::bind(own).unwrap();
+            prepare(&server, Duration::from_secs(5)).unwrap();
+            setsockopt(&server, sockopt::RcvBuf, &4096).unwrap();
+            let mut batch = Batch::new();
+            assert_eq!(batch.lost(&server), 0);
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let to: SocketAddr = ([127, 0, 0, 7], server.local_addr().unwrap().port()).into();
+            for _ in 0..300 {
+                client.send_to(&[0; 500], to).unwrap();
+            }
+            let mut came = batch.receive(&server, true).unwrap();
+            while let Ok(more) = batch.receive(&server, false) {
+                came += more;
+            }
+            assert_eq!(batch.lost(&server), 0, "there was room for these");
+            // What comes next knows of those that did not come.
+            client.send_to(&[1], to).unwrap();
+            assert_eq!(batch.receive(&server, true).unwrap(), 1);
+            assert_eq!(batch.lost(&server) as usize, 300 - came);
+            assert!(came < 300);
+            batch.answer(|query, _, _, out| {
+                out.clear();
+                out.extend_from_slice(query);
+                true
+            });
+            batch.send(&server);
+            assert_eq!(client.recv_from(&mut [0; 64]).unwrap(), (1, to));
         }
     }
 }

@@ -16,6 +16,7 @@
 mod admin;
 mod batch;
 mod corefile;
+mod fair;
 mod https;
 mod listen;
 mod mmsg;

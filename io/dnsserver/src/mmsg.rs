@@ -21,7 +21,7 @@ const LONGEST: usize = 4096;
 const NAME: usize = mem::size_of::<libc::sockaddr_in6>();
 /// Where data begins in a control message.
 const HEADER: usize = mem::size_of::<libc::cmsghdr>();
-/// Room for an address of ours and a length of segments.
+/// Room for an address of ours and a length of segments, or a number of what was lost.
 const CONTROL: usize = 64;
 
 /// An address as the kernel writes it (`sockaddr_in`, `sockaddr_in6`).
@@ -113,18 +113,36 @@ impl Control {
         end
     }
 
-    /// Which of our addresses a datagram came to: no other control messages are asked for.
+    /// The control messages in the first `length` octets: level, kind, data.
+    fn messages(&self, length: usize) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
+        let mut rest = self.0.get(..length).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let size = rest.get(..mem::size_of::<usize>())?;
+            let message = rest.get(..usize::from_ne_bytes(size.try_into().ok()?))?;
+            let data = message.get(HEADER..)?;
+            let number = |at: usize| c_int::from_ne_bytes([0, 1, 2, 3].map(|n| message[at + n]));
+            rest = rest
+                .get(message.len().next_multiple_of(mem::align_of::<libc::cmsghdr>())..)
+                .unwrap_or_default();
+            Some((number(HEADER - 8), number(HEADER - 4), data))
+        })
+    }
+
+    /// Which of our addresses a datagram came to.
     fn asked(&self, length: usize) -> Local {
-        let Some(used) = self.0.get(..length).filter(|used| used.len() > HEADER) else { return Local::Own };
-        let number = |at: usize| c_int::from_ne_bytes([0, 1, 2, 3].map(|n| used[at + n]));
-        let (level, kind, data) = (number(HEADER - 8), number(HEADER - 4), &used[HEADER..]);
-        if (level, kind) == (libc::IPPROTO_IP, libc::IP_PKTINFO) {
-            data.get(4..8).and_then(|ip| ip.try_into().ok()).map_or(Local::Own, Local::V4)
-        } else if (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) {
-            data.get(..16).and_then(|ip| ip.try_into().ok()).map_or(Local::Own, Local::V6)
-        } else {
-            Local::Own
-        }
+        let local = |(level, kind, data): (c_int, c_int, &[u8])| match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => data.get(4..8)?.try_into().ok().map(Local::V4),
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => data.get(..16)?.try_into().ok().map(Local::V6),
+            _ => None,
+        };
+        self.messages(length).find_map(local).unwrap_or(Local::Own)
+    }
+
+    /// How many datagrams were lost before one came.
+    fn lost(&self, length: usize) -> Option<u32> {
+        let told = (libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
+        let (.., data) = self.messages(length).find(|(level, kind, _)| (*level, *kind) == told)?;
+        Some(u32::from_ne_bytes(data.get(..4)?.try_into().ok()?))
     }
 }
 
@@ -187,6 +205,12 @@ impl Inbox {
         };
         self.came = usize::try_from(came).map_err(|_| Error::last_os_error())?;
         Ok(self.came)
+    }
+
+    /// How many datagrams were lost before the last one came, where the kernel was asked to tell, and some were.
+    pub(crate) fn lost(&self) -> Option<u32> {
+        let last = self.came.checked_sub(1)?;
+        self.controls[last].lost(self.headers[last].msg_hdr.msg_controllen)
     }
 
     /// What came, and from whom.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
-use super::{Changed, Mark, Preparation, Tally};
+use super::{Changed, Mark, Preparation, Share, Tally};
 use crate::message::rtype;
 
 /// The longest message that is looked up: header, the longest name, type and class, an OPT record without options.
@@ -58,6 +58,7 @@ struct Entry {
     key: u16,
     serial_at: Option<u16>,
     ring: Option<Ring>,
+    sampled: Option<Share>,
     /// The name stands in the answer once, as the question: any case will do.
     any_case: bool,
     basis: Box<[Mark]>,
@@ -171,6 +172,9 @@ impl Prepared {
         if *known != *key || !(lower || entry.any_case) {
             return false;
         }
+        if entry.sampled.is_some_and(|share| share.picks(u16::from_be_bytes([request[0], request[1]]))) {
+            return false;
+        }
         out.clear();
         match entry.ring {
             Some(ring) => ring.turn(turn, reply, out),
@@ -193,7 +197,7 @@ impl Prepared {
     pub fn keep(&mut self, request: &[u8], reply: &[u8], preparation: Preparation) {
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return };
-        let Preparation { basis, serial_at, rotates, tally } = preparation;
+        let Preparation { basis, serial_at, rotates, sampled, tally } = preparation;
         let any_case = matches!(tally.rtype, rtype::A | rtype::AAAA | rtype::PTR);
         let fits = reply.len() > end && serial_at.is_none_or(|at| at + 4 <= reply.len());
         // A message over UDP is shorter than that.
@@ -219,6 +223,7 @@ impl Prepared {
             key: key.len() as u16,
             serial_at: serial_at.map(|at| at as u16),
             ring,
+            sampled,
             any_case,
             basis,
             tally,

@@ -63,7 +63,8 @@ impl Server {
         let rtype = asked.questions.first()?.rtype;
         let (labels, dnssec_ok) = (query.labels.clone(), query.dnssec_ok());
         let tally = Tally { labels, rtype, dnssec_ok, rcode: reply.rcode, plugin };
-        Some(Preparation { basis, serial_at, rotates: state.shuffles, tally: Arc::new(tally) })
+        let (rotates, sampled) = (state.shuffles, state.sampled);
+        Some(Preparation { basis, serial_at, rotates, sampled, tally: Arc::new(tally) })
     }
 
     /// Counts answers that were handed out again; each took so long.
