@@ -7,7 +7,7 @@ use kube::config::{
     AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
 };
 use sealane_catalog::{Snapshot, Source};
-use sealane_client::watch_catalog;
+use sealane_client::{watch_catalog, watch_imports};
 use sealane_dnsserver::{ApiAccess, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -108,6 +108,14 @@ async fn serve(flags: Flags) -> Result<(), String> {
         }
         if needs.nodes {
             sources.push(Source::Nodes);
+        }
+        if needs.destination_rules {
+            sources.push(Source::DestinationRules);
+        }
+        if needs.imports {
+            let (publish, imports) = watch::channel(Arc::new(Snapshot::default()));
+            settings.imports = Some(imports);
+            tokio::spawn(watch_imports(client.clone(), publish, std::future::pending()));
         }
         tokio::spawn(async move { watch_catalog(client, &sources, publish, std::future::pending()).await });
     } else {

@@ -10,6 +10,7 @@ use sealane_api::Object;
 
 use crate::compile;
 use crate::model::{Entry, Namespace, NamespacedName, Node, Pod, Service, Slice};
+use crate::rules::{Rule, Rules};
 use crate::snapshot::{Delta, Keys, Snapshot, Source, changes};
 
 /// How many changes a snapshot remembers for readers that skipped some (see [`Snapshot::since`]).
@@ -38,6 +39,7 @@ enum Compiled {
     Namespace(Namespace),
     Node(Node),
     Pod(Pod),
+    Rule(Rule),
 }
 
 /// Applies events and publishes snapshots. What changes costs what changed, but for the slices of one Service,
@@ -52,6 +54,7 @@ pub struct Builder {
     staged: HashMap<Source, BTreeMap<NamespacedName, Option<Compiled>>>,
     /// Which Service each slice was last seen with.
     slices: HashMap<NamespacedName, NamespacedName>,
+    rules: Rules,
     dirty: Dirty,
 }
 
@@ -159,6 +162,7 @@ impl Builder {
             Source::Namespaces => self.next.namespaces.keys().map(cluster_scoped).collect(),
             Source::Nodes => self.next.nodes.keys().map(cluster_scoped).collect(),
             Source::Pods => self.next.pods.keys().cloned().collect(),
+            Source::DestinationRules => self.rules.names().cloned().collect(),
         };
         for key in present.iter().filter(|key| !staged.contains_key(*key)) {
             self.put(source, key, None);
@@ -185,12 +189,26 @@ impl Builder {
             }
             (Source::Pods, Some(Compiled::Pod(pod))) => self.put_pod(key, Some(pod)),
             (Source::Pods, _) => self.put_pod(key, None),
+            (Source::DestinationRules, compiled) => {
+                let new = if let Some(Compiled::Rule(rule)) = compiled { Some(rule) } else { None };
+                self.put_rule(key, new);
+            }
+        }
+    }
+
+    fn put_rule(&mut self, key: &NamespacedName, new: Option<Rule>) {
+        for service in self.rules.put(key, new) {
+            let known = self.next.services.get(&service).and_then(|e| e.service.clone());
+            if let Some(known) = known {
+                self.put_service(&service, Some((*known).clone()));
+            }
         }
     }
 
     fn put_service(&mut self, key: &NamespacedName, new: Option<Service>) {
         let old = self.next.services.get(key).and_then(|e| e.service.clone());
-        let new = new.map(|new| {
+        let new = new.map(|mut new| {
+            new.grpc_policy = self.rules.policy(key);
             let published = self.published.services.get(key).and_then(|e| e.service.clone());
             let known = old.iter().chain(&published).find(|known| same_service(known, &new));
             known.cloned().unwrap_or_else(|| Arc::new(new))
@@ -276,6 +294,7 @@ fn compiled(source: Source, object: &Object) -> Option<Compiled> {
         Source::Namespaces => compile::namespace(object).map(Compiled::Namespace),
         Source::Nodes => compile::node(object).map(Compiled::Node),
         Source::Pods => compile::pod(object).map(Compiled::Pod),
+        Source::DestinationRules => Rule::read(object).map(Compiled::Rule),
     }
 }
 

@@ -116,6 +116,7 @@ pub(crate) fn service(object: &Object) -> Option<Service> {
         health_check_node_port: port(spec, "healthCheckNodePort"),
         publish_not_ready: spec.get("publishNotReadyAddresses").and_then(Document::as_bool).unwrap_or(false),
         traffic_distribution: text(spec, "trafficDistribution").into(),
+        grpc_policy: None,
         labels: map(object.get(&["metadata", "labels"])),
         annotations: map(object.get(&["metadata", "annotations"])),
     })

@@ -24,9 +24,12 @@
 
 pub mod builder;
 mod compile;
+pub mod imports;
 pub mod model;
+mod rules;
 pub mod snapshot;
 
 pub use builder::{Builder, Event};
+pub use imports::Imports;
 pub use model::*;
 pub use snapshot::{Change, Delta, Snapshot, Source};

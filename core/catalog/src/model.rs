@@ -46,6 +46,15 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// How gRPC clients choose among a Service's endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GrpcPolicy {
+    /// One after the other.
+    RoundRobin,
+    /// The first that answers, for all calls.
+    PickFirst,
+}
+
 /// One entry of `spec.ports`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
@@ -109,6 +118,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `trafficDistribution`, "" where unset.
     pub traffic_distribution: Arc<str>,
+    /// What its DestinationRule says; `None`: nothing, or none is known.
+    pub grpc_policy: Option<GrpcPolicy>,
     /// Labels.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// Annotations.

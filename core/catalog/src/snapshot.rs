@@ -22,12 +22,20 @@ pub enum Source {
     Nodes,
     /// Pods; fed only where somebody asks (`pods verified`).
     Pods,
+    /// Istio's DestinationRules; fed only where somebody asks (`grpc_config`).
+    DestinationRules,
 }
 
 impl Source {
     /// All of them.
-    pub const ALL: [Source; 5] =
-        [Source::Services, Source::EndpointSlices, Source::Namespaces, Source::Nodes, Source::Pods];
+    pub const ALL: [Source; 6] = [
+        Source::Services,
+        Source::EndpointSlices,
+        Source::Namespaces,
+        Source::Nodes,
+        Source::Pods,
+        Source::DestinationRules,
+    ];
 
     /// By an object's `kind`.
     pub fn of_kind(kind: &str) -> Option<Source> {
@@ -37,6 +45,7 @@ impl Source {
             "Namespace" => Source::Namespaces,
             "Node" => Source::Nodes,
             "Pod" => Source::Pods,
+            "DestinationRule" => Source::DestinationRules,
             _ => return None,
         })
     }
@@ -58,7 +67,7 @@ pub struct Snapshot {
     pub(crate) nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
     pub(crate) pods: HashTrieMapSync<NamespacedName, Arc<Pod>>,
     pub(crate) pod_ips: HashTrieMapSync<IpAddr, Keys>,
-    pub(crate) revisions: [u64; 5],
+    pub(crate) revisions: [u64; Source::ALL.len()],
     pub(crate) synced: bool,
     pub(crate) sequence: u64,
     /// The deltas that led here, oldest first; the last one's `to` is `sequence`.

@@ -111,6 +111,7 @@ fn entry(key: &NamespacedName, number: u8, dice: &mut Dice) -> Entry {
         health_check_node_port: 0,
         publish_not_ready: false,
         traffic_distribution: "".into(),
+        grpc_policy: None,
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
     };

@@ -22,7 +22,7 @@
 //!     }],
 //!     affinity_seconds: None, internal_policy: TrafficPolicy::Cluster, external_policy: TrafficPolicy::Cluster,
 //!     external_ips: vec![], ingress: vec![], source_ranges: vec![], health_check_node_port: 0,
-//!     publish_not_ready: false, traffic_distribution: "".into(),
+//!     publish_not_ready: false, traffic_distribution: "".into(), grpc_policy: None,
 //!     labels: BTreeMap::new(), annotations: BTreeMap::new(),
 //! };
 //! let entry = Entry { service: Some(Arc::new(service)), slices: vec![] };

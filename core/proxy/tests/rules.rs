@@ -47,6 +47,7 @@ fn service(text: &str, cluster_ip: &str) -> Service {
         health_check_node_port: 0,
         publish_not_ready: false,
         traffic_distribution: "".into(),
+        grpc_policy: None,
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
     }

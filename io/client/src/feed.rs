@@ -14,6 +14,35 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// A watch is asked to end after so long (seconds), and is then resumed.
 const WATCH_SECONDS: u32 = 290;
 
+/// What is listed and watched: all objects of a kind, or those that a label selector picks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watched {
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) plural: &'static str,
+    /// Key of a label that they have; "": all of them.
+    pub(crate) label: &'static str,
+}
+
+impl Watched {
+    /// All objects of a kind.
+    pub(crate) fn all(kind: &Kind) -> Self {
+        Watched { group: kind.group, version: kind.version, plural: kind.plural, label: "" }
+    }
+
+    /// Path and query.
+    fn uri(self, query: &str) -> String {
+        let Watched { group, version, plural, label } = self;
+        let path =
+            if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        let selector = format!("labelSelector={}", label.replace('/', "%2F"));
+        let words = [query, &selector];
+        let words = &words[..if label.is_empty() { 1 } else { 2 }];
+        let query = words.iter().copied().filter(|word| !word.is_empty()).collect::<Vec<_>>().join("&");
+        format!("{path}/{plural}{}{query}", if query.is_empty() { "" } else { "?" })
+    }
+}
+
 /// What a feed says.
 #[derive(Debug)]
 pub(crate) enum Fed {
@@ -62,13 +91,13 @@ fn get(uri: String) -> Result<Request<Vec<u8>>, kube::Error> {
 
 /// Feeds `emit` until it says that nobody listens any more. Lists, watches on from there, resumes a watch that ends, and
 /// lists again where the API has forgotten the revision. A kind that isn't served counts as one without objects.
-pub(crate) async fn feed(client: Client, kind: &'static Kind, mut emit: impl FnMut(Fed) -> bool) {
+pub(crate) async fn feed(client: Client, watched: Watched, mut emit: impl FnMut(Fed) -> bool) {
     let mut pause = PAUSES.0;
     let mut at: Option<String> = None;
     let mut absent = false;
     loop {
         let error = match at.take() {
-            None => match list(&client, kind, &mut emit).await {
+            None => match list(&client, watched, &mut emit).await {
                 Ok(Some(revision)) => {
                     at = Some(revision);
                     absent = false;
@@ -78,7 +107,7 @@ pub(crate) async fn feed(client: Client, kind: &'static Kind, mut emit: impl FnM
                 Ok(None) => return,
                 Err(error) => error,
             },
-            Some(from) => match watch(&client, kind, from, &mut emit).await {
+            Some(from) => match watch(&client, watched, from, &mut emit).await {
                 Ok(Some(revision)) => {
                     at = Some(revision);
                     pause = PAUSES.0;
@@ -102,7 +131,7 @@ pub(crate) async fn feed(client: Client, kind: &'static Kind, mut emit: impl FnM
                 return;
             }
         } else if code != 404 {
-            tracing::warn!(kind = kind.plural, %error, "watching failed; trying again");
+            tracing::warn!(kind = watched.plural, %error, "watching failed; trying again");
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
@@ -111,10 +140,10 @@ pub(crate) async fn feed(client: Client, kind: &'static Kind, mut emit: impl FnM
 
 async fn list(
     client: &Client,
-    kind: &Kind,
+    watched: Watched,
     emit: &mut impl FnMut(Fed) -> bool,
 ) -> Result<Option<String>, kube::Error> {
-    let mut value: Value = client.request(get(path(kind, ""))?).await?;
+    let mut value: Value = client.request(get(watched.uri(""))?).await?;
     let at = value["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
     let items = value.get_mut("items").map(Value::take);
     if !emit(Fed::ListBegins) {
@@ -133,14 +162,13 @@ async fn list(
 /// Watches from a revision on; returns the last one seen when the watch ends, also beside an error.
 async fn watch(
     client: &Client,
-    kind: &Kind,
+    watched: Watched,
     from: String,
     emit: &mut impl FnMut(Fed) -> bool,
 ) -> Result<Option<String>, (kube::Error, String)> {
-    let uri = format!(
-        "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}",
-        path(kind, "")
-    );
+    let uri = watched.uri(&format!(
+        "watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}"
+    ));
     let mut at = from;
     let request = get(uri).map_err(|e| (e, at.clone()))?;
     let events = client.request_events::<Value>(request).await.map_err(|e| (e, at.clone()))?;
@@ -176,6 +204,28 @@ async fn watch(
         };
         if !emit(fed) {
             return Ok(None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_objects_are() {
+        let slices =
+            Watched { group: "discovery.k8s.io", version: "v1", plural: "endpointslices", label: "" };
+        let labelled = Watched { label: "a.b/c", ..slices };
+        let pods = Watched { group: "", version: "v1", plural: "pods", label: "" };
+        for (watched, query, uri) in [
+            (slices, "", "/apis/discovery.k8s.io/v1/endpointslices"),
+            (slices, "watch=true", "/apis/discovery.k8s.io/v1/endpointslices?watch=true"),
+            (labelled, "", "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=a.b%2Fc"),
+            (labelled, "w=1", "/apis/discovery.k8s.io/v1/endpointslices?w=1&labelSelector=a.b%2Fc"),
+            (pods, "w=1", "/api/v1/pods?w=1"),
+        ] {
+            assert_eq!(watched.uri(query), uri);
         }
     }
 }

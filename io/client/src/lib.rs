@@ -1,7 +1,7 @@
 //! The API's clients inside Sealane: lists and watches into the controllers' index and the catalog, and planned writes
 //! carried out.
 //!
-//! What it is for: [`run_controllers`] and [`watch_catalog`]. Both live on a [`kube::Client`], in process or over the
+//! What it is for: [`run_controllers`], [`watch_catalog`] and [`watch_imports`]. All live on a [`kube::Client`], in process or over the
 //! wire alike, and decide nothing: `sealane_controllers` plans, `sealane_catalog` compiles.
 //!
 //! What it may not know: stores, registries, what a controller wants.
@@ -32,7 +32,9 @@ mod catalog;
 mod controllers;
 mod execute;
 mod feed;
+mod imports;
 mod queue;
 
 pub use catalog::watch_catalog;
 pub use controllers::{ControllersConfig, run_controllers};
+pub use imports::watch_imports;

@@ -63,6 +63,8 @@ pub struct Settings {
     /// Loads the Corefile again at once when notified, changed or not, and where the `reload` plugin is off, too:
     /// CoreDNS's USR1.
     pub reload: Arc<Notify>,
+    /// What comes from other clusters, where [`Needs::imports`] asks for it.
+    pub imports: Option<watch::Receiver<Arc<Snapshot>>>,
 }
 
 impl Settings {
@@ -75,6 +77,7 @@ impl Settings {
             // A reader that is gone is no reason to stop answering, as `println!` would.
             log: Arc::new(|line| drop(writeln!(std::io::stdout(), "{line}"))),
             reload: Arc::new(Notify::new()),
+            imports: None,
         }
     }
 }
@@ -135,10 +138,15 @@ pub async fn run(
     let (shared, mut fatal) = Shared::new(config, &settings);
     let first = snapshots.borrow_and_update().clone();
     shared.background(Event::Snapshot(first));
+    let mut imports = settings.imports.clone();
     tokio::pin!(shutdown);
     tokio::select! {
         () = &mut shutdown => return Ok(()),
-        () = known(&needs, &shared, &mut snapshots) => {}
+        () = known(&needs, &shared, &mut snapshots, &imports) => {}
+    }
+    if let Some(imports) = &mut imports {
+        let first = imports.borrow_and_update().clone();
+        shared.background(Event::Imports(first));
     }
     let mut listeners = Listeners::default();
     let bound = listeners.bind(&loaded.blocks)?;
@@ -162,6 +170,7 @@ pub async fn run(
                 let snapshot = snapshots.borrow_and_update().clone();
                 shared.background(Event::Snapshot(snapshot));
             }
+            imports = news(&mut imports) => shared.background(Event::Imports(imports)),
             _ = tick.tick() => {
                 shared.background(Event::Tick);
                 shared.upstreams.sweep();
@@ -182,7 +191,7 @@ pub async fn run(
         }
     };
     if ended.is_ok() {
-        lameduck(&loaded, &shared, &mut snapshots).await;
+        lameduck(&loaded, &shared, &mut snapshots, &mut imports).await;
         listeners.retire_all().await;
     }
     drop(listeners);
@@ -191,22 +200,50 @@ pub async fn run(
 
 /// Waits for the cluster, but for no longer than the configuration says (`startup_timeout` of `kubernetes`): clients
 /// that ask nobody ask another server, or wait, where SERVFAIL would be their answer.
-async fn known(needs: &Needs, shared: &Arc<Shared>, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
-    if !needs.cluster || needs.startup_timeout.is_zero() || snapshots.borrow().synced() {
+async fn known(
+    needs: &Needs,
+    shared: &Arc<Shared>,
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    imports: &Option<watch::Receiver<Arc<Snapshot>>>,
+) {
+    let imported = || imports.as_ref().is_none_or(|imports| imports.borrow().synced());
+    let there = snapshots.borrow().synced() && imported();
+    if !needs.cluster || needs.startup_timeout.is_zero() || there {
         return;
     }
     shared.log("[INFO] plugin/kubernetes: Waiting for Kubernetes API before starting server");
-    let synced = snapshots.wait_for(|snapshot| snapshot.synced());
-    let snapshot =
-        tokio::time::timeout(needs.startup_timeout, synced).await.map(|found| found.ok().as_deref().cloned());
-    match snapshot {
+    let mut imports = imports.clone();
+    let synced = async {
+        let snapshot = snapshots.wait_for(|snapshot| snapshot.synced()).await.ok().as_deref().cloned();
+        if let Some(imports) = &mut imports {
+            // A writer that is gone leaves what there is.
+            let _ = imports.wait_for(|imports| imports.synced()).await;
+        }
+        snapshot
+    };
+    match tokio::time::timeout(needs.startup_timeout, synced).await {
         Ok(Some(snapshot)) => shared.background(Event::Snapshot(snapshot)),
         _ => shared.log("[WARNING] plugin/kubernetes: starting server with unsynced Kubernetes API"),
     }
 }
 
+/// The next state of what comes from other clusters; never, where nobody feeds it.
+async fn news(imports: &mut Option<watch::Receiver<Arc<Snapshot>>>) -> Arc<Snapshot> {
+    if let Some(receiver) = imports
+        && receiver.changed().await.is_ok()
+    {
+        return receiver.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}
+
 /// Goes on serving, the cluster's changes included, while clients learn that this server is going.
-async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
+async fn lameduck(
+    loaded: &Loaded,
+    shared: &Arc<Shared>,
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    imports: &mut Option<watch::Receiver<Arc<Snapshot>>>,
+) {
     let blocks = loaded.blocks.iter().filter_map(|block| block.settings.health.as_ref());
     let time = blocks.map(|health| health.lameduck).max().unwrap_or_default();
     if time.is_zero() {
@@ -218,6 +255,7 @@ async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::
     loop {
         tokio::select! {
             () = &mut end => return,
+            imports = news(imports) => shared.background(Event::Imports(imports)),
             Ok(()) = snapshots.changed() => {
                 let snapshot = snapshots.borrow_and_update().clone();
                 shared.background(Event::Snapshot(snapshot));

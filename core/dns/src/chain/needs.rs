@@ -11,6 +11,10 @@ pub struct Needs {
     pub pods: bool,
     /// Nodes.
     pub nodes: bool,
+    /// ServiceImports, and the EndpointSlices that stand for them.
+    pub imports: bool,
+    /// DestinationRules.
+    pub destination_rules: bool,
     /// How the plugins want the API to be reached, each way once; one in all where they agree.
     pub access: Vec<ApiAccess>,
     /// How long to wait for the cluster before the first query is answered.
@@ -48,6 +52,8 @@ impl Needs {
         self.cluster |= other.cluster;
         self.pods |= other.pods;
         self.nodes |= other.nodes;
+        self.imports |= other.imports;
+        self.destination_rules |= other.destination_rules;
         self.startup_timeout = self.startup_timeout.max(other.startup_timeout);
         for access in other.access {
             if !self.access.contains(&access) {

@@ -82,6 +82,8 @@ pub enum Event<'a> {
     Waited(Box<Pending>),
     /// The cluster changed.
     Snapshot(Arc<Snapshot>),
+    /// What comes from other clusters changed.
+    Imports(Arc<Snapshot>),
     /// A file of [`Config::files`] changed.
     File {
         /// As the plugin wrote it.
@@ -374,6 +376,7 @@ impl Server {
             Event::Failed { pending, why } => self.answered(*pending, Err(why), now, &mut out),
             Event::Waited(pending) => self.answered(*pending, Ok(&[]), now, &mut out),
             Event::Snapshot(snapshot) => self.snapshot(snapshot, now, &mut out),
+            Event::Imports(imports) => self.imports(imports, now),
             Event::File { path, content } => {
                 self.changed = Some(Changed::All);
                 self.each_plugin(now, &mut out, |plugin, cx| {
@@ -388,6 +391,16 @@ impl Server {
             }
         }
         out
+    }
+
+    /// No plugin remembers what it has from imports, nor are answers prepared from them.
+    fn imports(&mut self, imports: Arc<Snapshot>, now: Now) {
+        let old = std::mem::replace(&mut self.world.imports, imports);
+        let new = &self.world.imports;
+        if new.synced() != old.synced() || !new.since(&old).is_empty() {
+            self.world.imports_serial = u32::try_from(now.unix).unwrap_or(u32::MAX);
+            self.world.epoch += 1;
+        }
     }
 
     fn snapshot(&mut self, snapshot: Arc<Snapshot>, now: Now, out: &mut Vec<Effect>) {

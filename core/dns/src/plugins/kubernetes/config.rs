@@ -38,6 +38,7 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
         zonal: false,
         startup_timeout: STARTUP_TIMEOUT,
         access: ApiAccess::default(),
+        multicluster: Vec::new(),
         collapse: None,
         grpc_config: false,
         zone_order: None,
@@ -112,11 +113,7 @@ fn read(k: &mut Kubernetes, o: &Directive) -> Result<(), CorefileError> {
             k.zone_order = Some(Box::default());
         }
         "kubeconfig" | "endpoint" | "tls" => access(&mut k.access, o)?,
-        "multicluster" => {
-            let message =
-                "'multicluster' answers from ServiceImports, which Sealane does not watch; remove it";
-            return err(&o.name, message);
-        }
+        "multicluster" => k.multicluster = multicluster(o, &k.zones)?,
         limit @ ("apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight") => {
             let message = format!(
                 "'{limit}' has nothing to limit: Sealane keeps one watch open for each kind of object; remove it"
@@ -137,6 +134,28 @@ fn flag<'a>(k: &'a mut Kubernetes, name: &str) -> Option<&'a mut bool> {
         "grpc_config" => &mut k.grpc_config,
         _ => return None,
     })
+}
+
+/// `multicluster ZONES...`; the last such line counts, as for CoreDNS.
+fn multicluster(o: &Directive, zones: &[Name]) -> Result<Vec<Name>, CorefileError> {
+    if o.args.is_empty() {
+        return err(&o.name, "'multicluster' without zones does nothing; name them, or remove it");
+    }
+    let own: Vec<String> = zones.iter().map(ToString::to_string).collect();
+    let mut out = Vec::new();
+    for token in &o.args {
+        for zone in args::zones(std::slice::from_ref(token))? {
+            if !zones.contains(&zone) {
+                let own = own.join(" ");
+                let message = format!(
+                    "'kubernetes' is not authoritative for the multicluster zone {zone} (its zones: {own})"
+                );
+                return err(token, message);
+            }
+            out.push(zone);
+        }
+    }
+    Ok(out)
 }
 
 fn selector(o: &Directive) -> Result<Option<Selector>, CorefileError> {

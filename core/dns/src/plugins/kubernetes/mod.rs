@@ -64,6 +64,8 @@ pub struct Kubernetes {
     pub startup_timeout: Duration,
     /// How the API is reached.
     pub access: ApiAccess,
+    /// Zones whose names are those of Services from other clusters.
+    pub multicluster: Vec<Name>,
     /// `search collapse`: this machine's search domains, which Pods have, too.
     collapse: Option<Vec<Name>>,
     /// Headless Services have a gRPC service config.
@@ -84,7 +86,7 @@ impl Plugin for Kubernetes {
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
         let question = query.question();
         let within = self.zones.iter().any(|zone| question.name.is_within(zone));
-        let answer = self.answer(view(cx.world), question);
+        let answer = self.answer(self.view(cx.world, &question.name), question);
         let basis = match &answer {
             Answer::Reply(reply) if cx.world.snapshot.synced() => {
                 self.basis(cx.world.snapshot.as_ref(), question, reply)
@@ -98,7 +100,7 @@ impl Plugin for Kubernetes {
             Answer::Next => Flow::Next,
             Answer::Refused => Flow::refuse(rcode::REFUSED),
             Answer::Reply(mut reply) => {
-                if let Some(search) = self.search(view(cx.world), query.question(), &reply) {
+                if let Some(search) = self.search(cx.world, query.question(), &reply) {
                     query.basis = None;
                     return search.go_on(query, note);
                 }
@@ -165,16 +167,35 @@ impl Plugin for Kubernetes {
             cluster: true,
             pods: self.pods == PodMode::Verified,
             nodes: self.zone_order.is_some(),
+            imports: !self.multicluster.is_empty(),
+            destination_rules: self.grpc_config,
             access: vec![self.access.clone()],
             startup_timeout: self.startup_timeout,
         }
     }
 
     fn ready(&self, world: &World) -> bool {
-        world.snapshot.synced()
+        world.snapshot.synced() && (self.multicluster.is_empty() || world.imports.synced())
     }
 }
 
+impl Kubernetes {
+    /// Whether names of a zone are those of Services from other clusters.
+    fn is_multicluster(&self, zone: &Name) -> bool {
+        self.multicluster.iter().any(|multicluster| zone.is_within(multicluster))
+    }
+
+    /// What the answers for a name are made from.
+    fn view<'a>(&self, world: &'a World, name: &Name) -> View<'a> {
+        if self.zone_of(name).is_some_and(|zone| self.is_multicluster(zone)) {
+            return View { snapshot: &world.imports, serial: world.imports_serial, ..view(world) };
+        }
+        view(world)
+    }
+}
+
+/// The cluster itself.
 fn view(world: &World) -> View<'_> {
-    View { snapshot: &world.snapshot, serial: world.serial, local: &world.local }
+    let cluster = &*world.snapshot;
+    View { snapshot: cluster, cluster, serial: world.serial, local: &world.local }
 }

@@ -113,7 +113,9 @@ impl Kubernetes {
         // Behind aliases the last name has the addresses.
         let Some(owner) = reply.answers.last().map(|record| record.name.clone()) else { return };
         let snapshot = &cx.world.snapshot;
-        let Some(key) = self.zone_of(&owner).and_then(|zone| service_key(&owner, zone)) else { return };
+        // Where other clusters' endpoints are is not known here.
+        let zone = self.zone_of(&owner).filter(|zone| !self.is_multicluster(zone));
+        let Some(key) = zone.and_then(|zone| service_key(&owner, zone)) else { return };
         let Some(entry) = snapshot.service(&key) else { return };
         let Some(service) = entry.service.as_ref().filter(|service| service.headless) else { return };
         // Clients elsewhere have other answers, whether this one's place is known or not.
