@@ -25,7 +25,7 @@ fn watched(source: Source) -> Option<Watched> {
         Source::Pods => by_kind("v1", "Pod"),
         Source::DestinationRules => return Some(DESTINATION_RULES),
     };
-    kind.map(Watched::all)
+    kind.map(Watched::from)
 }
 
 pub(crate) fn event(source: Source, fed: Fed) -> [Option<Event>; 2] {

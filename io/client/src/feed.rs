@@ -24,12 +24,14 @@ pub(crate) struct Watched {
     pub(crate) label: &'static str,
 }
 
-impl Watched {
-    /// All objects of a kind.
-    pub(crate) fn all(kind: &Kind) -> Self {
+/// All objects of a kind.
+impl From<&Kind> for Watched {
+    fn from(kind: &Kind) -> Self {
         Watched { group: kind.group, version: kind.version, plural: kind.plural, label: "" }
     }
+}
 
+impl Watched {
     /// Path and query.
     fn uri(self, query: &str) -> String {
         let Watched { group, version, plural, label } = self;
@@ -91,7 +93,8 @@ fn get(uri: String) -> Result<Request<Vec<u8>>, kube::Error> {
 
 /// Feeds `emit` until it says that nobody listens any more. Lists, watches on from there, resumes a watch that ends, and
 /// lists again where the API has forgotten the revision. A kind that isn't served counts as one without objects.
-pub(crate) async fn feed(client: Client, watched: Watched, mut emit: impl FnMut(Fed) -> bool) {
+pub(crate) async fn feed(client: Client, watched: impl Into<Watched>, mut emit: impl FnMut(Fed) -> bool) {
+    let watched = watched.into();
     let mut pause = PAUSES.0;
     let mut at: Option<String> = None;
     let mut absent = false;

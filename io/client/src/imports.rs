@@ -28,7 +28,7 @@ pub async fn watch_imports(
     let (sender, mut receiver) = mpsc::unbounded_channel::<(Source, Fed)>();
     let mut feeds = JoinSet::new();
     let slices = by_kind("discovery.k8s.io/v1", "EndpointSlice");
-    let slices = slices.map(|kind| Watched { label: SERVICE_LABEL, ..Watched::all(kind) });
+    let slices = slices.map(|kind| Watched { label: SERVICE_LABEL, ..Watched::from(kind) });
     let all = [(Source::Services, Some(SERVICE_IMPORTS)), (Source::EndpointSlices, slices)];
     for (source, watched) in all {
         if let Some(watched) = watched {

@@ -1,6 +1,7 @@
 //! Tables of questions and answers, and what holds them against a server.
 
 pub mod codec;
+mod played;
 pub mod server;
 pub mod table;
 
@@ -29,11 +30,13 @@ pub fn holds(file: &str) {
     // What the servers call themselves, where the cluster says nothing of it (plugin/kubernetes, NS).
     start.machine.add_address([10, 255, 0, 53].into());
     let up = (!table.objects.is_empty()).then(|| cluster(&start, &table));
+    let played = (!table.played.is_empty()).then(|| played::serve(&start, &table.played));
+    let kubeconfig = up.as_ref().map(Up::kubeconfig).or(played).unwrap_or_default();
     let only = std::env::var("SEALANE_DNS_ONLY").unwrap_or_default();
     let (mut wrong, mut asked) = (Vec::new(), 0);
     for scenario in table.scenarios.iter().filter(|s| s.title.contains(&only)) {
         for program in Program::ALL {
-            let said = ask_all(&start, up.as_ref(), program, scenario);
+            let said = ask_all(&start, &kubeconfig, program, scenario);
             let about = |text: String| format!("{}, [{}]: {text}", program.name(), scenario.title);
             wrong.extend(said.into_iter().map(about));
             asked += scenario.rows.len();
@@ -67,9 +70,9 @@ fn cluster(start: &Start, table: &Table) -> Up {
 }
 
 /// What differs.
-fn ask_all(start: &Start, up: Option<&Up>, program: Program, scenario: &Scenario) -> Vec<String> {
+fn ask_all(start: &Start, kubeconfig: &Path, program: Program, scenario: &Scenario) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
-    let kubeconfig = up.map(Up::kubeconfig).unwrap_or_default().display().to_string();
+    let kubeconfig = kubeconfig.display().to_string();
     for (name, content) in &scenario.files {
         std::fs::write(dir.path().join(name), content).unwrap();
     }

@@ -12,6 +12,7 @@ mod grammar;
 mod k8s_external;
 mod kubernetes;
 mod kubernetes_options;
+mod multicluster;
 mod options;
 mod plugins;
 mod prepared;
