@@ -206,25 +206,29 @@ async fn known(
     snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     imports: &Option<watch::Receiver<Arc<Snapshot>>>,
 ) {
-    let imported = || imports.as_ref().is_none_or(|imports| imports.borrow().synced());
-    let there = snapshots.borrow().synced() && imported();
-    if !needs.cluster || needs.startup_timeout.is_zero() || there {
+    let there = |snapshots: &watch::Receiver<Arc<Snapshot>>| {
+        let imported = imports.as_ref().is_none_or(|imports| imports.borrow().synced());
+        imported && snapshots.borrow().synced()
+    };
+    if !needs.cluster || needs.startup_timeout.is_zero() || there(snapshots) {
         return;
     }
     shared.log("[INFO] plugin/kubernetes: Waiting for Kubernetes API before starting server");
-    let mut imports = imports.clone();
+    let mut waiting = imports.clone();
     let synced = async {
-        let snapshot = snapshots.wait_for(|snapshot| snapshot.synced()).await.ok().as_deref().cloned();
-        if let Some(imports) = &mut imports {
-            // A writer that is gone leaves what there is.
+        // Writers that are gone leave what there is.
+        let _ = snapshots.wait_for(|snapshot| snapshot.synced()).await;
+        if let Some(imports) = &mut waiting {
             let _ = imports.wait_for(|imports| imports.synced()).await;
         }
-        snapshot
     };
-    match tokio::time::timeout(needs.startup_timeout, synced).await {
-        Ok(Some(snapshot)) => shared.background(Event::Snapshot(snapshot)),
-        _ => shared.log("[WARNING] plugin/kubernetes: starting server with unsynced Kubernetes API"),
+    // Whether that was long enough is seen below.
+    let _ = tokio::time::timeout(needs.startup_timeout, synced).await;
+    if !there(snapshots) {
+        shared.log("[WARNING] plugin/kubernetes: starting server with unsynced Kubernetes API");
     }
+    let snapshot = snapshots.borrow_and_update().clone();
+    shared.background(Event::Snapshot(snapshot));
 }
 
 /// The next state of what comes from other clusters; never, where nobody feeds it.

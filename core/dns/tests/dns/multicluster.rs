@@ -61,7 +61,7 @@ fn all_imports() -> Arc<Snapshot> {
             json!([{"addresses": ["10.1.0.10"], "hostname": "db-0"},
                 {"addresses": ["10.1.0.11"], "conditions": {"ready": false}}]),
         ),
-        exported("b", "db-x", "db", ports.clone(), json!([{"addresses": ["10.2.0.10"], "hostname": "db-0"}])),
+        exported("b", "db-w", "db", ports.clone(), json!([{"addresses": ["10.2.0.10"], "hostname": "db-0"}])),
         exported("", "db-y", "db", ports.clone(), json!([{"addresses": ["10.3.0.10"]}])),
         exported("b", "db-6", "db", ports, json!([{"addresses": ["fd00:2::10"]}])),
     ])
@@ -83,7 +83,7 @@ fn own() -> Vec<(Source, Value)> {
 
 fn bare(options: &str) -> Server {
     server(&format!(
-        ". {{\n metadata\n kubernetes cluster.local clusterset.local in-addr.arpa {{\n ttl 30\n multicluster clusterset.local\n \
+        ". {{\n template IN ANY corp.example {{\n rcode NXDOMAIN\n }}\n kubernetes cluster.local clusterset.local in-addr.arpa {{\n ttl 30\n multicluster clusterset.local\n \
          {options}\n }}\n}}"
     ))
 }
