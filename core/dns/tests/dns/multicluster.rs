@@ -143,14 +143,14 @@ fn names_of_other_clusters() {
             10-3-0-10.db.shop.svc.clusterset.local. 30 IN A 10.3.0.10
         ? _pg._tcp.db.shop.svc.clusterset.local SRV
             NOERROR aa,rd
-            _pg._tcp.db.shop.svc.clusterset.local. 30 IN SRV 0 25 5432 10-3-0-10.db.shop.svc.clusterset.local.
             _pg._tcp.db.shop.svc.clusterset.local. 30 IN SRV 0 25 5432 db-0.a.db.shop.svc.clusterset.local.
             _pg._tcp.db.shop.svc.clusterset.local. 30 IN SRV 0 25 5432 fd00-2--10.b.db.shop.svc.clusterset.local.
             _pg._tcp.db.shop.svc.clusterset.local. 30 IN SRV 0 25 5432 db-0.b.db.shop.svc.clusterset.local.
-            + 10-3-0-10.db.shop.svc.clusterset.local. 30 IN A 10.3.0.10
+            _pg._tcp.db.shop.svc.clusterset.local. 30 IN SRV 0 25 5432 10-3-0-10.db.shop.svc.clusterset.local.
             + db-0.a.db.shop.svc.clusterset.local. 30 IN A 10.1.0.10
             + fd00-2--10.b.db.shop.svc.clusterset.local. 30 IN AAAA fd00:2::10
             + db-0.b.db.shop.svc.clusterset.local. 30 IN A 10.2.0.10
+            + 10-3-0-10.db.shop.svc.clusterset.local. 30 IN A 10.3.0.10
         ? here.shop.svc.clusterset.local A
             NXDOMAIN aa,rd
             N $SOA
