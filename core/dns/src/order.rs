@@ -61,7 +61,7 @@ pub static ROWS: &[Row] = rows! {
     "kubernetes" Some(plugins::kubernetes::setup), true;
     "file" Some(plugins::file::setup), true;
     "auto" Some(plugins::auto::setup), true;
-    "secondary" None, true;
+    "secondary" Some(plugins::secondary::setup), true;
     "etcd" None, false;
     "loop" Some(plugins::loops::setup), false;
     "forward" Some(plugins::forward::setup), true;
