@@ -42,7 +42,7 @@ pub static ROWS: &[Row] = rows! {
     "any" Some(plugins::limits::any), false;
     "chaos" Some(plugins::identity::chaos), false;
     "loadbalance" Some(plugins::loadbalance::setup), false;
-    "tsig" None, false;
+    "tsig" Some(plugins::tsig::setup), false;
     "rewrite" Some(plugins::rewrite::setup), true;
     "autopath" Some(plugins::autopath::setup), false;
     "acl" Some(plugins::acl::setup), true;

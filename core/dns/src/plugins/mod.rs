@@ -28,4 +28,5 @@ pub mod secondary;
 pub mod template;
 pub mod tls;
 pub mod transfer;
+pub mod tsig;
 pub mod view;

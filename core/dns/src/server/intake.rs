@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use super::{BlockState, Effect, Server};
 use crate::chain::{Failure, Now, Peers, Query, Transport};
 use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode, rtype};
+use crate::name::Name;
+use crate::tsig;
 use crate::zone::transfer::OPCODE_NOTIFY;
 
 impl Server {
@@ -37,7 +39,18 @@ impl Server {
         }
         let mut query = Query::new(request, client, transport, port, bytes.len());
         query.started = now.monotonic;
+        if let Some(record) = query.request.additional.last().filter(|r| r.data.rtype() == rtype::TSIG) {
+            let checked = tsig::check(bytes, record, |key| self.tsig_secret(port, key), now.unix);
+            query.tsig = checked.map(Box::new);
+        }
         self.begin(query, now, out);
+    }
+
+    /// The secret of a key: those of all blocks of a port are known to each (`NewServer` in core/dnsserver/server.go).
+    fn tsig_secret(&self, port: u16, key: &Name) -> Option<&[u8]> {
+        let on_port = |state: &&BlockState| state.block.keys.iter().any(|key| key.port == port);
+        let links = self.blocks().iter().filter(on_port).flat_map(|state| &state.links);
+        links.map(|link| &link.plugin).find_map(|plugin| plugin.tsig_secret(key))
     }
 
     /// Finds the server block that a query is for: the longest zone around the name whose plugins accept it

@@ -9,7 +9,7 @@ use crate::chain::{
     Answer, Ask, Context, Deed, Failure, Flow, Keeping, MAX_DEPTH, Note, Now, Peers, Plugin, Query,
     Transport, Up, Via,
 };
-use crate::message::{Message, Question, decode, encode, rcode, rtype};
+use crate::message::{Message, Question, decode, encode, encode_within, rcode, rtype};
 
 /// What an `Ask` or a `Wait` is for; handed back with its outcome.
 #[derive(Debug)]
@@ -420,19 +420,17 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<(Walk, Turn)> {
-        let Walk { query, by, more, waits, block, .. } = walk;
+        let Walk { mut query, by, more, waits, block, .. } = walk;
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
-                query.fit(&mut message);
-                let bytes = encode(&message, query.room());
+                let bytes = last_form(&mut query, &mut message, now);
                 self.preparation =
                     if more.is_empty() { self.prepare((block, by), &query, &message, &bytes) } else { None };
                 self.account(&query, &message, bytes.len(), by, now);
                 out.push(Effect::Reply(bytes));
                 for mut next in more {
-                    query.fit(&mut next);
-                    out.push(Effect::Reply(encode(&next, query.room())));
+                    out.push(Effect::Reply(last_form(&mut query, &mut next, now)));
                 }
                 None
             }
@@ -559,6 +557,16 @@ fn within(query: &Query, time: Duration, now: Now) -> Duration {
 /// The reason in the words of Go's contexts, which `errors { consolidate }` lines of Corefiles match.
 fn late() -> Failure {
     Failure { rcode: rcode::SERVFAIL, why: Some("context deadline exceeded".to_owned()) }
+}
+
+/// A message as it goes to the client, signed where it must be.
+fn last_form(query: &mut Query, message: &mut Message, now: Now) -> Vec<u8> {
+    query.fit(message);
+    let room = query.room();
+    let Some(signer) = &mut query.signer else { return encode(message, room) };
+    let mut bytes = encode_within(message, room.saturating_sub(signer.room()));
+    signer.sign(&mut bytes, now.unix);
+    bytes
 }
 
 /// An answer of the server's own, nothing in it.
