@@ -367,8 +367,8 @@ mod tests {
             let name = format!("HMAC-{algorithm:?}.").parse().unwrap();
             assert_eq!(Algorithm::of(&name), Some(algorithm));
         }
-        let long = Algorithm::Sha224
-            .mac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First");
+        let long =
+            Algorithm::Sha224.mac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First");
         assert_eq!(hex(&long), "95e9a0db962095adaebe9b2d6f0dbce2d499f112f2d2b7273fa6870e");
         assert_eq!(Algorithm::of(&"hmac-md5.sig-alg.reg.int.".parse().unwrap()), None);
     }

@@ -83,7 +83,8 @@ pub struct Transfer {
 /// # Errors
 /// What is wrong with the lines.
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
-    let mut line = Line { zones: setup.zones_or_own(&d.args)?, everybody: false, to: Vec::new(), source: None };
+    let mut line =
+        Line { zones: setup.zones_or_own(&d.args)?, everybody: false, to: Vec::new(), source: None };
     for option in d.block.iter().flatten() {
         match option.name.text.as_str() {
             "to" if option.args.is_empty() => return err(&option.name, "'to' needs an address, or '*'"),
@@ -141,7 +142,8 @@ impl Transfer {
             let (to, source) = line.unwrap_or_default();
             for to in to {
                 self.notices.retain(|_, notice| notice.zone != *name || notice.to != to);
-                self.notices.insert(self.next, Notice { zone: name.clone(), to, source, tries: 0, waits: false });
+                self.notices
+                    .insert(self.next, Notice { zone: name.clone(), to, source, tries: 0, waits: false });
                 self.next += 1;
             }
         }

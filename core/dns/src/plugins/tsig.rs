@@ -52,11 +52,7 @@ impl<T: PartialEq> Required<T> {
     }
 
     /// `all`, `none`, or names.
-    fn read(
-        option: &Directive,
-        what: &str,
-        of: impl Fn(&str) -> Option<T>,
-    ) -> Result<Self, CorefileError> {
+    fn read(option: &Directive, what: &str, of: impl Fn(&str) -> Option<T>) -> Result<Self, CorefileError> {
         let Some(first) = option.args.first() else {
             return err(&option.name, format!("'{}' names no {what} (or 'all', 'none')", option.name.text));
         };

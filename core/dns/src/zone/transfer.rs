@@ -36,10 +36,7 @@ pub fn outgoing_of<'a>(records: &'a [Record], query: &'a Message) -> Result<Outg
     answered(records.iter(), query)
 }
 
-fn answered<'a>(
-    records: impl Iterator<Item = &'a Record>,
-    query: &'a Message,
-) -> Result<Outgoing<'a>, u16> {
+fn answered<'a>(records: impl Iterator<Item = &'a Record>, query: &'a Message) -> Result<Outgoing<'a>, u16> {
     let mut records = records.peekable();
     let Some(soa) = records.peek().copied() else { return Err(rcode::SERVFAIL) };
     if query.questions.first().is_some_and(|q| q.rtype == rtype::IXFR) {

@@ -563,7 +563,12 @@ impl Kubernetes {
         out
     }
 
-    pub(super) fn name_servers(&self, view: View<'_>, zone: &Name, name: &Name) -> (Vec<Record>, Vec<Record>) {
+    pub(super) fn name_servers(
+        &self,
+        view: View<'_>,
+        zone: &Name,
+        name: &Name,
+    ) -> (Vec<Record>, Vec<Record>) {
         let (mut answers, mut additional) = (Vec::new(), Vec::new());
         for (owner, ip) in self.own_names(view) {
             let labels: Vec<&str> = owner.iter().map(String::as_str).collect();

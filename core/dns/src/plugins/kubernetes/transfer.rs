@@ -28,21 +28,16 @@ impl Kubernetes {
             match service.kind {
                 ServiceType::ExternalName => records.extend(self.alias(service, &base)),
                 _ if service.headless => {
-                    let mut own = Vec::new();
                     for slice in self.slices(entry) {
-                        self.slice_records(slice, &base, &mut own);
+                        self.slice_records(slice, &base, &mut records);
                     }
-                    // An endpoint may be in two slices.
-                    let mut seen = HashSet::new();
-                    let mut new = |record: &Record| {
-                        seen.insert((record.name.clone(), record.data.rtype(), record.data.wire()))
-                    };
-                    own.retain(&mut new);
-                    records.extend(own);
                 }
                 _ => self.virtual_records(service, &base, &mut records),
             }
         }
+        // An endpoint may be in two slices, two ports have one number, and name servers are Services.
+        let mut seen = HashSet::new();
+        records.retain(|record| seen.insert((record.name.clone(), record.data.rtype(), record.data.wire())));
         Some(records)
     }
 
