@@ -28,14 +28,17 @@ fn axfr(server: &mut Server, zone: &str) -> Result<Vec<Record>, String> {
 /// What is handed out is what is answered.
 fn answered(server: &mut Server, records: &[Record]) {
     for record in records {
-        // An alias of `k8s_external` shows itself to those who ask for addresses alone.
-        let kind = match record.data.rtype() {
-            rtype::CNAME => "A".to_owned(),
-            other => rtype::name(other),
+        // An alias of `k8s_external` shows itself to those who ask for addresses alone, one in circles to no others.
+        let kinds = match record.data.rtype() {
+            rtype::CNAME => vec!["A".to_owned(), "CNAME".to_owned()],
+            other => vec![rtype::name(other)],
         };
-        let effects = ask(server, &query(&format!("{} {kind}", record.name)), Transport::Tcp, at(0));
-        let Some(Effect::Reply(bytes)) = effects.last() else { panic!("{record}") };
-        let answers = decode(bytes).unwrap().answers;
+        let mut answers = Vec::new();
+        for kind in kinds {
+            let effects = ask(server, &query(&format!("{} {kind}", record.name)), Transport::Tcp, at(0));
+            let Some(Effect::Reply(bytes)) = effects.last() else { panic!("{record}") };
+            answers.extend(decode(bytes).unwrap().answers);
+        }
         let same = |answer: &&Record| match (&answer.data, &record.data) {
             // Weights of what is asked for depend on all that answers.
             (Data::Srv(_, _, port, target), Data::Srv(_, _, other, name)) => (port, target) == (other, name),
