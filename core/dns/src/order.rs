@@ -69,7 +69,7 @@ pub static ROWS: &[Row] = rows! {
     "erratic" Some(plugins::erratic::setup), false;
     "whoami" Some(plugins::identity::whoami), false;
     "on" None, true;
-    "sign" None, true;
+    "sign" Some(plugins::sign::setup), true;
     "view" Some(plugins::view::setup), false;
     "nomad" None, false;
 };

@@ -25,6 +25,7 @@ pub mod minimal;
 pub mod process;
 pub mod rewrite;
 pub mod secondary;
+pub mod sign;
 pub mod template;
 pub mod tls;
 pub mod transfer;

@@ -61,6 +61,7 @@ const LINES: &[&str] = &[
     "transfer example.org {\nto 192.0.2.1 192.0.2.2\nsource 192.0.2.3\n}",
     "secondary example.org a.example {\ntransfer from 192.0.2.1 192.0.2.2\ncatalog b.example c.example\nfallthrough d.example\n}",
     "tsig example.org {\nsecret a YQ==\nsecret b Yg==\nsecrets /s\nrequire A AAAA\nrequire_opcode NOTIFY UPDATE\n}",
+    "sign /z example.org a.example {\nkey file Ka Kb\nkey directory /k /l\ndirectory /d\n}",
     "tsig {\nrequire all\nrequire_opcode all\n}",
     "k8s_external example.org a.example {\napex b\nttl 7\nheadless\nfallthrough c.example\n}\nkubernetes cluster.local",
     "file /z example.org a.example {\nreload 7s\nfallthrough b.example\n}",

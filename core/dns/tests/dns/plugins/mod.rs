@@ -12,6 +12,7 @@ mod metrics;
 mod report;
 mod rewrite;
 mod secondary;
+mod sign;
 mod small;
 mod template;
 mod tsig;

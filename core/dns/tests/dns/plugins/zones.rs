@@ -232,9 +232,9 @@ fn refused_lines() {
 }
 
 /// RFC 6605 section 6.1.
-const KEY: &str = "example.net. 3600 IN DNSKEY 257 3 13 ( \
+pub const KEY: &str = "example.net. 3600 IN DNSKEY 257 3 13 ( \
     GojIhhXUN/u4v54ZQqGSnyhWJwaubCvTmeexv7bR6edbkrSqQpF64cYbcB7wNcP+e+MAnLr+Wi9xMWyQLc8NAA== )\n";
-const SECRET: &str = "Private-key-format: v1.2\nAlgorithm: 13 (ECDSAP256SHA256)\n\
+pub const SECRET: &str = "Private-key-format: v1.2\nAlgorithm: 13 (ECDSAP256SHA256)\n\
     PrivateKey: GU6SnQ/Ou+xC5RumuIUIuJZteXT2z0O/ok1s38Et6mQ=\n";
 
 #[test]
