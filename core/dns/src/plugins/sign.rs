@@ -174,10 +174,7 @@ impl Job {
         let origin = self.master.origin();
         let failed = format!("[WARNING] plugin/sign: Error signing \"{origin}\"");
         match work.whole.go_on(&work.keys, SETS, source) {
-            Some(false) => {
-                self.work = Some(work);
-                return;
-            }
+            Some(false) => self.work = Some(work),
             None => cx.log(format!("{failed}: a key cannot sign")),
             Some(true) => match work.whole.text() {
                 Err(why) => cx.log(format!("{failed}: {why}")),
