@@ -232,13 +232,23 @@ fn last_record(message: &[u8]) -> Option<(usize, u16)> {
 }
 
 /// A signed request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Checked {
     tsig: Tsig,
     /// The key, where it is known, and so is the algorithm.
     secret: Option<(Algorithm, Box<[u8]>)>,
     /// What is wrong with it.
     pub error: Option<TsigError>,
+}
+
+impl std::fmt::Debug for Checked {
+    /// Without the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checked")
+            .field("tsig", &self.tsig)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Checks a request: `record` is the last of its additional records. `None`: it is not signed, for the last record of

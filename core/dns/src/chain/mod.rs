@@ -343,6 +343,9 @@ pub trait Plugin: Any + Debug + Send {
         None
     }
 
+    /// Takes over from a plugin of the same name in the configuration before what would have to be fetched again.
+    fn inherit(&mut self, before: &dyn Plugin) {}
+
     /// Before the first query, files at hand.
     fn start(&mut self, cx: &mut Context<'_>) {}
 

@@ -199,7 +199,11 @@ impl Server {
         if let Some(old) = self.chains.last_mut() {
             old.retired = Some(now.monotonic);
         }
-        let blocks = config.blocks.into_iter().zip(config.chains).map(|(block, links)| {
+        let blocks = config.blocks.into_iter().zip(config.chains).map(|(block, mut links)| {
+            for link in &mut links {
+                let before = self.plugins().filter(|(name, _)| *name == link.name);
+                before.for_each(|(_, before)| link.plugin.inherit(before));
+            }
             let view = block.settings.view.clone().unwrap_or_default();
             let labels = block.keys.iter().map(|key| {
                 let (scheme, port, zone) = (key.scheme.as_str(), key.port, &key.zone);

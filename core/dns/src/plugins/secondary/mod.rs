@@ -3,6 +3,7 @@
 
 mod members;
 
+use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -222,6 +223,17 @@ impl Plugin for Secondary {
 
     fn looked_up(&mut self, query: &mut Query, note: &mut Note, found: Message, _: &mut Context<'_>) -> Flow {
         answer::chased(query, note, found)
+    }
+
+    /// Zones are served on while they are asked for anew. What catalogs bring comes with them.
+    fn inherit(&mut self, before: &dyn Plugin) {
+        let Some(before) = (before as &dyn Any).downcast_ref::<Secondary>() else { return };
+        for entry in self.entries.iter_mut().filter(|entry| entry.catalog.is_none()) {
+            let same = |known: &&Entry| known.origin == entry.origin && known.from == entry.from;
+            if let Some(known) = before.entries.iter().find(same) {
+                entry.state = known.state.renewed();
+            }
+        }
     }
 
     fn zones(&self, now: Now) -> Vec<Arc<Zone>> {

@@ -200,6 +200,24 @@ fn timers_are_those_of_the_soa() {
 }
 
 #[test]
+fn a_reload_goes_on_with_what_is_there() {
+    let mut server = server(SECONDARY, &[]);
+    let mut first = primary(1);
+    tick(&mut server, Peer::Is(&mut first), 0);
+    let config = |text: &str| Config::parse("Corefile", text, &Default::default(), 53).unwrap();
+    server.configure(config(&SECONDARY.replace("to *", "to * 192.0.2.7")), at(1000));
+    assert_eq!(address(&mut server), "ns.example.org. 9 IN A 192.0.2.1");
+    let effects = server.step(Event::Tick, at(1000));
+    let notified = |effect: &Effect| matches!(effect, Effect::Ask { upstream, .. } if upstream.ip().to_string() == "192.0.2.7");
+    let (news, others): (Vec<Effect>, Vec<Effect>) = effects.into_iter().partition(notified);
+    assert_eq!(news.len(), 1, "who is new is told");
+    assert_eq!(carry_out(&mut server, &mut Peer::Is(&mut first), others, at(1000)), ["SOA of 192.0.2.1:53"]);
+    // Another primary, another zone.
+    server.configure(config(&SECONDARY.replace("192.0.2.1 ", "192.0.2.3 ")), at(2000));
+    assert_eq!(dig(&mut server, "ns.example.org A"), "SERVFAIL rd");
+}
+
+#[test]
 fn names_that_are_not_there_fall_through() {
     let corefile =
         ". {\n secondary example.org {\n transfer from 192.0.2.1\n fallthrough a.example.org\n }\n whoami\n}";
