@@ -1,12 +1,14 @@
 //! Sealane's DNS server beside CoreDNS and Knot: CPU time a query, latency, memory, and how soon a cluster is loaded.
 //! Each server has the first core to itself, dnsperf the second; runs of the servers take turns, and medians count.
 
+mod changes;
 mod cluster;
 mod server;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::Result;
 use crate::report::{Figure, Judged};
@@ -27,14 +29,21 @@ pub(crate) struct Rounds {
     rounds: usize,
     seconds: u32,
     large: Size,
+    /// How long the cluster changes all the time.
+    changes: Duration,
 }
 
 impl Rounds {
     pub(crate) fn new(short: bool) -> Rounds {
         if short {
-            Rounds { rounds: 2, seconds: 2, large: Size { services: 1000, ..LARGE } }
+            Rounds {
+                rounds: 2,
+                seconds: 2,
+                large: Size { services: 1000, ..LARGE },
+                changes: Duration::from_secs(3),
+            }
         } else {
-            Rounds { rounds: 7, seconds: 5, large: LARGE }
+            Rounds { rounds: 7, seconds: 5, large: LARGE, changes: Duration::from_secs(20) }
         }
     }
 }
@@ -105,6 +114,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
         &[median(&knot.lone)],
         1.0,
     ));
+    figures.extend(changes::measure(&binaries.sealane, CLUSTER, rounds.changes)?);
     let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
     let services = rounds.large.services;
     for (program, measured) in Program::ALL.iter().zip(&large) {

@@ -148,6 +148,7 @@ impl Drop for Server {
 pub(crate) struct Client {
     socket: UdpSocket,
     id: u16,
+    buffer: [u8; 4096],
 }
 
 impl Client {
@@ -155,7 +156,7 @@ impl Client {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect((Ipv4Addr::LOCALHOST, program.port()))?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        Ok(Client { socket, id: 0 })
+        Ok(Client { socket, id: 0, buffer: [0; 4096] })
     }
 
     /// Whether there is an A record.
@@ -163,18 +164,30 @@ impl Client {
         self.ask(name).is_some_and(|(rcode, answers, _)| rcode == 0 && answers > 0)
     }
 
+    /// Whether the address is among the answers.
+    pub(super) fn has(&mut self, name: &str, address: Ipv4Addr) -> bool {
+        let Some((length, _)) = self.exchange(name) else { return false };
+        crate::dns::addresses(&self.buffer[..length]).is_some_and(|found| found.contains(&address))
+    }
+
     /// Response code, answers, and how long it took in µs; `None` without an answer.
     pub(crate) fn ask(&mut self, name: &str) -> Option<(u8, u16, f64)> {
+        let (_, took) = self.exchange(name)?;
+        let head = &self.buffer;
+        Some((head[3] & 0xf, u16::from_be_bytes([head[6], head[7]]), took))
+    }
+
+    /// The answer's length, and µs until it came.
+    fn exchange(&mut self, name: &str) -> Option<(usize, f64)> {
         self.id = self.id.wrapping_add(1);
         let question = crate::dns::question(self.id, name);
-        let mut buffer = [0; 4096];
         let begun = Instant::now();
         self.socket.send(&question).ok()?;
         loop {
-            let length = self.socket.recv(&mut buffer).ok()?;
+            let length = self.socket.recv(&mut self.buffer).ok()?;
             let took = begun.elapsed().as_secs_f64() * 1e6;
-            if length >= 12 && buffer[..2] == self.id.to_be_bytes() {
-                return Some((buffer[3] & 0xf, u16::from_be_bytes([buffer[6], buffer[7]]), took));
+            if length >= 12 && self.buffer[..2] == self.id.to_be_bytes() {
+                return Some((length, took));
             }
         }
     }

@@ -11,7 +11,7 @@
 //! run(Settings::new("/etc/coredns/Corefile"), snapshots, std::future::pending()).await
 //! # }
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod admin;
 mod batch;
@@ -19,6 +19,7 @@ mod corefile;
 mod files;
 mod https;
 mod listen;
+mod mmsg;
 mod problems;
 mod shared;
 mod tls;

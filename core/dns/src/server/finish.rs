@@ -47,7 +47,9 @@ impl Server {
         let optionless = asked.edns.as_ref().is_none_or(|edns| edns.options.is_empty());
         let truncated = bytes.get(2).is_some_and(|flags| flags & 2 != 0);
         let viewed = blocks.iter().any(|state| state.block.settings.view.is_some());
-        if answered > state.same || !plain || !optionless || truncated || viewed {
+        // What else is cut from an answer is not known here.
+        let cut = truncated && !reply.authority.is_empty();
+        if answered > state.same || !plain || !optionless || cut || viewed {
             return None;
         }
         // The cluster's SOA is the only record then, before an OPT record without options (11 octets).
