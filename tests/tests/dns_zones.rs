@@ -159,7 +159,9 @@ fn goes_through(name: &str) {
     let arrives = |serial| {
         let look = || machine.within(|| has(MIDDLE, serial).and_then(|()| has(LAST, serial)));
         let logs = || format!("{}\n{}\n{}", primary.log(), middle.log(), last.log());
-        eventually_within(PATIENCE, "the zone", || look().map_err(|why| format!("{name}: {why}\n{}", logs())));
+        eventually_within(PATIENCE, "the zone", || {
+            look().map_err(|why| format!("{name}: {why}\n{}", logs()))
+        });
     };
     arrives(1);
     std::fs::write(folder.join("db"), zone(2)).unwrap();
