@@ -17,6 +17,7 @@ mod admin;
 mod batch;
 mod corefile;
 mod fair;
+mod files;
 mod https;
 mod listen;
 mod mmsg;

@@ -10,6 +10,7 @@ use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::files;
 use crate::upstream::{self, Outgoing, Upstreams};
 use crate::{LogSink, Settings};
 
@@ -182,6 +183,16 @@ impl Shared {
                     shared.carry_out(vec![waits]).await;
                 });
             }
+            Effect::Write(file) => {
+                let shared = self.clone();
+                tokio::task::spawn_blocking(move || {
+                    let line = match files::write(&file) {
+                        Ok(()) => file.written,
+                        Err(error) => format!("{}: {error}", file.failed),
+                    };
+                    shared.log(&line);
+                });
+            }
             Effect::Reply(_) => {}
         }
     }
@@ -204,6 +215,13 @@ impl Shared {
             effects = match next {
                 Some(Effect::Ask { upstream: to, via, message, timeout, keeping, mut pending }) => {
                     let outgoing = Outgoing { to, via: &via, message: &message, timeout, keeping };
+                    if pending.is_transfer() {
+                        effects = match self.upstreams.transfer(&outgoing).await {
+                            Ok(messages) => self.step(Event::Transferred { pending, messages: &messages }),
+                            Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
+                        };
+                        continue;
+                    }
                     let (answer, kept) = self.upstreams.exchange(&outgoing).await;
                     pending.went_over(kept);
                     match answer {
@@ -265,7 +283,7 @@ fn waits_for(effect: &Effect) -> bool {
 fn has_client(effect: &Effect) -> bool {
     match effect {
         Effect::Ask { pending, .. } | Effect::Wait { pending, .. } => pending.has_client(),
-        Effect::Reply(_) | Effect::Log(_) | Effect::Fatal(_) => false,
+        Effect::Reply(_) | Effect::Log(_) | Effect::Fatal(_) | Effect::Write(_) => false,
     }
 }
 

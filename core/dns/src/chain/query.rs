@@ -9,6 +9,7 @@ use super::World;
 use super::setup::Block;
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::Basis;
+use crate::tsig::{Checked, Signer};
 
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
 const ECHOED: [u16; 5] = [3, 9, 10, 11, 12];
@@ -68,6 +69,11 @@ pub struct Query {
     /// The answer, or the order of its records, is meant for this client and no other: it is neither kept nor
     /// shuffled. Handed on from look-ups to who looked up.
     pub for_client: bool,
+    /// It came signed (TSIG), and what is wrong with that; the record is the request's last additional one. `tsig`
+    /// takes it.
+    pub tsig: Option<Box<Checked>>,
+    /// Signs the answer.
+    pub signer: Option<Box<Signer>>,
     question: Question,
     /// Questions that were asked before, and the place of the plugin that changed them.
     before: Vec<(usize, Question)>,
@@ -96,6 +102,8 @@ impl Query {
             from_cluster: false,
             basis: None,
             for_client: false,
+            tsig: None,
+            signer: None,
             question,
             before: Vec::new(),
             place: 0,

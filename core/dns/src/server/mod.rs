@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Transport, Via, Want, World};
+use crate::chain::{Block, FileWrite, Keeping, Link, Now, Passage, Plugin, Transport, Via, Want, World};
 use crate::config::{Config, wanted};
 use crate::fairness::Throttled;
 use crate::metrics::{Family, Handle, Metrics};
@@ -71,6 +71,13 @@ pub enum Event<'a> {
         /// The message.
         bytes: &'a [u8],
     },
+    /// A zone came, for an [`Effect::Ask`] that says so ([`Pending::is_transfer`]): all of its messages.
+    Transferred {
+        /// From [`Effect::Ask`].
+        pending: Box<Pending>,
+        /// The messages, one at least.
+        messages: &'a [Vec<u8>],
+    },
     /// An upstream did not answer in time, or could not be reached.
     Failed {
         /// From [`Effect::Ask`].
@@ -121,6 +128,8 @@ pub enum Effect {
         /// To be handed back.
         pending: Box<Pending>,
     },
+    /// Write a file, whole or not at all, and log what came of it.
+    Write(FileWrite),
     /// A line for the log.
     Log(String),
     /// Queries go in circles: stop the server and say this.
@@ -195,7 +204,11 @@ impl Server {
         if let Some(old) = self.chains.last_mut() {
             old.retired = Some(now.monotonic);
         }
-        let blocks = config.blocks.into_iter().zip(config.chains).map(|(block, links)| {
+        let blocks = config.blocks.into_iter().zip(config.chains).map(|(block, mut links)| {
+            for link in &mut links {
+                let before = self.plugins().filter(|(name, _)| *name == link.name);
+                before.for_each(|(_, before)| link.plugin.inherit(before));
+            }
             let view = block.settings.view.clone().unwrap_or_default();
             let labels = block.keys.iter().map(|key| {
                 let (scheme, port, zone) = (key.scheme.as_str(), key.port, &key.zone);
@@ -370,9 +383,14 @@ impl Server {
             Event::Query { port, transport, client, bytes } => {
                 self.query(port, transport, client, bytes, now, &mut out);
             }
-            Event::Answer { pending, bytes } => self.answered(*pending, Ok(bytes), now, &mut out),
+            Event::Answer { pending, bytes } => self.answered(*pending, Ok((bytes, &[])), now, &mut out),
+            Event::Transferred { pending, messages } => {
+                let outcome = messages.split_first().map(|(first, more)| (first.as_slice(), more));
+                let none = || "there is no answer".to_owned();
+                self.answered(*pending, outcome.ok_or_else(none), now, &mut out);
+            }
             Event::Failed { pending, why } => self.answered(*pending, Err(why), now, &mut out),
-            Event::Waited(pending) => self.answered(*pending, Ok(&[]), now, &mut out),
+            Event::Waited(pending) => self.answered(*pending, Ok((&[], &[])), now, &mut out),
             Event::Snapshot(snapshot) => self.snapshot(snapshot, now, &mut out),
             Event::File { path, content } => {
                 self.changed = Some(Changed::All);
