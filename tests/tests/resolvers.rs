@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use sealane_tests::{Start, Stream, Up, eventually, run, sealane};
 use tempfile::TempDir;
 
@@ -94,7 +94,7 @@ ports: [{name: http, port: 80, protocol: TCP}]
 endpoints:
 "#;
 
-/// The cluster's server over four transports, and the world outside: the root's server, which knows example.com, too.
+/// The cluster's server over its transports.
 const COREFILE: &str = "\
 (cluster) {
     errors
@@ -120,6 +120,10 @@ https://.:443 {
     tls dns.test.pem dns.test.key
     import cluster
 }
+";
+
+/// The world outside: a root's server, which knows example.com, too, and who has the cluster's names.
+const ROOT_COREFILE: &str = "\
 .:53 {
     bind 10.255.0.1
     file root.zone .
@@ -311,8 +315,8 @@ struct Pod {
     up: Up,
     start: Start,
     dir: TempDir,
-    /// Ends with the Pod.
-    _server: Stream,
+    /// They end with the Pod.
+    _servers: [Stream; 2],
 }
 
 impl Pod {
@@ -335,6 +339,7 @@ impl Pod {
         certificates(dir.path());
         for (name, text) in [
             ("Corefile", COREFILE),
+            ("root.Corefile", ROOT_COREFILE),
             ("root.zone", ROOT_ZONE),
             ("resolv.conf", &resolv_conf(&SERVER.to_string())),
             ("nsswitch.conf", "hosts: files dns\n"),
@@ -342,15 +347,17 @@ impl Pod {
         ] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
-        let mut command = start.machine.command(sealane());
-        command.args(["dns", "-conf", "Corefile"]).current_dir(dir.path()).env("KUBECONFIG", up.kubeconfig());
-        let server = Stream::piped(&mut command);
+        let servers = ["root.Corefile", "Corefile"].map(|corefile| {
+            let mut command = start.machine.command(sealane());
+            command.args(["dns", "-conf", corefile]).current_dir(dir.path());
+            Stream::piped(command.env("KUBECONFIG", up.kubeconfig()))
+        });
         eventually("the server", || match up.http("GET", "127.0.0.1:8181", "/ready", "") {
             Ok(page) if page.status == 200 => Ok(()),
             Ok(page) => Err(page.body),
             Err(why) => Err(why),
         });
-        Pod { up, start, dir, _server: server }
+        Pod { up, start, dir, _servers: servers }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -550,6 +557,7 @@ fn record(line: &str, kind: &str) -> Option<String> {
 fn certificates(folder: &Path) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "the tests' CA");
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     std::fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
     let key = KeyPair::generate().unwrap();
