@@ -2,15 +2,17 @@ module sealane.dev/tests/apiserver
 
 go 1.26.8
 
-tool k8s.io/kubernetes/cmd/kube-apiserver
+tool (
+	k8s.io/kubernetes/cmd/kube-apiserver
+	k8s.io/kubernetes/cmd/kube-controller-manager
+)
 
-require k8s.io/kubernetes v1.36.1
-
-require go.etcd.io/etcd/client/v3 v3.6.13
-
-require go.etcd.io/etcd/client/pkg/v3 v3.6.13
-
-require go.etcd.io/etcd/api/v3 v3.6.13
+require (
+	go.etcd.io/etcd/api/v3 v3.6.13
+	go.etcd.io/etcd/client/pkg/v3 v3.6.13
+	go.etcd.io/etcd/client/v3 v3.6.13
+	k8s.io/kubernetes v1.36.1
+)
 
 require (
 	cel.dev/expr v0.25.1 // indirect
