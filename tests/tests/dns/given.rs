@@ -50,9 +50,12 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Cluster { kubeconfig, objects: String::new(), dir, _turn: turn };
         let there = cluster.kubectl(&["get", "--ignore-not-found", "-o", "name", "-f", "-"], objects);
-        // Of namespaces that are not there it says so.
+        // Of namespaces that are not there it says so on the other output.
         let there = there.stdout;
         assert!(there.is_empty(), "these are in the cluster already, and would be overwritten:\n{there}");
+        let version = cluster.kubectl(&["get", "--raw", "/version"], "").ok();
+        let version: Value = serde_json::from_str(&version).unwrap();
+        println!("the cluster is {} of {}", version["gitVersion"], cluster.kubeconfig.display());
         cluster.objects = unscheduled(&cluster, objects);
         eventually("the table's objects", || {
             let done = cluster.kubectl(&["apply", "-f", "-"], &cluster.objects);
