@@ -7,12 +7,13 @@
 //! - `SEALANE_TABLES_ADDRESS=IP:PORT`: a server that runs already is asked, in the place of those that the test would
 //!   start. Its cluster has the objects: give its kubeconfig as above, or apply them beforehand. Asked are the
 //!   scenarios that it can hold: those with the Corefile of the table's first, or with `SEALANE_DNS_ONLY=TEXT` those
-//!   with TEXT in their title; it has to run with their Corefile. `SEALANE_TABLES_PROGRAM=coredns` says that it is
+//!   with TEXT in their title; it has to run with their Corefile. Rows about the server's own name are left out: that
+//!   depends on the addresses of its machine. `SEALANE_TABLES_PROGRAM=coredns` says that it is
 //!   CoreDNS, where the tables have answers of its own.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -116,7 +117,7 @@ fn unscheduled(cluster: &Cluster, objects: &str) -> String {
             object["spec"]["schedulerName"] = "nobody".into();
         }
     }
-    serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": all }).to_string()
+    all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")
 }
 
 /// Carries connections to the test's machine over to the real one's network, until the program ends.
@@ -139,13 +140,4 @@ fn relay(listener: TcpListener, target: String) {
             }
         }
     });
-}
-
-/// A table's text with the server's address where it names its own.
-pub fn text(path: &Path, address: Option<SocketAddr>) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    match address {
-        Some(address) => text.replace(&super::OWN.to_string(), &address.ip().to_string()),
-        None => text,
-    }
 }

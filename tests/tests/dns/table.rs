@@ -87,11 +87,12 @@ struct Expected {
 const SECTIONS: [&str; 3] = ["an", "ns", "ad"];
 
 impl Table {
-    /// Reads a file's text.
+    /// Reads a file.
     #[track_caller]
-    pub fn read(path: &Path, text: &str) -> Table {
+    pub fn read(path: &Path) -> Table {
         let file = path.file_name().unwrap().to_string_lossy().into_owned();
-        Table::parse(&file, text).unwrap_or_else(|e| panic!("{file}:{e}"))
+        let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Table::parse(&file, &text).unwrap_or_else(|e| panic!("{file}:{e}"))
     }
 
     fn parse(file: &str, text: &str) -> Result<Table, String> {
@@ -287,6 +288,11 @@ impl Row {
     /// Whether it only asks what there is: `-> ?`.
     pub fn open(&self) -> bool {
         self.expected.rcode == "?"
+    }
+
+    /// Whether it asks what the server is called.
+    pub fn about_the_server(&self) -> bool {
+        Some(self.query.rtype) == type_number("NS") || self.query.name.starts_with("ns.dns.")
     }
 
     fn expected(&self, server: &str) -> &Expected {
