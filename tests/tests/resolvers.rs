@@ -428,7 +428,7 @@ impl Pod {
         let mut command = self.command(words[0]);
         let done = run(command.args(&words[1..]).args(["-t", kind, "-q", name]), b"");
         let said = done.stdout.clone();
-        let status = said.lines().filter_map(|l| l.split_once("status: ")).map(|(_, rest)| rest).last();
+        let status = said.lines().filter_map(|l| l.split_once("status: ")).map(|(_, rest)| rest).next_back();
         let traced = words.contains(&"+trace");
         let good = status.is_some_and(|s| s.starts_with("NOERROR") || s.starts_with("NXDOMAIN"));
         if !done.status.success() || !(good || traced) {
