@@ -1,5 +1,7 @@
 //! What a developer runs, under one name: `cargo xtask COMMAND`.
 
+mod real_api;
+
 use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
@@ -12,6 +14,7 @@ cargo xtask COMMAND
   bench [FLAGS]      the figures and their bars, on a release build (as root; --json, --short)
   bench dns [FLAGS]  those of the DNS server, beside CoreDNS and Knot (dnsperf, knot: of the distribution)
   coredns            builds the CoreDNS that tables and figures compare with (tests/coredns, by go)
+  real-api           the tables of DNS answers once more, over a kube-apiserver (tests/apiserver, by go; etcd, openssl)
   kill [ROUNDS]      kill -9 at any point, ROUNDS times (50), and what the next start finds
   golden             kube-apiserver's recorded answers against ours: what agrees, and the list of the rest
   help               this
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         ["bench", "dns", flags @ ..] => coredns().and_then(|()| bench(&[&["dns"], flags].concat())),
         ["bench", flags @ ..] => bench(flags),
         ["coredns"] => coredns(),
+        ["real-api"] => coredns().and_then(|()| real_api::tables()),
         ["kill"] => kill(ROUNDS),
         ["kill", rounds] => match rounds.parse() {
             Ok(rounds) if rounds > 0 => kill(rounds),
@@ -88,11 +92,16 @@ fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// The workspace's root.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
 /// Runs a program at the workspace's root.
 fn run(command: &mut Command) -> Result<(), String> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.current_dir(here.parent().unwrap_or(here)).status();
+    let status = command.current_dir(root()).status();
     let status: ExitStatus = status.map_err(|error| format!("{name}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{name}: {status}")) }
 }
