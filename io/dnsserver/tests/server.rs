@@ -296,6 +296,16 @@ async fn an_upstream_that_is_not_there_is_a_servfail() {
     assert_eq!(server.udp("www.example", rtype::A).await.rcode, rcode::SERVFAIL);
     server.wait_for_log("[ERROR] plugin/errors: 2 www.example. A: 127.0.0.1:").await;
     server.end().await.unwrap();
+    // What was held back is said at the end.
+    let body = format!(" errors {{\n consolidate 1h .*\n }}\n forward . 127.0.0.1:{nobody}");
+    let server = Running::start(port, &body).await;
+    assert_eq!(server.udp("www.example", rtype::A).await.rcode, rcode::SERVFAIL);
+    let logs = server.logs.clone();
+    let held =
+        || logs.lock().unwrap().iter().any(|line| line.contains("1 errors like '.*' occurred in last"));
+    assert!(!held());
+    server.end().await.unwrap();
+    assert!(held(), "{:?}", logs.lock().unwrap());
 }
 
 #[tokio::test]
