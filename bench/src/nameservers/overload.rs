@@ -32,8 +32,9 @@ pub(crate) fn measure(binary: &Path, rounds: Rounds) -> Result<Vec<Figure>> {
 }
 
 fn overloaded(scene: &Scene, rounds: Rounds, quota: u32, name: &str) -> Result<Vec<Figure>> {
-    let server = scene.server("0")?;
+    // It goes after who is in it.
     let cgroup = Quota::new(quota)?;
+    let server = scene.server("0")?;
     cgroup.take(&server)?;
     // While it stands still it is asked on: what fills its next turn.
     let load = Load { cores: "1", seconds: 2 * rounds.seconds, at_once: "500", ..Load::default() };
@@ -83,7 +84,7 @@ struct Quota(PathBuf);
 
 impl Quota {
     fn new(micros: u32) -> Result<Quota> {
-        let name = format!("sealane-bench-{}", std::process::id());
+        let name = "sealane-bench";
         let (old, new) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
         let quota = if old.join("cpu.cfs_quota_us").exists() || old.join("cpu.shares").exists() {
             Quota(old.join(name))
@@ -92,6 +93,8 @@ impl Quota {
             fs::write(new.join("cgroup.subtree_control"), "+cpu").map_err(|e| format!("cgroup cpu: {e}"))?;
             Quota(new.join(name))
         };
+        // What a bench left that was killed.
+        let _ = fs::remove_dir(&quota.0);
         fs::create_dir(&quota.0).map_err(|e| format!("{}: {e}", quota.0.display()))?;
         let file = quota.0.join("cpu.max");
         if file.exists() {

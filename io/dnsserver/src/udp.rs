@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::backlog::Backlog;
+use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, Peer};
 use crate::shared::Shared;
 
@@ -54,6 +54,15 @@ impl Udp {
         self.spent.0 += begun.elapsed();
         self.spent.1 += u32::try_from(came).unwrap_or(u32::MAX);
         Ok(came)
+    }
+
+    /// Takes what waits, and answers none of it: who asked does not wait any more.
+    fn let_go(&self, batch: &mut Batch) {
+        for _ in 0..backlog::BATCHES {
+            if batch.receive(&self.socket, false).is_err() {
+                return;
+            }
+        }
     }
 
     /// Forgets what has changed.
@@ -204,6 +213,9 @@ fn listen(
         if let Some(room) = backlog.answered(came, came >= MANY, Instant::now()) {
             // Where the kernel does not take it, it is as it was.
             let _ = sockopt::set_socket_recv_buffer_size(socket, room);
+            if room < backlog::MOST {
+                udp.let_go(&mut batch);
+            }
         }
         if came >= MANY {
             std::thread::sleep(GATHER);
