@@ -22,8 +22,8 @@ use sealane_dns::{Event, Transport, decode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use crate::limits::Limits;
 use crate::shared::{Shared, told};
-use crate::tcp::Limits;
 
 const PATH: &str = "/dns-query";
 const MESSAGE: HeaderValue = HeaderValue::from_static("application/dns-message");

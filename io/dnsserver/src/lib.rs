@@ -18,6 +18,7 @@ mod backlog;
 mod batch;
 mod corefile;
 mod https;
+mod limits;
 mod listen;
 mod machine;
 mod panics;
