@@ -71,7 +71,7 @@ pub(crate) fn question(id: u16, name: &str) -> Vec<u8> {
 }
 
 /// The A records of the answer section.
-fn addresses(message: &[u8]) -> Option<Vec<Ipv4Addr>> {
+pub(crate) fn addresses(message: &[u8]) -> Option<Vec<Ipv4Addr>> {
     let mut at = 12;
     for _ in 0..number(message, 4)? {
         at = after_name(message, at)? + 4;

@@ -62,32 +62,68 @@ fn endpoint_name(at: usize, number: usize) -> String {
     format!("{}.{}", endpoint(at, number).to_string().replace('.', "-"), service(at))
 }
 
+/// One object, and where it is created.
+pub(crate) struct Object {
+    pub(crate) plural: &'static str,
+    path: String,
+    pub(crate) value: Value,
+}
+
+fn metadata(at: usize) -> Value {
+    json!({ "name": format!("service-{at}"), "namespace": namespace(at) })
+}
+
+/// A Service's endpoints.
+pub(crate) fn slice(size: Size, at: usize) -> Value {
+    let mut metadata = metadata(at);
+    metadata["labels"] = json!({ "kubernetes.io/service-name": metadata["name"] });
+    let numbers = if size.has_endpoints(at) { 0..ENDPOINTS } else { 0..0 };
+    let endpoints: Vec<Value> =
+        numbers.map(|n| json!({ "addresses": [endpoint(at, n).to_string()] })).collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": metadata,
+        "addressType": "IPv4",
+        "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }],
+        "endpoints": endpoints,
+    })
+}
+
+/// All of the cluster.
+pub(crate) fn objects(size: Size) -> impl Iterator<Item = Object> {
+    let namespaces = (0..NAMESPACES).map(|at| Object {
+        plural: "namespaces",
+        path: "/api/v1/namespaces".to_owned(),
+        value: json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace(at) } }),
+    });
+    let services = (0..size.services).flat_map(move |at| {
+        let ip = if size.headless(at) { "None".to_owned() } else { cluster_ip(at).to_string() };
+        let service = Object {
+            plural: "services",
+            path: format!("/api/v1/namespaces/{}/services", namespace(at)),
+            value: json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": metadata(at),
+                "spec": { "clusterIP": ip, "ports": [{ "name": "http", "port": 80 }] },
+            }),
+        };
+        let slice = size.has_endpoints(at).then(|| Object {
+            plural: "endpointslices",
+            path: format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", namespace(at)),
+            value: slice(size, at),
+        });
+        [Some(service), slice].into_iter().flatten()
+    });
+    namespaces.chain(services)
+}
+
 /// Creates the objects.
 pub(crate) fn create(api: &Api, size: Size) -> Result<()> {
     let mut connection = api.connect()?;
-    for at in 0..NAMESPACES {
-        connection.create("/api/v1/namespaces", &json!({ "metadata": { "name": namespace(at) } }))?;
-    }
-    for at in 0..size.services {
-        let (name, namespace) = (format!("service-{at}"), namespace(at));
-        let ip = if size.headless(at) { "None".to_owned() } else { cluster_ip(at).to_string() };
-        let service = json!({
-            "metadata": { "name": name },
-            "spec": { "clusterIP": ip, "ports": [{ "name": "http", "port": 80 }] },
-        });
-        connection.create(&format!("/api/v1/namespaces/{namespace}/services"), &service)?;
-        if size.has_endpoints(at) {
-            let endpoints: Vec<Value> =
-                (0..ENDPOINTS).map(|n| json!({ "addresses": [endpoint(at, n).to_string()] })).collect();
-            let slice = json!({
-                "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } },
-                "addressType": "IPv4",
-                "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }],
-                "endpoints": endpoints,
-            });
-            let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
-            connection.create(&path, &slice)?;
-        }
+    for Object { path, value, .. } in objects(size) {
+        connection.create(&path, &value)?;
     }
     Ok(())
 }

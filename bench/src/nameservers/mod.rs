@@ -1,6 +1,7 @@
 //! Sealane's DNS server beside CoreDNS and Knot: CPU time a query, latency, memory, and how soon a cluster is loaded.
 //! Each server has the first core to itself, dnsperf the second; runs of the servers take turns, and medians count.
 
+mod changes;
 mod cluster;
 pub(crate) mod overload;
 mod scene;
@@ -10,6 +11,7 @@ pub(crate) mod workers;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::Result;
 use crate::report::{Figure, Judged};
@@ -30,14 +32,21 @@ pub(crate) struct Rounds {
     rounds: usize,
     seconds: u32,
     large: Size,
+    /// How long the cluster changes all the time.
+    changes: Duration,
 }
 
 impl Rounds {
     pub(crate) fn new(short: bool) -> Rounds {
         if short {
-            Rounds { rounds: 2, seconds: 2, large: Size { services: 1000, ..LARGE } }
+            Rounds {
+                rounds: 2,
+                seconds: 2,
+                large: Size { services: 1000, ..LARGE },
+                changes: Duration::from_secs(3),
+            }
         } else {
-            Rounds { rounds: 7, seconds: 5, large: LARGE }
+            Rounds { rounds: 7, seconds: 5, large: LARGE, changes: Duration::from_secs(20) }
         }
     }
 }
@@ -109,6 +118,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
         1.0,
     ));
     figures.extend(workers::measure(&binaries.sealane, rounds)?);
+    figures.extend(changes::measure(&binaries.sealane, CLUSTER, rounds.changes)?);
     let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
     let services = rounds.large.services;
     for (program, measured) in Program::ALL.iter().zip(&large) {

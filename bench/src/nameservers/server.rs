@@ -46,10 +46,9 @@ impl Program {
         }
     }
 
-    /// Its configuration's text. Both that read Corefiles do what kubeadm's says of the cluster's zones, and no more.
+    /// Its configuration's text. Both that read Corefiles have kubeadm's (of Kubernetes 1.36).
     pub(crate) fn configuration(self, folder: &Path, kubeconfig: &Path) -> String {
         let (port, folder, kubeconfig) = (self.port(), folder.display(), kubeconfig.display());
-        let api = format!("kubeconfig {kubeconfig}");
         match self {
             Program::Knot => format!(
                 "server:\n  rundir: {folder}\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  tcp-workers: 1\n  \
@@ -57,11 +56,20 @@ impl Program {
                  zone:\n  - domain: cluster.local\n    file: {folder}/zone\n    zonefile-load: whole\n    \
                  journal-content: none\n"
             ),
-            // Sealane's way to the API is KUBECONFIG.
-            Program::Sealane | Program::CoreDns => format!(
-                "cluster.local:{port} in-addr.arpa:{port} ip6.arpa:{port} {{\n    kubernetes {{\n        {}\n    }}\n}}\n",
-                if self == Program::CoreDns { &api } else { "" }
-            ),
+            Program::Sealane | Program::CoreDns => {
+                // Nobody listens there, and nothing is asked that would go there.
+                let upstream = "127.0.0.1:5399";
+                // Of two servers that run in turns each has its own.
+                let [health, ready, metrics] = [10_000, 20_000, 30_000].map(|more| port + more);
+                format!(
+                    ".:{port} {{\n    errors\n    health :{health} {{\n        lameduck 5s\n    }}\n    ready :{ready}\n    \
+                     kubernetes cluster.local in-addr.arpa ip6.arpa {{\n        kubeconfig {kubeconfig}\n        \
+                     pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }}\n    \
+                     prometheus :{metrics}\n    forward . {upstream} {{\n        max_concurrent 1000\n    }}\n    \
+                     cache 30 {{\n        disable success cluster.local\n        disable denial cluster.local\n    \
+                     }}\n    loop\n    reload\n    loadbalance\n}}\n"
+                )
+            }
         }
     }
 }
@@ -165,6 +173,7 @@ impl Drop for Server {
 pub(crate) struct Client {
     socket: UdpSocket,
     id: u16,
+    buffer: [u8; 4096],
 }
 
 impl Client {
@@ -172,7 +181,7 @@ impl Client {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect((Ipv4Addr::LOCALHOST, program.port()))?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        Ok(Client { socket, id: 0 })
+        Ok(Client { socket, id: 0, buffer: [0; 4096] })
     }
 
     /// Whether there is an A record.
@@ -180,18 +189,30 @@ impl Client {
         self.ask(name).is_some_and(|(rcode, answers, _)| rcode == 0 && answers > 0)
     }
 
+    /// Whether the address is among the answers.
+    pub(super) fn has(&mut self, name: &str, address: Ipv4Addr) -> bool {
+        let Some((length, _)) = self.exchange(name) else { return false };
+        crate::dns::addresses(&self.buffer[..length]).is_some_and(|found| found.contains(&address))
+    }
+
     /// Response code, answers, and how long it took in µs; `None` without an answer.
     pub(crate) fn ask(&mut self, name: &str) -> Option<(u8, u16, f64)> {
+        let (_, took) = self.exchange(name)?;
+        let head = &self.buffer;
+        Some((head[3] & 0xf, u16::from_be_bytes([head[6], head[7]]), took))
+    }
+
+    /// The answer's length, and µs until it came.
+    fn exchange(&mut self, name: &str) -> Option<(usize, f64)> {
         self.id = self.id.wrapping_add(1);
         let question = crate::dns::question(self.id, name);
-        let mut buffer = [0; 4096];
         let begun = Instant::now();
         self.socket.send(&question).ok()?;
         loop {
-            let length = self.socket.recv(&mut buffer).ok()?;
+            let length = self.socket.recv(&mut self.buffer).ok()?;
             let took = begun.elapsed().as_secs_f64() * 1e6;
-            if length >= 12 && buffer[..2] == self.id.to_be_bytes() {
-                return Some((buffer[3] & 0xf, u16::from_be_bytes([buffer[6], buffer[7]]), took));
+            if length >= 12 && self.buffer[..2] == self.id.to_be_bytes() {
+                return Some((length, took));
             }
         }
     }

@@ -104,6 +104,7 @@ pub mod chain;
 pub mod config;
 pub mod corefile;
 pub mod expression;
+pub mod fairness;
 pub mod gotemplate;
 pub mod message;
 pub mod metrics;

@@ -10,8 +10,11 @@ macro_rules! rows {
     };
 }
 
-/// All plugins of CoreDNS, in the order in which a query passes them. What has no reader is refused by name.
+/// All plugins of CoreDNS, and Sealane's own, in the order in which a query passes them. What has no reader is
+/// refused by name.
 pub static ROWS: &[Row] = rows! {
+    // Sealane's own: before the others, so that it sees what the client sees.
+    "shadow" Some(plugins::shadow::setup), false;
     "root" Some(plugins::process::root), false;
     "metadata" Some(plugins::metadata::setup), false;
     "geoip" None, false;
@@ -23,6 +26,8 @@ pub static ROWS: &[Row] = rows! {
     "https3" None, false;
     "timeouts" Some(plugins::process::timeouts), false;
     "multisocket" Some(plugins::process::multisocket), false;
+    // Sealane's own.
+    "fairness" Some(plugins::process::fairness), false;
     "reload" Some(plugins::process::reload), false;
     "nsid" Some(plugins::identity::nsid), false;
     "bufsize" Some(plugins::limits::bufsize), false;
@@ -58,7 +63,7 @@ pub static ROWS: &[Row] = rows! {
     "azure" None, false;
     "clouddns" None, false;
     "k8s_external" Some(plugins::k8s_external::setup), false;
-    "kubernetes" Some(plugins::kubernetes::setup), true;
+    "kubernetes" Some(plugins::kubernetes::setup), false;
     "file" Some(plugins::file::setup), true;
     "auto" Some(plugins::auto::setup), true;
     "secondary" None, true;

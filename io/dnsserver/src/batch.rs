@@ -1,34 +1,27 @@
-//! Datagrams by the batch: one system call takes what has come in, another sends the answers.
+//! Datagrams by the batch: what has come in is taken at once, and so go the answers.
 
-use std::io::{IoSlice, IoSliceMut, Result};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::io::Result;
+use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::libc;
-use nix::sys::socket::{
-    self, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6,
-    SockaddrStorage, setsockopt, sockopt,
-};
+use nix::sys::socket::{self, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+pub(crate) use crate::mmsg::Peer;
+use crate::mmsg::{Inbox, Outbox};
+
 /// Datagrams in a batch, at most.
-const BATCH: usize = 64;
-/// The longest query that is taken, octets: what EDNS servers offer to take (RFC 6891, 6.2.5).
-const LONGEST: usize = 4096;
-/// What one segmented datagram may hold at most, octets.
-const SEGMENTS: usize = 65_000;
+pub(crate) const BATCH: usize = 128;
+/// Answers that one datagram carries to its client's side, at most (UDP_MAX_SEGMENTS of older kernels).
+const SEGMENTS: usize = 64;
+/// Answers that go by segments are so long at most, octets: they fit any way's packets (RFC 8200, 5).
+const SEGMENT: usize = 1200;
+/// What segments may be together, octets.
+const DATAGRAM: usize = 65_000;
 /// What the kernel may keep for us while we are busy, octets; it gives less where `net.core.rmem_max` says so.
 const QUEUE: usize = 1 << 20;
-
-/// Whom an answer goes to, and the address of ours that it comes from: the one that was asked, where the socket is bound
-/// to all of them.
-#[derive(Clone, Copy)]
-pub(crate) struct Peer {
-    client: SocketAddr,
-    address: SockaddrStorage,
-    local: Option<IpAddr>,
-}
 
 /// Makes a bound socket fit for batches: reading waits so long at most.
 pub(crate) fn prepare(socket: &UdpSocket, wait: Duration) -> Result<()> {
@@ -53,209 +46,164 @@ pub(crate) fn wake(socket: &UdpSocket) {
 }
 
 /// Sends one answer, without waiting: one that cannot be sent is one that got lost, its client asks again.
-pub(crate) fn send(socket: &UdpSocket, answer: &[u8], to: &Peer) {
-    let source = Source::of(to);
-    let (slices, flags) = ([IoSlice::new(answer)], MsgFlags::MSG_DONTWAIT);
-    let _ =
-        socket::sendmsg(socket.as_raw_fd(), &slices, source.messages().as_slice(), flags, Some(&to.address));
-}
-
-/// The address that answers come from, as the kernel is told it (`IP_PKTINFO` in ip(7)).
-enum Source {
-    Any,
-    V4(libc::in_pktinfo),
-    V6(libc::in6_pktinfo),
-}
-
-impl Source {
-    fn of(peer: &Peer) -> Self {
-        match peer.local {
-            None => Source::Any,
-            Some(IpAddr::V4(ip)) if peer.address.as_sockaddr_in6().is_none() => {
-                Source::V4(libc::in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
-                    ipi_addr: libc::in_addr { s_addr: 0 },
-                })
-            }
-            Some(ip) => {
-                let octets = match ip {
-                    IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-                    IpAddr::V6(ip) => ip.octets(),
-                };
-                Source::V6(libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr { s6_addr: octets },
-                    ipi6_ifindex: 0,
-                })
-            }
-        }
-    }
-
-    fn messages(&self) -> Vec<ControlMessage<'_>> {
-        match self {
-            Source::Any => Vec::new(),
-            Source::V4(info) => vec![ControlMessage::Ipv4PacketInfo(info)],
-            Source::V6(info) => vec![ControlMessage::Ipv6PacketInfo(info)],
-        }
-    }
+pub(crate) fn send(socket: &UdpSocket, answer: Vec<u8>, to: Peer) {
+    let whole = Range { start: 0, end: 1 };
+    Outbox::default().send(socket, (&[answer], &[to]), (&[0], &[whole]), |_| ());
 }
 
 /// Room for a batch in, and for one out.
 pub(crate) struct Batch {
-    came: MultiHeaders<SockaddrStorage>,
-    queries: Vec<[u8; LONGEST]>,
-    from: Vec<(usize, Option<Peer>)>,
-    /// By what goes with an answer: nothing, an address of IPv4, of IPv6. The room must be what is sent to the octet.
-    goes: [MultiHeaders<SockaddrStorage>; 3],
+    came: Inbox,
+    goes: Outbox,
     answers: Vec<Vec<u8>>,
     to: Vec<Peer>,
+    order: Vec<u16>,
+    runs: Vec<Range<usize>>,
+    /// No datagram in segments was refused so far: some network devices do not cut (EIO), or have narrower ways.
+    cuts: bool,
+    /// The kernel tells how many datagrams it has lost.
+    tells: bool,
+    lost: u32,
 }
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        let v4 = || nix::cmsg_space!(libc::in_pktinfo);
-        let v6 = || nix::cmsg_space!(libc::in6_pktinfo);
         Batch {
-            came: MultiHeaders::preallocate(BATCH, Some(v6())),
-            queries: vec![[0; LONGEST]; BATCH],
-            from: Vec::with_capacity(BATCH),
-            goes: [None, Some(v4()), Some(v6())].map(|room| MultiHeaders::preallocate(BATCH, room)),
+            came: Inbox::new(BATCH),
+            goes: Outbox::default(),
             answers: vec![Vec::new(); BATCH],
             to: Vec::with_capacity(BATCH),
+            order: Vec::with_capacity(BATCH),
+            runs: Vec::with_capacity(BATCH),
+            cuts: true,
+            tells: false,
+            lost: 0,
         }
     }
 
     /// Takes what has come in: how many. With `wait`, until there is one, or the socket's time is over; otherwise, and
     /// then, `WouldBlock` says that there is none.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, wait: bool) -> Result<usize> {
-        self.from.clear();
         self.to.clear();
-        let mut queries = self.queries.iter_mut();
-        let mut slices: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
-            [IoSliceMut::new(queries.next().map_or(&mut [], |query| &mut query[..]))]
-        });
-        let flags = if wait { MsgFlags::MSG_WAITFORONE } else { MsgFlags::MSG_DONTWAIT };
-        let came = socket::recvmmsg(socket.as_raw_fd(), &mut self.came, &mut slices, flags, None)?;
-        for message in came {
-            let peer = message.address.as_ref().and_then(|storage| {
-                let local = message.cmsgs().ok().and_then(|mut all| all.find_map(|control| asked(&control)));
-                Some(Peer { client: address(storage)?, address: *storage, local })
-            });
-            self.from.push((message.bytes, peer));
+        self.came.receive(socket, wait)
+    }
+
+    /// How many datagrams the kernel has lost so far, there being no room for them: from now on it tells
+    /// (SO_RXQ_OVFL). Where it can't, none.
+    pub(crate) fn lost(&mut self, socket: &UdpSocket) -> u32 {
+        if !self.tells {
+            self.tells = true;
+            let _ = setsockopt(socket, sockopt::RxqOvfl, &1);
         }
-        Ok(self.from.len())
+        self.lost = self.came.lost().unwrap_or(self.lost);
+        self.lost
     }
 
     /// Lets `answer` look at each query and write what goes back at once; `false`: nothing does.
     pub(crate) fn answer(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, &Peer, &mut Vec<u8>) -> bool) {
-        for (query, (len, peer)) in self.queries.iter().zip(&self.from) {
-            let Some(peer) = peer else { continue };
+        for (query, peer) in self.came.queries() {
+            let Some(client) = peer.client() else { continue };
             let Some(room) = self.answers.get_mut(self.to.len()) else { return };
-            if answer(query.get(..*len).unwrap_or_default(), peer.client, peer, room) {
-                self.to.push(*peer);
+            if answer(query, client, &peer, room) {
+                self.to.push(peer);
             }
         }
     }
 
     /// Sends the answers. One that cannot be sent is one that got lost: its client asks again.
     pub(crate) fn send(&mut self, socket: &UdpSocket) {
-        let mut order: [u8; BATCH] = std::array::from_fn(|at| at as u8);
-        let order = &mut order[..self.to.len()];
-        let key = |at: &u8| {
-            let peer = &self.to[usize::from(*at)];
-            (peer.local, peer.client, self.answers[usize::from(*at)].len())
-        };
-        order.sort_unstable_by_key(key);
-        let (mut singles, mut count) = ([0; BATCH], 0);
-        for run in order.chunk_by(|a, b| key(a) == key(b)) {
-            if run.len() == 1 || !self.send_run(socket, run) {
-                singles[count..count + run.len()].copy_from_slice(run);
-                count += run.len();
+        let Batch { goes, answers, to, order, runs, cuts, .. } = self;
+        order.clear();
+        order.extend(0..u16::try_from(to.len()).unwrap_or(u16::MAX));
+        if to.len() > 1 {
+            // By client, the longest first.
+            order.sort_unstable_by_key(|at| {
+                let at = usize::from(*at);
+                (u64::from(to[at].mark()) << 32) | (0xffff_ffff - answers[at].len() as u64)
+            });
+        }
+        group(order, (answers, to), *cuts, runs);
+        let mut refused = Vec::new();
+        goes.send(socket, (answers, to), (order, runs), |run| {
+            if run.len() > 1 {
+                refused.extend(run.clone().map(|at| at..at + 1));
             }
-        }
-        let local = |at: &u8| self.to[usize::from(*at)].local;
-        let ends: Vec<usize> =
-            singles[..count].chunk_by(|a, b| local(a) == local(b)).map(<[u8]>::len).collect();
-        let mut begin = 0;
-        for len in ends {
-            self.send_each(socket, &singles[begin..begin + len]);
-            begin += len;
-        }
-    }
-
-    /// Answers of one length to one client are one datagram for all of the way but its ends: the kernel cuts it
-    /// (UDP_SEGMENT, udp(7)). Whether it went.
-    fn send_run(&self, socket: &UdpSocket, run: &[u8]) -> bool {
-        let length = self.answers[usize::from(run[0])].len();
-        let Ok(segment) = u16::try_from(length) else { return false };
-        let peer = &self.to[usize::from(run[0])];
-        let source = Source::of(peer);
-        for part in run.chunks((SEGMENTS / length.max(1)).max(1)) {
-            let slices: Vec<IoSlice<'_>> =
-                part.iter().map(|at| IoSlice::new(&self.answers[usize::from(*at)])).collect();
-            let mut messages = source.messages();
-            messages.push(ControlMessage::UdpGsoSegments(&segment));
-            let flags = MsgFlags::MSG_DONTWAIT;
-            if socket::sendmsg(socket.as_raw_fd(), &slices, &messages, flags, Some(&peer.address)).is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Answers from one address of ours.
-    fn send_each(&mut self, socket: &UdpSocket, places: &[u8]) {
-        let Some(first) = places.first() else { return };
-        let source = Source::of(&self.to[usize::from(*first)]);
-        let headers = &mut self.goes[match source {
-            Source::Any => 0,
-            Source::V4(_) => 1,
-            Source::V6(_) => 2,
-        }];
-        let messages = source.messages();
-        let mut sent = 0;
-        while sent < places.len() {
-            let rest = places[sent..].iter().map(|at| usize::from(*at));
-            let slices: Vec<[IoSlice<'_>; 1]> =
-                rest.clone().map(|at| [IoSlice::new(&self.answers[at])]).collect();
-            let to: Vec<Option<SockaddrStorage>> = rest.map(|at| Some(self.to[at].address)).collect();
-            let flags = MsgFlags::MSG_DONTWAIT;
-            let result = socket::sendmmsg(socket.as_raw_fd(), headers, &slices, &to, &messages, flags);
-            // The first of them failed; what is behind it may not.
-            sent += result.map_or(1, |results| results.count().max(1));
+        });
+        if !refused.is_empty() {
+            *cuts = false;
+            goes.send(socket, (answers, to), (order, &refused), |_| ());
         }
     }
 }
 
-/// Which of our addresses a datagram came to.
-fn asked(control: &ControlMessageOwned) -> Option<IpAddr> {
-    match control {
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            Some(IpAddr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()))
+/// Which answers in a row go as one datagram that the kernel cuts: for most of the way the network's layers see one.
+/// All to one client, all as long as the first but the last one, which may be shorter.
+fn group(order: &[u16], (answers, to): (&[Vec<u8>], &[Peer]), cuts: bool, runs: &mut Vec<Range<usize>>) {
+    runs.clear();
+    let length = |at: usize| answers[usize::from(order[at])].len();
+    let peer = |at: usize| &to[usize::from(order[at])];
+    let mut begin = 0;
+    while begin < order.len() {
+        let each = length(begin);
+        let most = if cuts && each <= SEGMENT { (DATAGRAM / each.max(1)).min(SEGMENTS) } else { 1 };
+        let last = order.len().min(begin + most);
+        let mut end = begin + 1;
+        while end < last && peer(end) == peer(begin) && length(end) <= each {
+            end += 1;
+            if length(end - 1) < each {
+                break;
+            }
         }
-        ControlMessageOwned::Ipv6PacketInfo(info) => {
-            Some(IpAddr::from(info.ipi6_addr.s6_addr).to_canonical())
-        }
-        _ => None,
+        runs.push(begin..end);
+        begin = end;
     }
-}
-
-/// A client by its own family, not as an IPv6 socket sees it.
-fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = storage.as_sockaddr_in() {
-        return Some(SocketAddr::V4(SocketAddrV4::new(SockaddrIn::ip(v4), v4.port())));
-    }
-    let v6: &SockaddrIn6 = storage.as_sockaddr_in6()?;
-    let ip: Ipv6Addr = v6.ip();
-    Some(match ip.to_ipv4_mapped() {
-        Some(ip) => SocketAddr::V4(SocketAddrV4::new(ip, v6.port())),
-        None => SocketAddr::V6(SocketAddrV6::new(ip, v6.port(), v6.flowinfo(), v6.scope_id())),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Some are cut by the kernel, some are too long for that, some too unlike.
+    fn length(number: u8) -> usize {
+        match number {
+            0..20 => 1000,
+            20..30 => 2000,
+            _ => 100 + usize::from(number),
+        }
+    }
+
+    #[test]
+    fn what_goes_together_is_one_clients_and_of_one_length_but_the_last() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let peers: Vec<Peer> = (0..2u8)
+            .map(|_| {
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                client.send_to(&[0], server.local_addr().unwrap()).unwrap();
+                let mut inbox = Inbox::new(1);
+                inbox.receive(&server, true).unwrap();
+                inbox.queries().next().unwrap().1
+            })
+            .collect();
+        for (answers, expected) in [
+            (vec![(0, 50)], vec![1]),
+            (vec![(0, 50), (0, 50), (0, 50)], vec![3]),
+            (vec![(0, 50), (0, 50), (0, 49), (0, 49)], vec![3, 1]),
+            (vec![(0, 50), (0, 49), (0, 48), (0, 47), (0, 46)], vec![2, 2, 1]),
+            (vec![(0, 50), (1, 50), (1, 49), (1, 49)], vec![1, 2, 1]),
+            (vec![(0, 49), (0, 50)], vec![1, 1]),
+            (vec![(0, 1201), (0, 1201), (0, 1200), (0, 1200)], vec![1, 1, 2]),
+            (vec![(0, 1000); 130], vec![64, 64, 2]),
+        ] {
+            let order: Vec<u16> = (0..answers.len() as u16).collect();
+            let texts: Vec<Vec<u8>> = answers.iter().map(|(_, len)| vec![0; *len]).collect();
+            let to: Vec<Peer> = answers.iter().map(|(peer, _)| peers[*peer]).collect();
+            let mut runs = Vec::new();
+            group(&order, (&texts, &to), true, &mut runs);
+            assert_eq!(runs.iter().map(Range::len).collect::<Vec<_>>(), expected, "{answers:?}");
+            group(&order, (&texts, &to), false, &mut runs);
+            assert_eq!(runs.len(), answers.len(), "{answers:?}");
+        }
+    }
 
     #[test]
     fn answers_of_one_length_to_one_client_come_one_by_one() {
@@ -271,7 +219,7 @@ mod tests {
             came += batch.receive(&server, true).unwrap();
             batch.answer(|query, _, _, out| {
                 out.clear();
-                out.resize(if query[0] < 30 { 2000 } else { 100 + usize::from(query[0]) }, query[0]);
+                out.resize(length(query[0]), query[0]);
                 true
             });
             batch.send(&server);
@@ -281,7 +229,7 @@ mod tests {
             for _ in 0..20 {
                 let mut answer = [0; 4096];
                 let len = client.recv(&mut answer).unwrap();
-                assert_eq!(len, if answer[0] < 30 { 2000 } else { 100 + usize::from(answer[0]) });
+                assert_eq!(len, length(answer[0]));
                 assert!(answer[..len].iter().all(|octet| *octet == answer[0]));
                 numbers.push(usize::from(answer[0]));
             }
@@ -328,6 +276,39 @@ mod tests {
             }
             clients[1].set_nonblocking(true).unwrap();
             assert!(clients[1].recv(&mut [0; 64]).is_err());
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_lost_is_told_beside_the_address_that_was_asked() {
+        for own in ["0.0.0.0:0", "[::]:0"] {
+            let server = UdpSocket::bind(own).unwrap();
+            prepare(&server, Duration::from_secs(5)).unwrap();
+            setsockopt(&server, sockopt::RcvBuf, &4096).unwrap();
+            let mut batch = Batch::new();
+            assert_eq!(batch.lost(&server), 0);
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let to: SocketAddr = ([127, 0, 0, 7], server.local_addr().unwrap().port()).into();
+            for _ in 0..300 {
+                client.send_to(&[0; 500], to).unwrap();
+            }
+            let mut came = batch.receive(&server, true).unwrap();
+            while let Ok(more) = batch.receive(&server, false) {
+                came += more;
+            }
+            assert_eq!(batch.lost(&server), 0, "there was room for these");
+            // What comes next knows of those that did not come.
+            client.send_to(&[1], to).unwrap();
+            assert_eq!(batch.receive(&server, true).unwrap(), 1);
+            assert_eq!(batch.lost(&server) as usize, 300 - came);
+            assert!(came < 300);
+            batch.answer(|query, _, _, out| {
+                out.clear();
+                out.extend_from_slice(query);
+                true
+            });
+            batch.send(&server);
+            assert_eq!(client.recv_from(&mut [0; 64]).unwrap(), (1, to));
         }
     }
 }

@@ -11,16 +11,18 @@
 //! run(Settings::new("/etc/coredns/Corefile"), snapshots, std::future::pending()).await
 //! # }
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod admin;
 mod backlog;
 mod batch;
 mod corefile;
+mod fair;
 mod https;
 mod limits;
 mod listen;
 mod machine;
+mod mmsg;
 mod panics;
 mod patient;
 mod problems;

@@ -66,6 +66,11 @@ impl Shared {
         now(self.start)
     }
 
+    /// Since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     pub(crate) fn log(&self, line: &str) {
         (self.log)(line);
     }

@@ -2,12 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
-use sealane_dns::prepared::Prepared;
+use sealane_dns::prepared::{Changed, Prepared};
 use sealane_dns::{Event, Transport};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -15,15 +16,20 @@ use tokio::task::JoinSet;
 
 use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, Peer};
+use crate::fair::Fair;
 use crate::shared::Shared;
 
 /// Queries that wait for upstreams at once; more are dropped, their clients ask again.
 const WAITING: usize = 16_384;
 /// A listener that has nothing to do looks about so often.
 const LOOK: Duration = Duration::from_millis(50);
-/// Where so many come at once, more are on their way: they are given the time to be many, too.
+
+/// Where so many come at once, more are on their way: they are given the time to be many, too. What many share is
+/// most of what an answer costs.
 const MANY: usize = 16;
-const GATHER: Duration = Duration::from_micros(20);
+const GATHER: Duration = Duration::from_micros(50);
+/// How exact such sleeps are, ns. The kernel would make them 50 us longer.
+const SLACK: NonZeroU64 = NonZeroU64::MIN;
 /// From the moment on that a socket takes nothing in to the one when it has all.
 const AFTER: Duration = Duration::from_millis(2);
 
@@ -35,6 +41,8 @@ struct Udp {
     waiting: Arc<Semaphore>,
     tasks: JoinSet<()>,
     prepared: Prepared,
+    /// Where `fairness` is on.
+    fair: Option<Fair>,
     /// The changes that `prepared` knows.
     seen: u64,
     turn: u64,
@@ -49,6 +57,9 @@ impl Udp {
         let came = batch.receive(&socket, wait)?;
         let begun = Instant::now();
         self.learn();
+        if let Some(fair) = &mut self.fair {
+            fair.batch(&self.shared, batch, &socket, came);
+        }
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
         batch.send(&socket);
         self.spent.0 += begun.elapsed();
@@ -70,11 +81,18 @@ impl Udp {
         if let Some((changed, serial, seen)) = self.shared.changes(self.seen) {
             self.prepared.changed(&changed, serial);
             self.seen = seen;
+            if changed == Changed::All {
+                // It may be the configuration.
+                self.fair = Fair::renew(self.fair.take(), &self.shared, self.port, WAITING);
+            }
         }
     }
 
     /// Answers a query, now (`true`) or later.
     fn query(&mut self, bytes: &[u8], client: SocketAddr, peer: &Peer, out: &mut Vec<u8>) -> bool {
+        if self.fair.as_mut().is_some_and(|fair| !fair.admits(client.ip())) {
+            return false;
+        }
         // Not one by one: a client that asks for A and AAAA in turns would meet the same order of either each time
         // (Knuth's MMIX generator, of which the upper bits are good).
         self.turn = self.turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -83,6 +101,9 @@ impl Udp {
         }
         let event = Event::Query { port: self.port, transport: Transport::Udp, client, bytes };
         let (effects, preparation) = self.shared.query(event);
+        if let Some(fair) = &mut self.fair {
+            fair.was_dear();
+        }
         match self.shared.at_once(effects) {
             Ok(mut reply) => {
                 let Some(message) = reply.pop() else { return false };
@@ -96,16 +117,17 @@ impl Udp {
             }
             Err(effects) => {
                 let permit = self.waiting.clone().try_acquire_owned();
+                let place = self.fair.as_mut().map(|fair| fair.place(client.ip()));
                 let (shared, socket) = (self.shared.clone(), self.socket.clone());
                 let to = *peer;
                 self.tasks.spawn(async move {
-                    let overloaded = permit.is_err();
-                    let _permit = permit.ok();
+                    let overloaded = permit.is_err() || matches!(place, Some(None));
+                    let (_permit, _place) = (permit.ok(), place);
                     if overloaded {
                         return shared.abandon(effects);
                     }
                     for message in shared.carry_out(effects).await {
-                        batch::send(&socket, &message, &to);
+                        batch::send(&socket, message, to);
                     }
                 });
                 false
@@ -115,6 +137,9 @@ impl Udp {
 
     /// Counts what was handed out.
     fn count(&mut self) {
+        if let Some(fair) = &mut self.fair {
+            fair.report(&self.shared, true);
+        }
         let served = self.prepared.served();
         let (spent, queries) = std::mem::take(&mut self.spent);
         if !served.is_empty() {
@@ -193,6 +218,8 @@ fn listen(
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
 ) -> std::io::Result<JoinSet<()>> {
     batch::prepare(socket, LOOK)?;
+    // A thread without it sleeps longer, and answers all the same.
+    let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
     let (asks, mut asked) = mpsc::unbounded_channel();
     shared.counts(asks);
     let mut udp = Udp {
@@ -202,6 +229,7 @@ fn listen(
         waiting: Arc::new(Semaphore::new(WAITING)),
         tasks: JoinSet::new(),
         prepared: Prepared::new(room),
+        fair: None,
         seen: 0,
         turn: 0,
         spent: (Duration::ZERO, 0),

@@ -22,6 +22,7 @@ use sealane_catalog::Snapshot;
 
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
+use crate::prepared::Share;
 use crate::zone::Zone;
 pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
 pub use needs::{ApiAccess, ClientFiles, Needs};
@@ -125,6 +126,8 @@ pub enum Passage {
     Same,
     /// In the same way but for the order of addresses.
     Shuffles,
+    /// In the same way, but this share of all has to come by.
+    Sampled(Share),
 }
 
 /// What a plugin says to an answer that passes it.
@@ -160,6 +163,8 @@ pub enum Deed {
     Fatal(String),
     /// The rest of the chain once more, in the background.
     Refresh(Note),
+    /// A question of the plugin's own.
+    Ask(Ask),
 }
 
 /// The other plugins of the server block.
@@ -245,6 +250,11 @@ impl Context<'_> {
         self.deeds.push(Deed::Refresh(note));
     }
 
+    /// Asks somebody, and no query waits for it: what comes of it comes to [`Plugin::told`].
+    pub fn ask(&mut self, ask: Ask) {
+        self.deeds.push(Deed::Ask(ask));
+    }
+
     /// A number nobody can foresee, another one with each call.
     pub fn random(&mut self) -> u64 {
         // One step of splitmix64.
@@ -322,7 +332,7 @@ pub trait Plugin: Any + Debug + Send {
         Vec::new()
     }
 
-    /// What came of an ask of [`Plugin::tick`].
+    /// What came of an ask of [`Plugin::tick`], or of [`Context::ask`].
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {}
 
     /// How connections to those that it asks are kept.

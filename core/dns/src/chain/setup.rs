@@ -116,6 +116,8 @@ pub struct Settings {
     pub timeouts: Option<Timeouts>,
     /// `multisocket`
     pub sockets: Option<Sockets>,
+    /// `fairness`: queries a second that no client is denied.
+    pub fairness: Option<u32>,
     /// `debug`: lines marked `[DEBUG]` are written, and what panics ends the server.
     pub debug: bool,
     /// `errors { stacktrace }`: a panic that is caught is logged with where it happened.

@@ -24,6 +24,7 @@ pub mod metadata;
 pub mod minimal;
 pub mod process;
 pub mod rewrite;
+pub mod shadow;
 pub mod template;
 pub mod tls;
 pub mod transfer;

@@ -1,4 +1,4 @@
-//! The lines about the server itself: `bind`, `debug`, `health`, `multisocket`, `prometheus`, `ready`, `reload`, `root`,
+//! The lines about the server itself: `bind`, `debug`, `fairness`, `health`, `multisocket`, `prometheus`, `ready`, `reload`, `root`,
 //! `timeouts`. They stand in the block's [`crate::chain::Settings`], for who opens the sockets.
 
 use std::net::IpAddr;
@@ -87,6 +87,25 @@ pub fn multisocket(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileE
         },
     });
     no_more("multisocket", d.args.get(1..).unwrap_or(&[]))
+}
+
+/// Queries a second that no client is denied, where `fairness` says nothing.
+const FAIR: u32 = 100;
+
+/// `fairness [RATE]`: see [`crate::fairness`].
+///
+/// # Errors
+/// What is wrong with the line.
+pub fn fairness(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
+    no_options(d)?;
+    setup.settings.fairness = Some(match d.args.first() {
+        None => FAIR,
+        Some(token) => match number(token, "number of queries a second")? {
+            rate @ 1..=1_000_000 => rate,
+            _ => return err(token, "'fairness' leaves each client 1 to 1000000 queries a second"),
+        },
+    });
+    no_more("fairness", d.args.get(1..).unwrap_or(&[]))
 }
 
 /// `timeouts { read DURATION | write DURATION | idle DURATION | maxtcpqueries NUMBER }`

@@ -8,9 +8,11 @@
 //! one look-up, and id and case are written over. What changes in the cluster comes as [`Changed`], by the same marks.
 
 mod basis;
+mod share;
 mod shelf;
 
 pub use basis::{Basis, Changed, Mark, marks};
+pub use share::Share;
 pub use shelf::{Prepared, Served};
 
 use std::sync::Arc;
@@ -24,6 +26,8 @@ pub struct Preparation {
     pub serial_at: Option<usize>,
     /// Address records of the answer may stand in any order.
     pub rotates: bool,
+    /// Queries that are not to be answered with it: somebody on the general path wants to see them.
+    pub sampled: Option<Share>,
     /// What it counts as.
     pub tally: Arc<Tally>,
 }

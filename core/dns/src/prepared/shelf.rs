@@ -1,16 +1,20 @@
 //! [`Prepared`]: where answers are kept.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::{Changed, Mark, Preparation, Tally};
+use foldhash::quality::RandomState;
+
+use super::{Changed, Mark, Preparation, Share, Tally};
 use crate::message::rtype;
 
 /// The longest message that is looked up: header, the longest name, type and class, an OPT record without options.
 const LONGEST: usize = 12 + 255 + 4 + 11;
 /// Where a message's question begins.
 const QUESTION: usize = 12;
+/// In the header's third octet: TC.
+const TRUNCATED: u8 = 2;
 /// What an entry takes beside its octets, as far as it matters.
 const OVERHEAD: usize = 256;
 
@@ -30,17 +34,31 @@ pub struct Served {
 /// Address records of one length in a row, which may be handed out beginning with any.
 #[derive(Clone, Copy, Debug)]
 struct Ring {
-    start: usize,
-    length: usize,
-    count: usize,
+    start: u16,
+    length: u16,
+    count: u16,
+}
+
+impl Ring {
+    /// Writes the answer, beginning with any of them.
+    fn turn(self, turn: usize, reply: &[u8], out: &mut Vec<u8>) {
+        let [start, length, count] = [self.start, self.length, self.count].map(usize::from);
+        let (first, last) = (start + turn % count * length, start + count * length);
+        out.extend_from_slice(&reply[..start]);
+        out.extend_from_slice(&reply[first..last]);
+        out.extend_from_slice(&reply[start..first]);
+        out.extend_from_slice(&reply[last..]);
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
-    key: Box<[u8]>,
-    reply: Box<[u8]>,
-    serial_at: Option<usize>,
+    /// The key, and behind it the answer: they are read together.
+    octets: Box<[u8]>,
+    key: u16,
+    serial_at: Option<u16>,
     ring: Option<Ring>,
+    sampled: Option<Share>,
     /// The name stands in the answer once, as the question: any case will do.
     any_case: bool,
     basis: Box<[Mark]>,
@@ -52,11 +70,16 @@ struct Entry {
 
 impl Entry {
     fn size(&self) -> usize {
-        self.key.len() + self.reply.len() + 24 * self.basis.len() + OVERHEAD
+        self.octets.len() + 24 * self.basis.len() + OVERHEAD
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        self.octets.split_at(usize::from(self.key))
     }
 
     fn served(&self) -> Served {
-        let (asked, answered) = (self.key.len() + 2, self.reply.len());
+        let (key, reply) = self.parts();
+        let (asked, answered) = (key.len() + 2, reply.len());
         Served { tally: self.tally.clone(), times: self.times, asked, answered }
     }
 }
@@ -105,24 +128,20 @@ fn key<'a>(request: &[u8], buffer: &'a mut [u8; LONGEST]) -> Option<(&'a [u8], u
     if request.len() > LONGEST || request.len() < QUESTION + 5 {
         return None;
     }
+    let mut end = QUESTION;
+    loop {
+        match usize::from(*request.get(end)?) {
+            0 => break,
+            len if len > 63 => return None,
+            len => end += 1 + len,
+        }
+    }
     let whole = &mut buffer[..request.len()];
     whole.copy_from_slice(request);
-    let (mut at, mut lower) = (QUESTION, true);
-    loop {
-        let len = usize::from(*whole.get(at)?);
-        if len == 0 {
-            break;
-        }
-        if len > 63 {
-            return None;
-        }
-        for octet in whole.get_mut(at + 1..at + 1 + len)? {
-            lower &= !octet.is_ascii_uppercase();
-            octet.make_ascii_lowercase();
-        }
-        at += 1 + len;
-    }
-    Some((&buffer[2..request.len()], at + 1, lower))
+    // The octets of lengths are no letters.
+    whole[QUESTION..end].make_ascii_lowercase();
+    let lower = whole[QUESTION..end] == request[QUESTION..end];
+    Some((&buffer[2..request.len()], end + 1, lower))
 }
 
 impl Prepared {
@@ -130,7 +149,7 @@ impl Prepared {
     pub fn new(limit: usize) -> Self {
         Prepared {
             at: HashMap::default(),
-            hashes: RandomState::new(),
+            hashes: RandomState::default(),
             entries: Vec::new(),
             free: Vec::new(),
             marked: HashMap::new(),
@@ -149,23 +168,21 @@ impl Prepared {
         let Some((key, end, lower)) = key(request, &mut buffer) else { return false };
         let Some(at) = self.at.get(&self.hashes.hash_one(key)) else { return false };
         let Some(Some(entry)) = self.entries.get_mut(*at as usize) else { return false };
-        if *entry.key != *key || !(lower || entry.any_case) {
+        let (known, reply) = entry.parts();
+        if *known != *key || !(lower || entry.any_case) {
+            return false;
+        }
+        if entry.sampled.is_some_and(|share| share.picks(u16::from_be_bytes([request[0], request[1]]))) {
             return false;
         }
         out.clear();
         match entry.ring {
-            Some(Ring { start, length, count }) => {
-                let (first, last) = (start + turn % count * length, start + count * length);
-                out.extend_from_slice(&entry.reply[..start]);
-                out.extend_from_slice(&entry.reply[first..last]);
-                out.extend_from_slice(&entry.reply[start..first]);
-                out.extend_from_slice(&entry.reply[last..]);
-            }
-            None => out.extend_from_slice(&entry.reply),
+            Some(ring) => ring.turn(turn, reply, out),
+            None => out.extend_from_slice(reply),
         }
         out[..2].copy_from_slice(&request[..2]);
         out[QUESTION..end].copy_from_slice(&request[QUESTION..end]);
-        if let Some(at) = entry.serial_at {
+        if let Some(at) = entry.serial_at.map(usize::from) {
             out[at..at + 4].copy_from_slice(&self.serial);
         }
         if entry.times == [0, 0] {
@@ -180,24 +197,39 @@ impl Prepared {
     pub fn keep(&mut self, request: &[u8], reply: &[u8], preparation: Preparation) {
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return };
-        let Preparation { basis, serial_at, rotates, tally } = preparation;
+        let Preparation { basis, serial_at, rotates, sampled, tally } = preparation;
         let any_case = matches!(tally.rtype, rtype::A | rtype::AAAA | rtype::PTR);
         let fits = reply.len() > end && serial_at.is_none_or(|at| at + 4 <= reply.len());
+        // A message over UDP is shorter than that.
+        let short = u16::try_from(reply.len()).is_ok();
         let hash = self.hashes.hash_one(key);
-        if !fits || !(lower || any_case) || self.at.contains_key(&hash) {
+        if !fits || !short || !(lower || any_case) || self.at.contains_key(&hash) {
             return;
         }
+        let cut = reply[2] & TRUNCATED != 0;
         let ring = match ring(reply, end + 4) {
             Order::Fixed => None,
+            // The general path would leave others out each time.
+            Order::Ring(_) if rotates && cut => return,
             Order::Ring(ring) => rotates.then_some(ring),
             // The general path would shuffle what cannot be turned here.
             Order::Tangled if rotates => return,
             Order::Tangled => None,
         };
-        let (key, reply) = (key.into(), reply.into());
+        let octets = [key, reply].concat().into_boxed_slice();
         let basis = basis.0.into_boxed_slice();
-        let entry =
-            Entry { key, reply, serial_at, ring, any_case, basis, tally, times: [0, 0], recent: false };
+        let entry = Entry {
+            octets,
+            key: key.len() as u16,
+            serial_at: serial_at.map(|at| at as u16),
+            ring,
+            sampled,
+            any_case,
+            basis,
+            tally,
+            times: [0, 0],
+            recent: false,
+        };
         self.size += entry.size();
         self.make_room();
         let at = self.free.pop().unwrap_or(self.entries.len() as u32);
@@ -229,7 +261,7 @@ impl Prepared {
     fn remove(&mut self, at: usize) {
         let Some(entry) = self.entries.get_mut(at).and_then(Option::take) else { return };
         self.size -= entry.size();
-        self.at.remove(&self.hashes.hash_one(&*entry.key));
+        self.at.remove(&self.hashes.hash_one(entry.parts().0));
         for mark in &entry.basis {
             if let Some(list) = self.marked.get_mut(mark) {
                 list.retain(|other| *other as usize != at);
@@ -311,7 +343,8 @@ fn ring(reply: &[u8], at: usize) -> Order {
     let same = |record: &[u8]| record[..2] == [0xc0, QUESTION as u8] && Some(&record[2..4]) == kind;
     let Some(all) = reply.get(at..at + count * length) else { return Order::Tangled };
     if all.chunks_exact(length).all(same) {
-        Order::Ring(Ring { start: at, length, count })
+        let [start, length, count] = [at, length, count].map(|number| number as u16);
+        Order::Ring(Ring { start, length, count })
     } else {
         Order::Tangled
     }

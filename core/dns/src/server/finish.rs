@@ -47,7 +47,9 @@ impl Server {
         let optionless = asked.edns.as_ref().is_none_or(|edns| edns.options.is_empty());
         let truncated = bytes.get(2).is_some_and(|flags| flags & 2 != 0);
         let viewed = blocks.iter().any(|state| state.block.settings.view.is_some());
-        if answered > state.same || !plain || !optionless || truncated || viewed {
+        // What else is cut from an answer is not known here.
+        let cut = truncated && !reply.authority.is_empty();
+        if answered > state.same || !plain || !optionless || cut || viewed {
             return None;
         }
         // The cluster's SOA is the only record then, before an OPT record without options (11 octets).
@@ -61,7 +63,8 @@ impl Server {
         let rtype = asked.questions.first()?.rtype;
         let (labels, dnssec_ok) = (query.labels.clone(), query.dnssec_ok());
         let tally = Tally { labels, rtype, dnssec_ok, rcode: reply.rcode, plugin };
-        Some(Preparation { basis, serial_at, rotates: state.shuffles, tally: Arc::new(tally) })
+        let (rotates, sampled) = (state.shuffles, state.sampled);
+        Some(Preparation { basis, serial_at, rotates, sampled, tally: Arc::new(tally) })
     }
 
     /// Counts answers that were handed out again; each took so long.

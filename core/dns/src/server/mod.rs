@@ -15,9 +15,10 @@ use sealane_catalog::Snapshot;
 
 use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Settings, Transport, Via, Want, World};
 use crate::config::{Config, wanted};
+use crate::fairness::Throttled;
 use crate::message::{decode, encode, rcode};
 use crate::metrics::{Family, Handle, Metrics};
-use crate::prepared::{Changed, Preparation};
+use crate::prepared::{Changed, Preparation, Share};
 pub use https::max_age;
 pub use walk::Pending;
 
@@ -138,6 +139,8 @@ struct BlockState {
     same: usize,
     /// One of them shuffles addresses.
     shuffles: bool,
+    /// One of them has to see these, whatever is prepared.
+    sampled: Option<Share>,
 }
 
 /// The chains of one configuration.
@@ -168,6 +171,8 @@ pub struct Server {
     preparation: Option<Preparation>,
     /// What changed since somebody asked.
     changed: Option<Changed>,
+    /// Who was turned away, and how often.
+    throttled: Throttled,
     /// What plugins said when they were started.
     starting: Vec<Effect>,
 }
@@ -199,8 +204,14 @@ impl Server {
             });
             let passages = links.iter().map(|link| link.plugin.passage());
             let same = passages.clone().take_while(|passage| *passage != Passage::Varies).count();
-            let shuffles = passages.take(same).any(|passage| passage == Passage::Shuffles);
-            BlockState { labels: labels.collect(), block, links, same, shuffles }
+            let passages = passages.take(same);
+            let shuffles = passages.clone().any(|passage| passage == Passage::Shuffles);
+            let sampled = passages.filter_map(|passage| match passage {
+                Passage::Sampled(share) => Some(share),
+                _ => None,
+            });
+            let sampled = sampled.max();
+            BlockState { labels: labels.collect(), block, links, same, shuffles, sampled }
         });
         let chains = Chains {
             generation,
@@ -328,6 +339,19 @@ impl Server {
         fingerprint.clone_into(&mut self.fingerprint);
     }
 
+    /// Queries a second over a port that no client is denied where others want more than there is; `None`: whoever
+    /// comes first is served first.
+    pub fn fairness(&self, port: u16) -> Option<u32> {
+        let blocks = self.blocks().iter().map(|state| &state.block);
+        let here = blocks.filter(|block| block.keys.iter().any(|key| key.port == port));
+        here.filter_map(|block| block.settings.fairness).max()
+    }
+
+    /// Queries of clients were turned away; what is to be logged about it.
+    pub fn throttled(&mut self, clients: &[(IpAddr, u64)], now: Now) -> Option<String> {
+        self.throttled.add(clients, now.monotonic)
+    }
+
     /// The newest resourceVersion that answers are made from.
     pub fn applied_revision(&self) -> u64 {
         self.world.snapshot.revision()
@@ -359,6 +383,9 @@ impl Server {
         page.add(&RELOADS_FAILED, "", self.reloads_failed as f64);
         if !self.fingerprint.is_empty() {
             page.add(&RUNNING, &format!("hash=\"sha512\",value=\"{}\"", self.fingerprint), 1.0);
+        }
+        if self.blocks().iter().any(|state| state.block.settings.fairness.is_some()) {
+            self.throttled.render(&mut page);
         }
         page.add(&REVISION, "", self.applied_revision() as f64);
         page.add(&SERVICES, "", self.world.snapshot.services().count() as f64);

@@ -203,6 +203,10 @@ impl Server {
                 Deed::Log(line) => out.push(Effect::Log(line)),
                 Deed::Fatal(why) => out.push(Effect::Fatal(why)),
                 Deed::Refresh(note) => refreshes.push(note),
+                Deed::Ask(ask) => {
+                    let own = |asked| Purpose::Own { block, place, asked };
+                    self.send((generation, block, place), ask, now, out, own);
+                }
             }
         }
         Some((result, refreshes))

@@ -95,7 +95,13 @@ fn refused_lines() {
         (&format!("forward .{many}"), "2:146: 'forward' takes 15 upstreams at most"),
         ("forward . https://9.9.9.9", "2:11: forwarding to https:// is unknown, or not Sealane's yet"),
         ("forward . quic://9.9.9.9", "2:11: forwarding to quic:// is unknown, or not Sealane's yet"),
-        ("forward . tls://dns.quad9.net", "2:11: 'dns.quad9.net' is no address"),
+        ("forward . tls://10.0.0.256", "2:11: '10.0.0.256' is no address, and no host's name"),
+        ("forward . dns://a/b", "2:11: 'a/b' is no address, and no host's name"),
+        ("forward . dns.example {\n resolver\n}", "3:2: 'resolver' needs the address of a server"),
+        (
+            "forward . dns.example {\n resolver 10.0.0.1 ns.example\n}",
+            "3:20: 'ns.example' is no address of a server (IP, or IP:PORT)",
+        ),
         ("forward . fe80::1%eth0", "2:11: 'fe80::1%eth0' has a scope, which is not Sealane's"),
         ("forward . 10.0.0.1 {\n except\n}", "3:2: 'except' needs a name"),
         ("forward . 10.0.0.1 {\n force_tcp yes\n}", "3:12: 'force_tcp' takes no 'yes'"),
@@ -116,10 +122,6 @@ fn refused_lines() {
         (
             "forward . 10.0.0.1 {\n doh_method GET\n}",
             "3:2: option 'doh_method' of 'forward' is unknown, or not Sealane's yet",
-        ),
-        (
-            "forward . 10.0.0.1 {\n resolver 1.1.1.1\n}",
-            "3:2: option 'resolver' of 'forward' is unknown, or not Sealane's yet",
         ),
         (
             "forward . tls://9.9.9.9%a {\n tls_servername b\n}",
@@ -353,5 +355,130 @@ fn connections_are_counted() {
         "coredns_proxy_request_duration_seconds_count{proxy_name=\"forward\",to=\"10.0.0.1:53\",rcode=\"NOERROR\"} 3",
     ] {
         assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+}
+
+/// Upstreams by name: whom they are asked of, and what is asked of them when they are known.
+mod named {
+    use sealane_dns::message::{Data, Record, rtype};
+    use sealane_dns::{Pending, decode};
+
+    use super::*;
+
+    struct Sought {
+        of: String,
+        name: String,
+        kind: u16,
+        pending: Box<Pending>,
+    }
+
+    fn server(to: &str, files: &[(&str, &str)]) -> Result<Server, String> {
+        let mut config = parse(&format!(" errors\n forward . {to}")).unwrap();
+        for want in config.files() {
+            let content = files.iter().find(|(path, _)| *path == want.path).map(|(_, text)| *text);
+            config.load(&want.path, content).map_err(|error| error.to_string())?;
+        }
+        Ok(Server::new(config, Vec::new(), at(0)))
+    }
+
+    fn sought(effects: Vec<Effect>) -> Vec<Sought> {
+        let asks = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Ask { upstream, message, pending, .. } => {
+                assert!(!pending.has_client());
+                let question = decode(&message).unwrap().questions.remove(0);
+                let (of, name, kind) = (upstream.to_string(), question.name.to_string(), question.rtype);
+                Some(Sought { of, name, kind, pending })
+            }
+            _ => None,
+        });
+        asks.collect()
+    }
+
+    fn tick(server: &mut Server, millis: u64) -> Vec<Sought> {
+        sought(server.step(Event::Tick, at(millis)))
+    }
+
+    fn tell(server: &mut Server, sought: Sought, addresses: &[&str]) -> Vec<Effect> {
+        let mut message =
+            Message::query(sought.pending.id(), sought.name.parse().unwrap(), sought.kind).reply(0);
+        for address in addresses {
+            let data = Data::address(address.parse().unwrap());
+            message.answers.push(Record::new(sought.name.parse().unwrap(), 5, data));
+        }
+        server.step(Event::Answer { pending: sought.pending, bytes: &encode(&message, 512) }, at(0))
+    }
+
+    fn whom(server: &mut Server) -> (String, Via) {
+        let asked = asked(ask(server, &query("a.example A"), Transport::Udp, at(0)));
+        (asked.upstream, asked.via)
+    }
+
+    #[test]
+    fn are_asked_for_until_they_are_known() {
+        let resolver = "dns.example:5353 {\n resolver 192.0.2.1 192.0.2.2:54\n policy sequential\n}";
+        let mut server = server(resolver, &[]).unwrap();
+        assert!(!server.ready());
+        let effects = ask(&mut server, &query("a.example A"), Transport::Udp, at(0));
+        assert_eq!(reply(&effects).rcode, rcode::SERVFAIL);
+        // Both families, of the first server, then of the second.
+        let first = sought(effects);
+        let seen: Vec<(&str, &str, u16)> = first.iter().map(|one| (&*one.of, &*one.name, one.kind)).collect();
+        let name = "dns.example.";
+        assert_eq!(seen, [("192.0.2.1:53", name, rtype::A), ("192.0.2.1:53", name, rtype::AAAA)]);
+        assert!(tick(&mut server, 100).is_empty());
+        let mut said = Vec::new();
+        for one in first {
+            let event = Event::Failed { pending: one.pending, why: "udp i/o timeout".to_owned() };
+            said.extend(logs(&server.step(event, at(200))).into_iter().map(str::to_owned));
+        }
+        let line = "[ERROR] plugin/forward: cannot resolve dns.example.: 192.0.2.1:53: udp i/o timeout";
+        assert_eq!(said, [line]);
+        let second = tick(&mut server, 300);
+        assert_eq!(second[0].of, "192.0.2.2:54");
+        for one in second {
+            assert!(logs(&tell(&mut server, one, &[])).is_empty());
+        }
+        // All were asked: it waits.
+        assert!(tick(&mut server, 400).is_empty());
+        let third = tick(&mut server, 1400);
+        for (one, addresses) in
+            third.into_iter().rev().zip([&["2001:db8::1"][..], &["192.0.2.8", "192.0.2.9"]])
+        {
+            tell(&mut server, one, addresses);
+        }
+        assert!(server.ready());
+        assert_eq!(whom(&mut server), ("192.0.2.8:5353".to_owned(), Via::Udp));
+        assert!(tick(&mut server, 9000).is_empty());
+    }
+
+    #[test]
+    fn are_the_systems_where_no_resolver_is_said() {
+        let files = [
+            ("/etc/resolv.conf", "nameserver 192.0.2.3\n"),
+            ("/etc/hosts", "127.0.0.1 localhost\n192.0.2.7 Other.example dns.example # it\n"),
+        ];
+        let mut known = server("dns.example", &files).unwrap();
+        assert!(known.ready());
+        assert_eq!(whom(&mut known).0, "192.0.2.7:53");
+        let mut other = server("tls://dns.example.org%name.example", &files).unwrap();
+        let asks = tick(&mut other, 0);
+        assert_eq!((asks.len(), &*asks[0].of), (2, "192.0.2.3:53"));
+        for one in asks {
+            let addresses: &[&str] = if one.kind == rtype::A { &["192.0.2.8"] } else { &[] };
+            tell(&mut other, one, addresses);
+        }
+        let (to, via) = whom(&mut other);
+        assert_eq!(to, "192.0.2.8:853");
+        let Via::Tls(client) = via else { panic!("{via:?}") };
+        assert_eq!(client.server_name.as_deref(), Some("name.example"));
+    }
+
+    #[test]
+    fn may_be_files() {
+        let mut file = server("servers", &[("servers", "nameserver 192.0.2.4\n")]).unwrap();
+        assert!(file.ready());
+        assert_eq!(whom(&mut file).0, "192.0.2.4:53");
+        let error = server("servers", &[("servers", "search example\n")]).unwrap_err();
+        assert_eq!(error, "Corefile:3:2: forward: servers is a file without a name server");
     }
 }

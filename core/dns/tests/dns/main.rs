@@ -6,6 +6,7 @@ mod chain;
 mod cluster;
 mod codec;
 mod corefile;
+mod fairness;
 mod forward;
 mod grammar;
 mod k8s_external;

@@ -11,6 +11,8 @@ use sealane_dns::{Config, order};
 
 /// Lines with all words that a plugin may have, none of which says what would hold without it.
 const LINES: &[&str] = &[
+    "shadow 192.0.2.1 example.org {\nsample 7%\nttl 7s\ntimeout 7s\nmax_concurrent 7\nlog 7\n}",
+    "fairness 7",
     "root /x",
     "metadata example.org",
     "cancel 7s",
@@ -50,10 +52,17 @@ const LINES: &[&str] = &[
     "kubernetes cluster.local a.example {\npods insecure\nendpoint_pod_names\nttl 7\nnamespaces a b\n\
      labels \"a in (b, c)\"\nnoendpoints\nignore empty_service\nfallthrough b.example c.example\n}",
     "kubernetes cluster.local {\nnamespace_labels a=b\nstartup_timeout 7s\n}",
+    "kubernetes cluster.local {\npods verified\nzonal\nsearch collapse\ngrpc_config\nzone_order\n}",
+    "kubernetes cluster.local {\nkubeconfig /k context\n}",
+    "kubernetes cluster.local {\nendpoint https://192.0.2.1:6443\ntls c k a\n}",
     "loop",
     "forward a.example 192.0.2.1 192.0.2.2 {\nexcept b.a.example c.a.example\nforce_tcp\nexpire 7s\nmax_fails 7\n\
      max_concurrent 7\npolicy sequential\nhealth_check 1s no_rec domain example.org\n}",
     "forward . /etc/resolv.conf {\nprefer_udp\n}",
+    "forward . tls://192.0.2.1 {\ntls c k a\ntls_servername a.example\nmax_age 7m\nmax_idle_conns 7\nread_timeout 7s\n\
+     max_connect_attempts 7\nsource_address 192.0.2.7\n}",
+    "forward . dns.example {\nresolver 192.0.2.1 192.0.2.2:54\nnext NXDOMAIN SERVFAIL\nnext_on_nodata\n\
+     failfast_all_unhealthy_upstreams\nfailover SERVFAIL REFUSED\n}",
     "erratic {\ndrop 3\ntruncate 4\ndelay 5 1s\nlarge\n}",
     "whoami",
     "dnssec example.org {\nkey file Ka Kb\ncache_capacity 7\n}",
@@ -71,6 +80,11 @@ const LINES: &[&str] = &[
 
 /// Lines that say what holds anyway, and that line without it.
 const DEFAULTS: &[(&str, &str)] = &[
+    (
+        "shadow 192.0.2.1:53 {\nsample 100%\nttl 30s\ntimeout 2s\nmax_concurrent 1000\nlog 10\n}",
+        "shadow 192.0.2.1",
+    ),
+    ("fairness 100", "fairness"),
     ("bufsize 1232", "bufsize"),
     ("cancel 5001ms", "cancel"),
     ("reload 30s 15s", "reload"),
@@ -197,6 +211,19 @@ fn every_plugin_is_in_the_table() {
     }
 }
 
+/// Those of clouds and of other stores are CoreDNS's; those that are not even that have no meaning here.
+#[test]
+fn what_is_not_there_is_refused_by_name() {
+    for name in ["geoip", "etcd", "route53", "azure", "clouddns", "nomad"] {
+        let expected =
+            format!("Corefile:2:1: plugin '{name}' is CoreDNS's, but not Sealane's yet; remove it");
+        assert_eq!(meaning(&format!("{name} a {{\nb c\n}}")), Err(expected));
+    }
+    for name in ["kubeapi", "unbound", "alternate"] {
+        assert_eq!(meaning(name), Err(format!("Corefile:2:1: unknown plugin '{name}'")));
+    }
+}
+
 #[test]
 fn what_stands_twice_is_several_or_refused() {
     for row in order::ROWS.iter().filter(|row| row.setup.is_some() && !row.many) {
@@ -206,5 +233,38 @@ fn what_stands_twice_is_several_or_refused() {
             error.ends_with(&format!("plugin '{}' stands twice in this server block", row.name)),
             "{error}"
         );
+    }
+}
+
+/// The options that CoreDNS documents for the plugins that each Corefile of a cluster has: each is in a line of the
+/// table, or refused with a sentence about itself.
+#[test]
+fn every_option_of_the_great_three_is_known() {
+    let refused =
+        ["apiserver_qps", "apiserver_burst", "apiserver_max_inflight", "multicluster", "doh_method"];
+    for (first, options) in [
+        (
+            "kubernetes cluster.local",
+            "endpoint tls kubeconfig apiserver_qps apiserver_burst apiserver_max_inflight namespaces namespace_labels \
+             labels pods endpoint_pod_names ttl noendpoints fallthrough ignore multicluster zonal startup_timeout",
+        ),
+        (
+            "forward . 192.0.2.1",
+            "except force_tcp prefer_udp expire max_age max_idle_conns read_timeout max_fails max_connect_attempts \
+             doh_method tls tls_servername policy health_check max_concurrent next next_on_nodata \
+             failfast_all_unhealthy_upstreams failover source_address resolver",
+        ),
+        ("cache", "success denial prefetch serve_stale serve_stale_policy servfail disable keepttl"),
+    ] {
+        let plugin = first.split_whitespace().next().unwrap();
+        let lines: Vec<&str> =
+            LINES.iter().filter(|line| line.starts_with(plugin)).flat_map(|text| text.lines()).collect();
+        for option in options.split_whitespace() {
+            let tried = lines.iter().any(|line| line.split_whitespace().next() == Some(option));
+            let error = meaning(&format!("{first} {{\n{option} 7\n}}")).err();
+            let said = error.filter(|error| error.contains(&format!("'{option}'")));
+            assert!(tried != refused.contains(&option), "{plugin} {{ {option} }}");
+            assert!(tried || said.is_some(), "{plugin} {{ {option} }} is refused without a reason");
+        }
     }
 }

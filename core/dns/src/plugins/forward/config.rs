@@ -51,6 +51,21 @@ pub enum Upstream {
     Tls(SocketAddr, Option<String>),
     /// The name servers of a resolv.conf.
     ResolvConf(String),
+    /// A server by its name.
+    Host(Host),
+}
+
+/// An upstream that is known by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: Name,
+    /// Its port.
+    pub port: u16,
+    /// It is asked over TLS; with the name that its certificate must have where the line says.
+    pub tls: Option<Option<String>>,
+    /// The word is the path of a resolv.conf where there is such a file.
+    pub file: Option<String>,
 }
 
 /// `policy`
@@ -121,6 +136,8 @@ pub struct Config {
     pub next_on_nodata: bool,
     /// Where all upstreams are down nobody is asked.
     pub failfast: bool,
+    /// Servers that upstreams' names are asked of; empty: the system's.
+    pub resolver: Vec<SocketAddr>,
     /// Answers with these codes are as good as none: the next upstream is asked.
     pub failover: Vec<u16>,
 }
@@ -158,6 +175,7 @@ pub(super) fn read(settings: &Settings, d: &Directive) -> Result<Vec<Config>, Co
         next: Vec::new(),
         next_on_nodata: false,
         failfast: false,
+        resolver: Vec::new(),
         failover: Vec::new(),
     };
     for option in d.block.iter().flatten() {
@@ -168,7 +186,11 @@ pub(super) fn read(settings: &Settings, d: &Directive) -> Result<Vec<Config>, Co
         return err(&d.name, "max_age of 'forward' must not be less than expire");
     }
     if forward.tls_servername.is_some() {
-        let named = forward.to.iter().position(|to| matches!(to, Upstream::Tls(_, Some(_))));
+        let named = forward.to.iter().position(|to| match to {
+            Upstream::Tls(_, name) => name.is_some(),
+            Upstream::Host(host) => host.tls.as_ref().is_some_and(Option::is_some),
+            _ => false,
+        });
         if let Some(token) = named.and_then(|at| to.get(at)) {
             let message = format!("'{}' names its certificate, and tls_servername does, too", token.text);
             return err(token, message);
@@ -184,17 +206,22 @@ fn upstream(token: &Token) -> Result<Upstream, CorefileError> {
         "" => match address(rest, 53) {
             Some(address) => Ok(Upstream::Address(address)),
             None if rest.contains('%') => err(token, format!("'{rest}' has a scope, which is not Sealane's")),
-            None => Ok(Upstream::ResolvConf(rest.to_owned())),
+            None => Ok(match host(rest, 53) {
+                Some(host) => Upstream::Host(Host { file: Some(rest.to_owned()), ..host }),
+                None => Upstream::ResolvConf(rest.to_owned()),
+            }),
         },
-        "dns" => match address(rest, 53) {
-            Some(address) => Ok(Upstream::Address(address)),
-            None => err(token, format!("'{rest}' is no address")),
+        "dns" => match (address(rest, 53), host(rest, 53)) {
+            (Some(address), _) => Ok(Upstream::Address(address)),
+            (None, Some(host)) => Ok(Upstream::Host(host)),
+            (None, None) => err(token, format!("'{rest}' is no address, and no host's name")),
         },
         "tls" => {
             let (rest, name) = without_name(rest);
-            match address(&rest, 853) {
-                Some(address) => Ok(Upstream::Tls(address, name)),
-                None => err(token, format!("'{rest}' is no address")),
+            match (address(&rest, 853), host(&rest, 853)) {
+                (Some(address), _) => Ok(Upstream::Tls(address, name)),
+                (None, Some(host)) => Ok(Upstream::Host(Host { tls: Some(name), ..host })),
+                (None, None) => err(token, format!("'{rest}' is no address, and no host's name")),
             }
         }
         _ => err(token, format!("forwarding to {scheme}:// is unknown, or not Sealane's yet")),
@@ -222,6 +249,20 @@ fn address(text: &str, port: u16) -> Option<SocketAddr> {
     bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port))
 }
 
+/// `NAME`, `NAME:PORT`. What ends in a number is a mistyped address.
+fn host(text: &str, port: u16) -> Option<Host> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (name, port.parse().ok()?),
+        None => (text, port),
+    };
+    let last = name.trim_end_matches('.').rsplit('.').next()?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if !name.bytes().all(plain) || last.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some(Host { name: name.parse().ok()?, port, tls: None, file: None })
+}
+
 fn option_of(f: &mut Config, settings: &Settings, o: &Directive) -> Result<(), CorefileError> {
     let flag = |flag: &mut bool| {
         *flag = true;
@@ -238,6 +279,10 @@ fn option_of(f: &mut Config, settings: &Settings, o: &Directive) -> Result<(), C
         "max_age" => f.keeping.age = duration(one(o, "duration")?)?,
         "max_idle_conns" => f.keeping.idle = number(one(o, "number")?, "number")?,
         "source_address" => f.keeping.source = Some(number(one(o, "address")?, "address")?),
+        "resolver" if !o.args.is_empty() => {
+            f.resolver = o.args.iter().map(resolver).collect::<Result<_, _>>()?;
+        }
+        "resolver" => return err(&o.name, "'resolver' needs the address of a server"),
         "read_timeout" => {
             let token = one(o, "duration")?;
             f.read_timeout = duration(token)?;
@@ -272,6 +317,12 @@ fn policy(token: &Token) -> Result<Policy, CorefileError> {
         "sequential" => Ok(Policy::Sequential),
         other => err(token, format!("'{other}' is no policy (random, round_robin, sequential)")),
     }
+}
+
+/// `IP`, `IP:PORT`
+fn resolver(token: &Token) -> Result<SocketAddr, CorefileError> {
+    let bad = || err(token, format!("'{}' is no address of a server (IP, or IP:PORT)", token.text));
+    address(&token.text, 53).map_or_else(bad, Ok)
 }
 
 /// `tls [CERT KEY] [CA]`

@@ -1,26 +1,33 @@
 //! `forward`: asks other servers (`plugin/forward`).
 
 mod config;
+mod resolve;
 mod upstreams;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::values::resolv_conf;
 use crate::chain::{
-    Answer, Ask, Context, Flow, Keeping, Note, Plugin, Query, Setup, TlsClient, Transport, Via, Want,
+    Answer, Ask, Context, Flow, Keeping, Note, Plugin, Query, Setup, TlsClient, Transport, Via, Want, World,
 };
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, Question, rcode, rtype};
 use crate::metrics::Family;
-pub use config::{Config, Policy, TlsFiles, Upstream};
+use crate::name::Name;
+pub use config::{Config, Host, Policy, TlsFiles, Upstream};
+use resolve::Resolving;
 use upstreams::Upstreams;
 
 /// No upstream is asked for a query after this time (forward.go's `defaultTimeout`).
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a health check may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// What the machine itself knows of names: hosts, and whom to ask.
+const HOSTS: &str = "/etc/hosts";
+const SYSTEM: &str = "/etc/resolv.conf";
 /// `defaultConnectAttemptsPerUpstream`
 const ATTEMPTS: u32 = 2;
 
@@ -40,6 +47,7 @@ pub struct Forward {
     /// The files that it names: name servers, and what TLS needs.
     files: BTreeMap<String, String>,
     upstreams: Upstreams,
+    resolving: Resolving,
     /// How its upstreams over TLS are known, one for each name.
     clients: Vec<Arc<TlsClient>>,
     /// Each query that waits has one of these, however it ends.
@@ -52,8 +60,15 @@ pub struct Forward {
 /// What is wrong with the lines.
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
     for config in config::read(&setup.settings, d)? {
-        let (files, clients, upstreams) = (BTreeMap::new(), Vec::new(), Upstreams::default());
-        let mut forward = Forward { config, files, upstreams, clients, under_way: Arc::default() };
+        let mut forward = Forward {
+            config,
+            files: BTreeMap::new(),
+            upstreams: Upstreams::default(),
+            resolving: Resolving::default(),
+            clients: Vec::new(),
+            under_way: Arc::default(),
+        };
+        forward.seek();
         forward.list();
         setup.add(forward);
     }
@@ -90,31 +105,65 @@ impl Forward {
         &self.clients
     }
 
+    /// The named upstreams that no file has another meaning for.
+    fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.config.to.iter().filter_map(|to| match to {
+            Upstream::Host(host) => Some(host),
+            _ => None,
+        })
+    }
+
+    /// Looks for the addresses of named upstreams; those that the machine knows are found at once.
+    fn seek(&mut self) {
+        let own = |host: &Host| host.file.as_ref().is_some_and(|file| self.files.contains_key(file));
+        let hosts: Vec<Host> = self.hosts().filter(|host| !own(host)).cloned().collect();
+        let machine = self.files.get(HOSTS).map_or("", String::as_str);
+        let system = self.config.resolver.is_empty();
+        let known = |host: &Host| if system { addresses(machine, &host.name) } else { Vec::new() };
+        self.resolving.set(hosts, known);
+    }
+
+    /// Servers that know the addresses of named upstreams.
+    fn resolvers(&self) -> Vec<SocketAddr> {
+        match self.config.resolver.as_slice() {
+            [] => self.files.get(SYSTEM).map(|text| resolv_conf(text)).unwrap_or_default(),
+            servers => servers.to_vec(),
+        }
+    }
+
     /// Lists the upstreams, in the order of the line.
     fn list(&mut self) {
         let (config, files) = (&self.config, &self.files);
         let file = |path: &String| files.get(path).cloned().unwrap_or_default();
         let (mut list, mut clients) = (Vec::new(), Vec::<Arc<TlsClient>>::new());
+        let mut tls = |name: &Option<String>| {
+            let tls = &config.tls;
+            let client = TlsClient {
+                server_name: name.clone().or_else(|| config.tls_servername.clone()),
+                authorities: tls.authorities.as_ref().map(file),
+                identity: tls.identity.as_ref().map(|(chain, key)| (file(chain), file(key))),
+            };
+            let known = clients.iter().find(|known| ***known == client).cloned();
+            Some(Via::Tls(known.unwrap_or_else(|| {
+                clients.push(Arc::new(client));
+                clients[clients.len() - 1].clone()
+            })))
+        };
         for to in &config.to {
             match to {
                 Upstream::Address(address) => list.push((*address, None)),
                 Upstream::ResolvConf(path) => {
                     list.extend(resolv_conf(&file(path)).into_iter().map(|address| (address, None)));
                 }
-                Upstream::Tls(address, name) => {
-                    let tls = &config.tls;
-                    let client = TlsClient {
-                        server_name: name.clone().or_else(|| config.tls_servername.clone()),
-                        authorities: tls.authorities.as_ref().map(file),
-                        identity: tls.identity.as_ref().map(|(chain, key)| (file(chain), file(key))),
-                    };
-                    let known = clients.iter().find(|known| ***known == client).cloned();
-                    let client = known.unwrap_or_else(|| {
-                        clients.push(Arc::new(client));
-                        clients[clients.len() - 1].clone()
-                    });
-                    list.push((*address, Some(Via::Tls(client))));
-                }
+                Upstream::Tls(address, name) => list.push((*address, tls(name))),
+                Upstream::Host(host) => match host.file.as_ref().and_then(|path| files.get(path)) {
+                    Some(text) => list.extend(resolv_conf(text).into_iter().map(|address| (address, None))),
+                    None => {
+                        let via = host.tls.as_ref().and_then(&mut tls);
+                        let found = self.resolving.of(host).iter();
+                        list.extend(found.map(|ip| (SocketAddr::new(*ip, host.port), via.clone())));
+                    }
+                },
             }
         }
         self.upstreams.set(list);
@@ -193,6 +242,17 @@ impl Forward {
     }
 }
 
+/// The addresses that a hosts file has for a name.
+fn addresses(text: &str, name: &Name) -> Vec<IpAddr> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or(""));
+    let of = |line: &str| {
+        let mut words = line.split_whitespace();
+        let ip = words.next()?.parse().ok()?;
+        words.any(|word| word.parse::<Name>().is_ok_and(|word| word == *name)).then_some(ip)
+    };
+    lines.filter_map(of).collect()
+}
+
 /// Whether an upstream's message is about what was asked (`Request.Match`).
 fn matches(answer: &Message, asked: &Question) -> bool {
     answer.flags.response && answer.questions.first().is_none_or(|question| question == asked)
@@ -263,8 +323,20 @@ impl Plugin for Forward {
         if self.is_for_next(&message, cx) { Flow::Next } else { Flow::Reply(message) }
     }
 
+    fn start(&mut self, cx: &mut Context<'_>) {
+        for ask in self.resolving.due(&self.resolvers(), cx.now.monotonic) {
+            cx.ask(ask);
+        }
+    }
+
+    /// Every upstream that is named has an address.
+    fn ready(&self, _: &World) -> bool {
+        self.resolving.done()
+    }
+
     /// Checks upstreams that failed until they answer again.
     fn tick(&mut self, cx: &mut Context<'_>) -> Vec<Ask> {
+        self.start(cx);
         let config = &self.config;
         if config.max_fails == 0 {
             return Vec::new();
@@ -280,6 +352,13 @@ impl Plugin for Forward {
     }
 
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {
+        if self.resolving.is_for(&answer) {
+            match self.resolving.told(answer) {
+                Some(why) => cx.log(format!("[ERROR] plugin/forward: {why}")),
+                None => self.list(),
+            }
+            return;
+        }
         let at = usize::try_from(answer.tag).unwrap_or(usize::MAX);
         // Any answer at all means that it is there (health.go).
         self.upstreams.checked(at, answer.result.is_ok(), cx.metrics);
@@ -292,23 +371,35 @@ impl Plugin for Forward {
     fn files(&self) -> Vec<Want> {
         let servers = self.config.to.iter().filter_map(|to| match to {
             Upstream::ResolvConf(path) => Some(path),
+            Upstream::Host(host) => host.file.as_ref(),
             Upstream::Address(_) | Upstream::Tls(..) => None,
         });
-        let paths = servers.chain(self.config.tls.paths());
-        paths.map(|path| Want { path: path.clone(), folder: false, every: Duration::ZERO }).collect()
+        let machine = self.hosts().next().is_some() && self.config.resolver.is_empty();
+        let machine = [HOSTS, SYSTEM].into_iter().filter(|_| machine).map(str::to_owned);
+        let paths = servers.chain(self.config.tls.paths()).cloned().chain(machine);
+        paths.map(|path| Want { path, folder: false, every: Duration::ZERO }).collect()
     }
 
     fn file_changed(&mut self, path: &str, content: Option<&str>) -> Result<(), String> {
         let servers = self.config.to.contains(&Upstream::ResolvConf(path.to_owned()));
         let tls = self.config.tls.paths().any(|known| known == path);
+        let named = self.hosts().next().is_some() && matches!(path, HOSTS | SYSTEM);
+        let perhaps = self.hosts().any(|host| host.file.as_deref() == Some(path));
         match content {
-            _ if !servers && !tls => return Ok(()),
+            None if (named || perhaps) && !servers && !tls => return Ok(()),
+            Some(text) if perhaps && resolv_conf(text).is_empty() => {
+                return Err(format!("forward: {path} is a file without a name server"));
+            }
+            _ if !servers && !tls && !named && !perhaps => return Ok(()),
             _ if servers && resolv_conf(content.unwrap_or("")).is_empty() => {
                 return Err(format!("forward: {path} is no address, and no resolv.conf with a name server"));
             }
             Some(content) => self.files.insert(path.to_owned(), content.to_owned()),
             None => return Err(format!("forward: cannot read {path}")),
         };
+        if named || perhaps {
+            self.seek();
+        }
         self.list();
         Ok(())
     }

@@ -34,7 +34,6 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
         namespace_labels: None,
         no_endpoints: false,
         ignore_empty: false,
-        ptr_hostname_only: false,
         fallthrough: None,
         zonal: false,
         startup_timeout: STARTUP_TIMEOUT,
@@ -134,7 +133,6 @@ fn flag<'a>(k: &'a mut Kubernetes, name: &str) -> Option<&'a mut bool> {
     Some(match name {
         "endpoint_pod_names" => &mut k.endpoint_pod_names,
         "noendpoints" => &mut k.no_endpoints,
-        "ptr_hostname_only" => &mut k.ptr_hostname_only,
         "zonal" => &mut k.zonal,
         "grpc_config" => &mut k.grpc_config,
         _ => return None,

@@ -56,8 +56,6 @@ pub struct Kubernetes {
     pub no_endpoints: bool,
     /// NXDOMAIN for Services without endpoints.
     pub ignore_empty: bool,
-    /// PTR only for endpoints that have a host name.
-    pub ptr_hostname_only: bool,
     /// `fallthrough`
     pub fallthrough: Option<Vec<Name>>,
     /// Headless Services' endpoints of one topology zone have a name.

@@ -524,9 +524,6 @@ impl Kubernetes {
             }
             let slices = self.slices(entry).iter().flat_map(|slice| &slice.endpoints);
             for endpoint in slices.filter(|e| e.ready && e.address == ip) {
-                if self.ptr_hostname_only && endpoint.hostname.is_empty() {
-                    continue;
-                }
                 let host = endpoint_name(endpoint, self.endpoint_pod_names);
                 let record = point(&[&host, &key.name, &key.namespace, "svc"]);
                 if !answers.contains(&record) {

@@ -11,6 +11,7 @@ mod metadata;
 mod metrics;
 mod report;
 mod rewrite;
+mod shadow;
 mod small;
 mod template;
 mod upstream;

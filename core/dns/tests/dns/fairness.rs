@@ -1,0 +1,166 @@
+//! Fairness in simulated time: clients, the kernel's row of a socket, a server that takes its time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use sealane_dns::fairness::Fairness;
+
+/// Queries that the kernel keeps, and those that are taken out of the row at once.
+const ROW: usize = 2700;
+const BATCH: usize = 64;
+/// Nanoseconds for reading a query, and for answering it: prepared, or by the general path.
+const READ: u64 = 700;
+const ANSWER: u64 = 2_500;
+const DEAR: u64 = 40_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    ip: u32,
+    /// Queries a second.
+    rate: u64,
+    /// It asks what is not prepared.
+    dear: bool,
+    /// It asks between these milliseconds alone.
+    from: u64,
+    until: u64,
+}
+
+fn client(ip: u32, rate: u64) -> Client {
+    Client { ip, rate, dear: false, from: 0, until: u64::MAX }
+}
+
+/// Queries asked and answered after the first half second, by client.
+fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)> {
+    let (second, counted) = (1_000_000_000, 500_000_000);
+    let mut fairness = fair.then(|| Fairness::new(100, 7));
+    let first =
+        clients.iter().enumerate().map(|(at, c)| Reverse((c.from * 1_000_000 + 1_000 * at as u64 + 1, at)));
+    let mut next: BinaryHeap<Reverse<(u64, usize)>> = first.collect();
+    let (mut row, mut lost) = (VecDeque::new(), 0u32);
+    let mut counts = vec![(0, 0); clients.len()];
+    let (mut now, mut noise) = (0, 7u64);
+    while now < millis * 1_000_000 {
+        // What came by now, in the order in which it came.
+        while let Some(Reverse((when, at))) = next.peek().copied().filter(|Reverse((when, _))| *when <= now) {
+            next.pop();
+            let client = &clients[at];
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let gap = second / client.rate;
+            if when / 1_000_000 < client.until {
+                next.push(Reverse((when + gap / 2 + noise % gap + 1, at)));
+            }
+            if when >= counted {
+                counts[at].0 += 1;
+            }
+            if row.len() < ROW { row.push_back((at, when)) } else { lost += 1 }
+        }
+        if row.is_empty() {
+            now = next.peek().map_or(u64::MAX, |Reverse((when, _))| *when);
+            continue;
+        }
+        let batch: Vec<(usize, u64)> = row.drain(..row.len().min(BATCH)).collect();
+        if let Some(fairness) = &mut fairness {
+            fairness.batch(batch.len(), batch.len() == BATCH, lost, Duration::from_nanos(now));
+        }
+        now += READ * batch.len() as u64;
+        for (at, when) in batch {
+            let client = &clients[at];
+            if fairness.as_mut().is_some_and(|fairness| !fairness.admits(IpAddr::V4(client.ip.into()))) {
+                continue;
+            }
+            now += if client.dear { DEAR } else { ANSWER };
+            if let Some(fairness) = fairness.as_mut().filter(|_| client.dear) {
+                fairness.was_dear();
+            }
+            if when >= counted {
+                counts[at].1 += 1;
+            }
+        }
+    }
+    clients.iter().map(|client| client.ip).zip(counts).collect()
+}
+
+fn part((asked, answered): (u64, u64)) -> f64 {
+    answered as f64 / asked as f64
+}
+
+#[test]
+fn a_flood_takes_nothing_from_others() {
+    for (flood, dear) in [(500_000, false), (50_000, true), (200_000, true), (1_000_000, false)] {
+        let clients =
+            [Client { dear, ..client(1, flood) }, client(2, 100), Client { dear: true, ..client(3, 200) }];
+        let without = run(&clients, 1500, false);
+        assert!(part(without[&2]) < 0.7, "{flood} {without:?}: no flood");
+        let with = run(&clients, 1500, true);
+        for quiet in [2, 3] {
+            assert!(part(with[&quiet]) >= 0.99, "{flood} {dear}: {with:?}");
+        }
+        // The flood has what is left.
+        let (cost, rest) = (READ + if dear { DEAR } else { ANSWER }, READ * flood);
+        let capacity = (1_000_000_000 - rest.min(900_000_000)) / cost;
+        assert!(with[&1].1 * 10 > capacity * 6, "{flood} {dear}: {} of {capacity}", with[&1].1);
+    }
+}
+
+#[test]
+fn floods_have_equal_parts_and_who_asks_for_little_all_of_it() {
+    let mut clients: Vec<Client> = (1..=5).map(|n| client(n, 50_000 * u64::from(n))).collect();
+    clients.extend((10..40).map(|n| client(n, 150)));
+    let found = run(&clients, 1500, true);
+    let floods: Vec<u64> = (2..=5).map(|n| found[&n].1).collect();
+    let (least, most) = (floods.iter().min().unwrap(), floods.iter().max().unwrap());
+    assert!(most * 10 < least * 13, "{found:?}");
+    let quiet = (10..40).map(|n| found[&n]).reduce(|a, b| (a.0 + b.0, a.1 + b.1)).unwrap();
+    assert!(part(quiet) >= 0.99, "{found:?}");
+}
+
+/// Work counts, not queries: who asks much of what is at hand does not pay for who asks for what is not.
+#[test]
+fn what_costs_more_counts_for_more() {
+    let found = run(&[Client { dear: true, ..client(1, 40_000) }, client(2, 45_000)], 1500, true);
+    assert!(part(found[&2]) >= 0.97, "{found:?}");
+}
+
+#[test]
+fn nobody_is_held_back_where_nothing_is_lost() {
+    for clients in [
+        vec![client(1, 200_000), client(2, 100)],
+        vec![Client { dear: true, ..client(1, 20_000) }, client(2, 1000)],
+    ] {
+        let found = run(&clients, 1200, true);
+        assert!(found.values().all(|counts| part(*counts) > 0.999), "{found:?}");
+    }
+}
+
+#[test]
+fn it_ends_with_the_flood() {
+    // The second asks for more than its share would be while the flood is there, and for half of all when it is gone.
+    let clients = [Client { until: 700, ..client(1, 900_000) }, Client { from: 2500, ..client(2, 120_000) }];
+    let found = run(&clients, 3000, true);
+    assert!(part(found[&2]) > 0.999, "{found:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    /// Whatever others do, who asks no more than the rate that nobody is denied is answered, as long as reading alone
+    /// is not too much.
+    #[test]
+    fn the_quiet_are_heard(
+        floods in proptest::collection::vec((1u64..200_000, any::<bool>()), 1..3),
+        quiet in 1u64..100,
+    ) {
+        let mut clients: Vec<Client> = floods
+            .iter()
+            .zip(1..)
+            .map(|((rate, dear), ip)| Client { dear: *dear, ..client(ip, *rate) })
+            .collect();
+        clients.push(client(99, quiet));
+        let (asked, answered) = run(&clients, 1500, true)[&99];
+        // One in a hundred, and what the first moment takes.
+        prop_assert!(answered + asked / 100 + 2 >= asked, "{answered} of {asked}: {clients:?}");
+    }
+}

@@ -1,0 +1,73 @@
+//! `fairness` at a UDP listener: what the kernel says of its queue goes in, who is not answered comes out.
+
+use std::net::{IpAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sealane_dns::fairness::{Fairness, Places};
+
+use crate::batch::{BATCH, Batch};
+use crate::shared::Shared;
+
+/// A listener's clients.
+pub(crate) struct Fair {
+    rate: u32,
+    fairness: Fairness,
+    places: Arc<Mutex<Places>>,
+}
+
+/// A place where a query waits for upstreams; free again when it is dropped.
+pub(crate) struct Place(Arc<Mutex<Places>>, IpAddr);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).leave(self.1);
+    }
+}
+
+impl Fair {
+    /// What the configuration says now for a port; what is known of clients stays where it says the same.
+    pub(crate) fn renew(old: Option<Fair>, shared: &Shared, port: u16, waiting: usize) -> Option<Fair> {
+        let rate = shared.server(|server| server.fairness(port))?;
+        if let Some(old) = old.filter(|old| old.rate == rate) {
+            return Some(old);
+        }
+        let fairness = Fairness::new(rate, shared.now().random);
+        Some(Fair { rate, fairness, places: Arc::new(Mutex::new(Places::new(waiting))) })
+    }
+
+    /// A batch came.
+    pub(crate) fn batch(&mut self, shared: &Shared, batch: &mut Batch, socket: &UdpSocket, came: usize) {
+        self.fairness.batch(came, came == BATCH, batch.lost(socket), shared.elapsed());
+        self.report(shared, false);
+    }
+
+    /// Whether a query of this client is answered.
+    pub(crate) fn admits(&mut self, client: IpAddr) -> bool {
+        self.fairness.admits(client)
+    }
+
+    /// It took the general path.
+    pub(crate) fn was_dear(&mut self) {
+        self.fairness.was_dear();
+    }
+
+    /// A place to wait for upstreams, if there is one for this client.
+    pub(crate) fn place(&mut self, client: IpAddr) -> Option<Place> {
+        let entered = self.places.lock().unwrap_or_else(PoisonError::into_inner).enter(client);
+        if !entered {
+            self.fairness.turn_away(client);
+        }
+        entered.then(|| Place(self.places.clone(), client))
+    }
+
+    /// Counts who was turned away: now and then, or all of it.
+    pub(crate) fn report(&mut self, shared: &Shared, all: bool) {
+        let clients = self.fairness.turned_away(all, shared.elapsed());
+        if !clients.is_empty() {
+            let now = shared.now();
+            if let Some(line) = shared.server(|server| server.throttled(&clients, now)) {
+                shared.log(&line);
+            }
+        }
+    }
+}
