@@ -3,7 +3,10 @@
 
 mod changes;
 mod cluster;
+pub(crate) mod overload;
+mod scene;
 mod server;
+pub(crate) mod workers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -114,6 +117,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
         &[median(&knot.lone)],
         1.0,
     ));
+    figures.extend(workers::measure(&binaries.sealane, rounds)?);
     figures.extend(changes::measure(&binaries.sealane, CLUSTER, rounds.changes)?);
     let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
     let services = rounds.large.services;
