@@ -108,9 +108,22 @@ const OLD_NAMES: &[(u16, usize, usize)] = &[
     (39, 0, 1),
 ];
 
-fn data(rtype: u16, r: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError> {
-    let end = r.at.checked_add(len).filter(|end| *end <= r.bytes.len()).ok_or(DecodeError::Short)?;
-    let out = match rtype {
+fn data(rtype: u16, reader: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError> {
+    let begin = reader.at;
+    reader.take(len)?;
+    // Names may point to what is before, and what is behind is none of a record's business.
+    let mut r = Reader { bytes: &reader.bytes[..reader.at], at: begin };
+    match fields(rtype, &mut r) {
+        Ok(data) if r.at == reader.at => Ok(data),
+        Ok(_) | Err(DecodeError::Short) => Err(DecodeError::BadRecord),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is left to read is one record's data.
+fn fields(rtype: u16, r: &mut Reader<'_>) -> Result<Data, DecodeError> {
+    let end = r.bytes.len();
+    Ok(match rtype {
         rtype::A => {
             let b: [u8; 4] = r.take(4)?.try_into().map_err(|_| DecodeError::BadRecord)?;
             Data::A(Ipv4Addr::from(b))
@@ -149,10 +162,9 @@ fn data(rtype: u16, r: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError>
                 }
                 Data::Other(other, bytes.into())
             }
-            None => Data::Other(other, r.take(len)?.into()),
+            None => Data::Other(other, r.take(end - r.at)?.into()),
         },
-    };
-    if r.at == end { Ok(out) } else { Err(DecodeError::BadRecord) }
+    })
 }
 
 impl Data {
@@ -357,7 +369,8 @@ impl Writer {
 }
 
 /// Writes a message in at most `limit` octets (at least 512): records that don't fit are left out from the
-/// first one on, and TC is set (RFC 2181 section 9, and CoreDNS's `Truncate` for glue, too). OPT always stays.
+/// first one on, and TC is set (RFC 2181 section 9, and CoreDNS's `Truncate` for glue, too). OPT always stays, without
+/// its options where those alone would not fit.
 pub fn encode(message: &Message, limit: usize) -> Vec<u8> {
     let limit = limit.clamp(512, usize::from(u16::MAX));
     let mut w = Writer { out: Vec::with_capacity(512), suffixes: Some(HashMap::new()) };
@@ -369,7 +382,13 @@ pub fn encode(message: &Message, limit: usize) -> Vec<u8> {
         w.u16(question.rtype);
         w.u16(question.class);
     }
-    let opt = message.edns.as_ref().map(|edns| opt_record(edns, message.rcode));
+    let mut opt = message.edns.as_ref().map(|edns| opt_record(edns, message.rcode));
+    if let (Some(edns), Some(octets)) = (&message.edns, &mut opt)
+        && w.out.len() + octets.len() > limit
+    {
+        // Options that fill a datagram by themselves are more than a client can ask back.
+        *octets = opt_record(&Edns { options: Vec::new(), ..edns.clone() }, message.rcode);
+    }
     let room = limit.saturating_sub(opt.as_ref().map_or(0, Vec::len));
     let mut counts = [u16::try_from(message.questions.len()).unwrap_or(0), 0, 0, 0];
     let sections = [&message.answers, &message.authority, &message.additional];
