@@ -67,6 +67,11 @@ impl Shared {
         now(self.start)
     }
 
+    /// A moment on the state machine's clock.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.start)
+    }
+
     pub(crate) fn log(&self, line: &str) {
         (self.log)(line);
     }

@@ -47,6 +47,7 @@ impl Udp {
         let socket = self.socket.clone();
         let came = batch.receive(&socket, wait)?;
         let begun = Instant::now();
+        self.prepared.clock(self.shared.at(begun));
         self.learn();
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
         batch.send(&socket);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::World;
 use super::setup::Block;
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
-use crate::prepared::Basis;
+use crate::prepared::{Aging, Basis};
 
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
 const ECHOED: [u16; 5] = [3, 9, 10, 11, 12];
@@ -70,6 +70,8 @@ pub struct Query {
     /// All that the answer was made from, where the plugin that answered knows: the answer may be handed out again
     /// while that is as it is ([`crate::prepared`]).
     pub basis: Option<Basis>,
+    /// How long the answer may be handed out again, where it was kept for a time (`cache`).
+    pub aging: Option<Aging>,
     /// The answer, or the order of its records, is meant for this client and no other: it is neither kept nor
     /// shuffled. Handed on from look-ups to who looked up.
     pub for_client: bool,
@@ -103,6 +105,7 @@ impl Query {
             background: false,
             from_cluster: false,
             basis: None,
+            aging: None,
             for_client: false,
             datagram,
             question,

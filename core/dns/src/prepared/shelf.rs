@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Changed, Mark, Preparation, Tally};
+use super::wire::ttls;
+use super::{Aging, Changed, Mark, Preparation, Tally};
 use crate::message::rtype;
 
 /// The longest message that is looked up: header, the longest name, type and class, an OPT record without options.
@@ -41,6 +43,9 @@ struct Entry {
     reply: Box<[u8]>,
     serial_at: Option<usize>,
     ring: Option<Ring>,
+    aging: Option<Aging>,
+    /// Where its TTLs stand, as far as they count down.
+    ttls_at: Box<[u16]>,
     /// The name stands in the answer once, as the question: any case will do.
     any_case: bool,
     basis: Box<[Mark]>,
@@ -52,7 +57,8 @@ struct Entry {
 
 impl Entry {
     fn size(&self) -> usize {
-        self.key.len() + self.reply.len() + 24 * self.basis.len() + OVERHEAD
+        let lists = 24 * self.basis.len() + 2 * self.ttls_at.len();
+        self.key.len() + self.reply.len() + lists + OVERHEAD
     }
 
     fn served(&self) -> Served {
@@ -92,6 +98,7 @@ pub struct Prepared {
     free: Vec<u32>,
     marked: HashMap<Mark, Vec<u32>>,
     serial: [u8; 4],
+    now: Duration,
     size: usize,
     limit: usize,
     /// Goes round when room is wanted, and lets be what was handed out since it came by.
@@ -135,6 +142,7 @@ impl Prepared {
             free: Vec::new(),
             marked: HashMap::new(),
             serial: [0; 4],
+            now: Duration::ZERO,
             size: 0,
             limit,
             hand: 0,
@@ -143,13 +151,22 @@ impl Prepared {
         }
     }
 
+    /// What time it is: [`crate::Now::monotonic`].
+    pub fn clock(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// Writes the answer to a client's message, where it is prepared. `turn` is any number, another one each time.
     pub fn answer(&mut self, request: &[u8], ipv4: bool, turn: usize, out: &mut Vec<u8>) -> bool {
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return false };
-        let Some(at) = self.at.get(&self.hashes.hash_one(key)) else { return false };
-        let Some(Some(entry)) = self.entries.get_mut(*at as usize) else { return false };
+        let Some(at) = self.at.get(&self.hashes.hash_one(key)).copied() else { return false };
+        let Some(Some(entry)) = self.entries.get_mut(at as usize) else { return false };
         if *entry.key != *key || !(lower || entry.any_case) {
+            return false;
+        }
+        if entry.aging.as_ref().is_some_and(|aging| self.now >= aging.until) {
+            self.remove(at as usize);
             return false;
         }
         out.clear();
@@ -168,8 +185,15 @@ impl Prepared {
         if let Some(at) = entry.serial_at {
             out[at..at + 4].copy_from_slice(&self.serial);
         }
+        if let Some(Aging { counts: Some((stored, ttl)), .. }) = entry.aging {
+            let left = Aging::left(stored, ttl, self.now).to_be_bytes();
+            for at in &entry.ttls_at {
+                let at = usize::from(*at);
+                out[at..at + 4].copy_from_slice(&left);
+            }
+        }
         if entry.times == [0, 0] {
-            self.touched.push(*at);
+            self.touched.push(at);
         }
         entry.times[usize::from(!ipv4)] += 1;
         entry.recent = true;
@@ -180,8 +204,17 @@ impl Prepared {
     pub fn keep(&mut self, request: &[u8], reply: &[u8], preparation: Preparation) {
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return };
-        let Preparation { basis, serial_at, rotates, tally } = preparation;
-        let any_case = matches!(tally.rtype, rtype::A | rtype::AAAA | rtype::PTR);
+        let Preparation { basis, serial_at, rotates, aging, tally } = preparation;
+        // What was kept has its names as who asked first had them.
+        let any_case = matches!(tally.rtype, rtype::A | rtype::AAAA | rtype::PTR) || aging.is_some();
+        let ttls_at = match &aging {
+            Some(Aging { counts: Some((stored, ttl)), .. }) => {
+                // Somebody on the way up may have set another one.
+                let Some(places) = ttls(reply, Aging::left(*stored, *ttl, self.now)) else { return };
+                places
+            }
+            _ => Box::default(),
+        };
         let fits = reply.len() > end && serial_at.is_none_or(|at| at + 4 <= reply.len());
         let hash = self.hashes.hash_one(key);
         if !fits || !(lower || any_case) || self.at.contains_key(&hash) {
@@ -196,8 +229,9 @@ impl Prepared {
         };
         let (key, reply) = (key.into(), reply.into());
         let basis = basis.0.into_boxed_slice();
+        let (times, recent) = ([0, 0], false);
         let entry =
-            Entry { key, reply, serial_at, ring, any_case, basis, tally, times: [0, 0], recent: false };
+            Entry { key, reply, serial_at, ring, aging, ttls_at, any_case, basis, tally, times, recent };
         self.size += entry.size();
         self.make_room();
         let at = self.free.pop().unwrap_or(self.entries.len() as u32);

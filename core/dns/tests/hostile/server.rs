@@ -208,6 +208,7 @@ impl Stage {
         self.now.monotonic += Duration::from_millis(millis);
         self.now.unix += millis / 1000;
         self.now.random = random.next();
+        self.prepared.clock(self.now.monotonic);
     }
 
     fn step(&mut self, event: Event<'_>) -> Vec<Effect> {
