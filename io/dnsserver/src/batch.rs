@@ -157,6 +157,14 @@ impl Batch {
         }
     }
 
+    /// Puts an answer that came later to those that are sent next. It comes back where there is no room.
+    pub(crate) fn put(&mut self, answer: Vec<u8>, to: Peer) -> Option<Vec<u8>> {
+        let Some(room) = self.answers.get_mut(self.to.len()) else { return Some(answer) };
+        *room = answer;
+        self.to.push(to);
+        None
+    }
+
     /// Sends the answers. One that cannot be sent is one that got lost: its client asks again.
     pub(crate) fn send(&mut self, socket: &UdpSocket) {
         let mut order: [u8; BATCH] = std::array::from_fn(|at| at as u8);
@@ -181,6 +189,7 @@ impl Batch {
             self.send_each(socket, &singles[begin..begin + len]);
             begin += len;
         }
+        self.to.clear();
     }
 
     /// Answers of one length to one client are one datagram for all of the way but its ends: the kernel cuts it

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::batch::{self, Batch, Peer};
+use crate::datagrams::{self, Client, Waiting};
 use crate::shared::Shared;
 
 /// Queries that wait for upstreams at once; more are dropped, their clients ask again.
@@ -33,6 +34,8 @@ struct Udp {
     port: u16,
     waiting: Arc<Semaphore>,
     tasks: JoinSet<()>,
+    /// Of the batch at hand.
+    forwarded: Vec<Waiting>,
     prepared: Prepared,
     /// The changes that `prepared` knows.
     seen: u64,
@@ -51,6 +54,7 @@ impl Udp {
         self.learn();
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
         batch.send(&socket);
+        self.forward();
         self.spent.0 += begun.elapsed();
         self.spent.1 += u32::try_from(came).unwrap_or(u32::MAX);
         Ok(came)
@@ -86,21 +90,34 @@ impl Udp {
                 true
             }
             Err(effects) => {
-                let permit = self.waiting.clone().try_acquire_owned();
-                let (shared, socket) = (self.shared.clone(), self.socket.clone());
-                let to = *peer;
-                self.tasks.spawn(async move {
-                    let overloaded = permit.is_err();
-                    let _permit = permit.ok();
-                    if overloaded {
-                        return shared.abandon(effects);
+                let Ok(permit) = self.waiting.clone().try_acquire_owned() else {
+                    self.shared.abandon(effects);
+                    return false;
+                };
+                let client = Client { socket: self.socket.clone(), peer: *peer, _permit: permit };
+                match Waiting::of(effects, client) {
+                    Ok(waiting) => self.forwarded.push(waiting),
+                    Err((effects, client)) => {
+                        let shared = self.shared.clone();
+                        self.tasks.spawn(async move {
+                            for message in shared.carry_out(effects).await {
+                                batch::send(&client.socket, &message, &client.peer);
+                            }
+                        });
                     }
-                    for message in shared.carry_out(effects).await {
-                        batch::send(&socket, &message, &to);
-                    }
-                });
+                }
                 false
             }
+        }
+    }
+
+    /// Sends on what of a batch goes to upstreams.
+    fn forward(&mut self) {
+        if self.forwarded.is_empty() {
+            return;
+        }
+        for waiting in self.shared.datagrams.send(&self.shared, std::mem::take(&mut self.forwarded)) {
+            datagrams::carry_out_alone(&self.shared, waiting);
         }
     }
 
@@ -190,6 +207,7 @@ fn listen(
         port,
         waiting: Arc::new(Semaphore::new(WAITING)),
         tasks: JoinSet::new(),
+        forwarded: Vec::new(),
         prepared: Prepared::new(ROOM),
         seen: 0,
         turn: 0,
@@ -225,5 +243,8 @@ fn listen(
         }
     }
     udp.count();
+    // All places are free when nothing waits any more.
+    let waiting = udp.waiting.clone();
+    udp.tasks.spawn(async move { drop(waiting.acquire_many(WAITING as u32).await) });
     Ok(udp.tasks)
 }
