@@ -6,6 +6,7 @@ mod chain;
 mod cluster;
 mod codec;
 mod corefile;
+mod faults;
 mod forward;
 mod grammar;
 mod k8s_external;
