@@ -201,10 +201,19 @@ const FAULTS: &[Fault] = &[
         coredns: Some("FORMERR"),
         ..row("wrong type", udp(|q| vec![bent(q, end(q) - 3, 4)]), "", "SERVFAIL")
     },
-    row("the question itself", udp(|q| vec![q.to_vec(), answer(q)]), "", "NOERROR 192.0.2.1"),
+    Fault {
+        coredns: Some("FORMERR"),
+        ..row("the question itself", udp(|q| vec![q.to_vec(), answer(q)]), "", "NOERROR 192.0.2.1")
+    },
     row("garbage with the id", udp(|q| vec![[&q[..2], &[0xff; 40]].concat()]), "", "SERVFAIL"),
-    row("cut in the middle", udp(|q| vec![answer(q)[..end(q) + 7].to_vec()]), "", "SERVFAIL"),
-    row("nothing but a header", udp(|q| vec![answer(q)[..12].to_vec()]), "", "SERVFAIL"),
+    Fault {
+        coredns: Some("NOERROR tc"),
+        ..row("cut in the middle", udp(|q| vec![answer(q)[..end(q) + 7].to_vec()]), "", "SERVFAIL")
+    },
+    Fault {
+        coredns: Some("FORMERR"),
+        ..row("nothing but a header", udp(|q| vec![answer(q)[..12].to_vec()]), "", "SERVFAIL")
+    },
     row("oversized", udp(|q| vec![addresses(q, 200)]), "", "NOERROR tc"),
     row("truncated", udp(|q| vec![truncated(q)]), "", "NOERROR tc"),
     row("truncated, nobody on TCP", udp(|q| vec![truncated(q)]), "prefer_udp", "SERVFAIL"),
@@ -451,7 +460,7 @@ fn a_server_that_forwards_to_itself_says_so_or_stays_bounded() {
         let mut dns = start(with_loop);
         let status = eventually("the end", || dns.child.try_wait().unwrap().ok_or_else(|| dns.log()));
         assert!(!status.success(), "{}", dns.log());
-        assert!(dns.log().contains("Loop ("), "{}", dns.log());
+        assert!(dns.log().contains("plugin/loop: Loop"), "{}", dns.log());
     }
     let mut dns = Dns::sealane(looping(""));
     dns.answers("own.test.");
