@@ -2,6 +2,7 @@
 //! Each server has the first core to itself, dnsperf the second; runs of the servers take turns, and medians count.
 
 mod cluster;
+mod forwarding;
 mod server;
 
 use std::fs;
@@ -123,6 +124,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
     // "The same" is within what two runs of the same thing differ by.
     let grown = [median(&large[0].full)];
     figures.push(ratio("CPU at saturation: large / small cluster", &grown, &[median(&ours.full)], 1.1));
+    figures.extend(forwarding::measure(binaries, rounds)?);
     Ok(figures)
 }
 

@@ -83,10 +83,22 @@ impl Server {
         kubeconfig: &Path,
         name: &str,
     ) -> Result<Server> {
+        let configuration = program.configuration(folder, kubeconfig);
+        Server::configured((program, CORES[0], &configuration), binary, folder, kubeconfig, name)
+    }
+
+    /// The same on a core, with a configuration of its own.
+    pub(crate) fn configured(
+        (program, core, configuration): (Program, &str, &str),
+        binary: &Path,
+        folder: &Path,
+        kubeconfig: &Path,
+        name: &str,
+    ) -> Result<Server> {
         let file = folder.join(format!("{}.conf", program.name()));
-        fs::write(&file, program.configuration(folder, kubeconfig))?;
+        fs::write(&file, configuration)?;
         let mut command = Command::new("taskset");
-        command.args(["-c", CORES[0]]).arg(binary);
+        command.args(["-c", core]).arg(binary);
         match program {
             Program::Sealane => command.args(["dns", "-conf"]).arg(&file),
             Program::CoreDns => command.arg("-conf").arg(&file),

@@ -9,6 +9,7 @@
 //! the kernel drops what others than the upstream send.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -83,22 +84,45 @@ impl Waiting {
     }
 }
 
+/// An upstream, and the address of ours that it is asked from.
+type Place = (SocketAddr, Option<IpAddr>);
+
 /// A socket, and who waits for what comes to it, by id.
 struct Channel {
     socket: UdpSocket,
-    place: (SocketAddr, Option<IpAddr>),
-    waiting: HashMap<u16, (Waiting, Instant)>,
+    place: Place,
+    waiting: HashMap<u16, (Waiting, Instant), BuildHasherDefault<Id>>,
     born: Instant,
     asked: u32,
     /// Nothing more is asked over it.
     retired: bool,
 }
 
+/// Ids are random, and nobody else's choice: they are their own hashes. The upper bits count, too.
+#[derive(Default)]
+struct Id(u64);
+
+impl Hasher for Id {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for octet in bytes {
+            self.0 = self.0 << 8 | u64::from(*octet);
+        }
+    }
+
+    fn write_u16(&mut self, id: u16) {
+        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 #[derive(Default)]
 struct Channels {
     /// By number, which is never given twice.
     all: HashMap<u64, Channel>,
-    pools: HashMap<(SocketAddr, Option<IpAddr>), Vec<u64>>,
+    pools: HashMap<Place, Vec<u64>>,
     last: u64,
     /// When each is given up: time, channel, id.
     deadlines: BTreeMap<(Instant, u64, u16), ()>,
@@ -131,9 +155,13 @@ impl Datagrams {
     pub(crate) fn send(&self, shared: &Arc<Shared>, questions: Vec<Waiting>) -> Vec<Waiting> {
         self.started.call_once(|| Datagrams::serve(shared));
         let (mut back, mut failed) = (Vec::new(), Vec::new());
-        let mut by_place: HashMap<_, Vec<Waiting>> = HashMap::new();
+        let mut by_place: Vec<(Place, Vec<Waiting>)> = Vec::new();
         for waiting in questions {
-            by_place.entry((waiting.to, waiting.source)).or_default().push(waiting);
+            let place = (waiting.to, waiting.source);
+            match by_place.iter_mut().find(|(other, _)| *other == place) {
+                Some((_, list)) => list.push(waiting),
+                None => by_place.push((place, vec![waiting])),
+            }
         }
         let mut channels = self.channels();
         for (place, mut waiting) in by_place {
@@ -197,7 +225,7 @@ impl Channels {
     fn send(
         &mut self,
         poll: Option<&OwnedFd>,
-        place: (SocketAddr, Option<IpAddr>),
+        place: Place,
         questions: Vec<Waiting>,
         random: u64,
         (back, failed): (&mut Vec<Waiting>, &mut Vec<Outcome>),
@@ -240,13 +268,7 @@ impl Channels {
     }
 
     /// One of the sockets to an upstream, and whether it was there already.
-    fn channel(
-        &mut self,
-        poll: &OwnedFd,
-        place: (SocketAddr, Option<IpAddr>),
-        random: u64,
-        now: Instant,
-    ) -> Option<(u64, bool)> {
+    fn channel(&mut self, poll: &OwnedFd, place: Place, random: u64, now: Instant) -> Option<(u64, bool)> {
         let pool = self.pools.entry(place).or_default();
         let slot = (random % POOL as u64) as usize;
         if let Some(number) = pool.get(slot).copied()
@@ -261,8 +283,14 @@ impl Channels {
         let number = self.last;
         match connect(place, poll, number) {
             Ok(socket) => {
-                let channel =
-                    Channel { socket, place, waiting: HashMap::new(), born: now, asked: 0, retired: false };
+                let channel = Channel {
+                    socket,
+                    place,
+                    waiting: HashMap::default(),
+                    born: now,
+                    asked: 0,
+                    retired: false,
+                };
                 self.all.insert(number, channel);
                 match pool.get_mut(slot) {
                     Some(old) => *old = number,
@@ -350,7 +378,7 @@ fn refuse(
     }
 }
 
-fn connect((to, source): (SocketAddr, Option<IpAddr>), poll: &OwnedFd, number: u64) -> Result<UdpSocket> {
+fn connect((to, source): Place, poll: &OwnedFd, number: u64) -> Result<UdpSocket> {
     // The kernel picks a port that nobody can foresee.
     let socket = UdpSocket::bind((source.unwrap_or(any(to)), 0))?;
     socket.connect(to)?;

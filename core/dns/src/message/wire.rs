@@ -1,8 +1,8 @@
 //! The wire form of [`Message`].
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::suffixes::Suffixes;
 use super::{Data, Edns, EdnsOption, Flags, Message, Question, Record, Soa, rtype};
 use crate::name::{MAX_NAME, Name};
 
@@ -266,8 +266,8 @@ fn flag_bits(flags: Flags, rcode: u16) -> u16 {
 
 struct Writer {
     out: Vec<u8>,
-    /// Where suffixes (in lower case) were written, as far as a pointer reaches; `None`: names stay whole.
-    suffixes: Option<HashMap<Vec<u8>, u16>>,
+    /// Where suffixes were written, as far as a pointer reaches; `None`: names stay whole.
+    suffixes: Option<Suffixes>,
 }
 
 impl Writer {
@@ -286,15 +286,15 @@ impl Writer {
         };
         let mut at = 0;
         while wire[at] != 0 {
-            let suffix = wire[at..].to_ascii_lowercase();
-            if let Some(to) = suffixes.get(&suffix) {
-                self.out.extend_from_slice(&(0xc000 | *to).to_be_bytes());
+            let hash = Suffixes::hash(&wire[at..]);
+            if let Some(to) = suffixes.find(&self.out, hash, &wire[at..]) {
+                self.out.extend_from_slice(&(0xc000 | to).to_be_bytes());
                 return;
             }
             if let Ok(here) = u16::try_from(self.out.len())
                 && here < 0x4000
             {
-                suffixes.insert(suffix, here);
+                suffixes.put(here, hash);
             }
             let end = at + 1 + usize::from(wire[at]);
             self.out.extend_from_slice(&wire[at..end]);
@@ -358,7 +358,7 @@ impl Writer {
             if self.out.len() > limit || count == u16::MAX {
                 self.out.truncate(at);
                 if let Some(suffixes) = &mut self.suffixes {
-                    suffixes.retain(|_, offset| usize::from(*offset) < at);
+                    suffixes.cut(at);
                 }
                 return (count, true);
             }
@@ -373,7 +373,7 @@ impl Writer {
 /// its options where those alone would not fit.
 pub fn encode(message: &Message, limit: usize) -> Vec<u8> {
     let limit = limit.clamp(512, usize::from(u16::MAX));
-    let mut w = Writer { out: Vec::with_capacity(512), suffixes: Some(HashMap::new()) };
+    let mut w = Writer { out: Vec::with_capacity(512), suffixes: Some(Suffixes::new()) };
     w.u16(message.id);
     w.u16(flag_bits(message.flags, message.rcode));
     w.out.resize(12, 0);
