@@ -48,7 +48,7 @@ pub(crate) struct Waiting {
     pub(crate) message: Vec<u8>,
     pub(crate) timeout: Duration,
     pub(crate) pending: Box<Pending>,
-    pub(crate) client: Client,
+    pub(crate) client: Box<Client>,
 }
 
 /// Where an answer goes; its place among those that wait is free again when this is dropped.
@@ -62,8 +62,8 @@ impl Waiting {
     /// What a query's effects come to, where that is one datagram to an upstream.
     pub(crate) fn of(
         mut effects: Vec<Effect>,
-        client: Client,
-    ) -> std::result::Result<Self, (Vec<Effect>, Client)> {
+        client: Box<Client>,
+    ) -> std::result::Result<Self, (Vec<Effect>, Box<Client>)> {
         let one = match effects.as_slice() {
             [Effect::Ask { via: Via::Udp, pending, .. }] => pending.has_client(),
             _ => false,
@@ -456,7 +456,7 @@ fn reply(mut replies: Vec<Reply>, batch: &mut Batch) {
 }
 
 /// The way of everything else: a task.
-fn carry_out(shared: &Arc<Shared>, effects: Vec<Effect>, client: Client) {
+fn carry_out(shared: &Arc<Shared>, effects: Vec<Effect>, client: Box<Client>) {
     let shared = shared.clone();
     tokio::spawn(async move {
         for message in shared.carry_out(effects).await {

@@ -95,6 +95,7 @@ impl Udp {
                     return false;
                 };
                 let client = Client { socket: self.socket.clone(), peer: *peer, _permit: permit };
+                let client = Box::new(client);
                 match Waiting::of(effects, client) {
                     Ok(waiting) => self.forwarded.push(waiting),
                     Err((effects, client)) => {
