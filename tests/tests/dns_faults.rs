@@ -24,13 +24,17 @@ use sealane_tests::{eventually, sealane};
 /// No forwarder keeps a client waiting for longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What comes of a question: datagrams, and octets on a connection.
+type Datagrams = fn(&[u8]) -> Vec<Vec<u8>>;
+type Octets = fn(&[u8]) -> Vec<u8>;
+
 /// What an upstream does with a question.
 #[derive(Clone, Copy)]
 struct Conduct {
     /// The datagrams that it sends, one after the other; `None`: nobody listens there.
-    udp: Option<fn(&[u8]) -> Vec<Vec<u8>>>,
+    udp: Option<Datagrams>,
     /// What it writes into a connection before it closes that; `None`: nobody listens there.
-    tcp: Option<fn(&[u8]) -> Vec<u8>>,
+    tcp: Option<Octets>,
 }
 
 const SILENT: Conduct = Conduct { udp: Some(|_| Vec::new()), tcp: None };
@@ -162,7 +166,7 @@ struct Fault {
     coredns: Option<&'static str>,
 }
 
-const fn udp(answers: fn(&[u8]) -> Vec<Vec<u8>>) -> Conduct {
+const fn udp(answers: Datagrams) -> Conduct {
     Conduct { udp: Some(answers), tcp: None }
 }
 
@@ -453,11 +457,9 @@ fn a_server_that_forwards_to_itself_says_so_or_stays_bounded() {
             own(port) + &format!(".:{port} {{\n bind 127.0.0.1\n {more}\n {forward}\n}}\n")
         }
     };
-    let both: [fn(fn(u16) -> String) -> Dns; 2] = [|c| Dns::sealane(c), |c| Dns::coredns(c)];
-    let with_loop: fn(u16) -> String =
-        |port| format!(".:{port} {{\n bind 127.0.0.1\n loop\n forward . 127.0.0.1:{port}\n}}\n");
-    for start in both {
-        let mut dns = start(with_loop);
+    let with_loop =
+        |port: u16| format!(".:{port} {{\n bind 127.0.0.1\n loop\n forward . 127.0.0.1:{port}\n}}\n");
+    for mut dns in [Dns::sealane(with_loop), Dns::coredns(with_loop)] {
         let status = eventually("the end", || dns.child.try_wait().unwrap().ok_or_else(|| dns.log()));
         assert!(!status.success(), "{}", dns.log());
         assert!(dns.log().contains("plugin/loop: Loop"), "{}", dns.log());
