@@ -18,10 +18,14 @@ cargo xtask COMMAND
   coredns            builds the CoreDNS that tables and figures compare with (tests/coredns, by go)
   real-api           the tables of DNS answers once more, over a kube-apiserver (tests/apiserver, by go; etcd, openssl)
   kill [ROUNDS]      kill -9 at any point, ROUNDS times (50), and what the next start finds
+  fuzz dns [--minutes N]
+                     messages of strangers for the DNS server's parser and for the server itself (10 minutes)
   golden             kube-apiserver's recorded answers against ours: what agrees, and the list of the rest
   help               this
 ";
 
+/// How long strangers' messages come unless told otherwise.
+const MINUTES: u32 = 10;
 /// How often the kill test kills unless told otherwise.
 const ROUNDS: u32 = 50;
 
@@ -44,6 +48,11 @@ fn main() -> ExitCode {
         ["kill", rounds] => match rounds.parse() {
             Ok(rounds) if rounds > 0 => kill(rounds),
             _ => return wrong(&format!("`{rounds}` is not a number of rounds")),
+        },
+        ["fuzz", "dns"] => fuzz(MINUTES),
+        ["fuzz", "dns", "--minutes", minutes] => match minutes.parse() {
+            Ok(minutes) if minutes > 0 => fuzz(minutes),
+            _ => return wrong(&format!("`{minutes}` is not a number of minutes")),
         },
         ["golden"] => golden(),
         _ => return wrong(&format!("no such command: {}", words.join(" "))),
@@ -83,6 +92,12 @@ fn kill(rounds: u32) -> Result<(), String> {
     let rounds = rounds.to_string();
     let test = ["test", "-p", "sealane-tests", "--test", "kill", "--", "--nocapture"];
     run(cargo().env("SEALANE_KILL_ROUNDS", rounds).args(test))
+}
+
+/// Both targets at once take two cores; one after the other, each has half of the time.
+fn fuzz(minutes: u32) -> Result<(), String> {
+    let test = ["test", "-p", "sealane-dns", "--test", "hostile", "--", "--nocapture", "--test-threads=1"];
+    run(cargo().env("SEALANE_FUZZ_MINUTES", minutes.to_string()).args(test))
 }
 
 fn golden() -> Result<(), String> {

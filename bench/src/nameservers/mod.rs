@@ -3,6 +3,7 @@
 
 mod changes;
 mod cluster;
+mod forwarding;
 pub(crate) mod overload;
 mod scene;
 mod server;
@@ -137,6 +138,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
     // "The same" is within what two runs of the same thing differ by.
     let grown = [median(&large[0].full)];
     figures.push(ratio("CPU at saturation: large / small cluster", &grown, &[median(&ours.full)], 1.1));
+    figures.extend(forwarding::measure(binaries, rounds)?);
     Ok(figures)
 }
 

@@ -103,8 +103,20 @@ impl Server {
         kubeconfig: &Path,
         name: &str,
     ) -> Result<Server> {
+        let configuration = program.configuration(folder, kubeconfig);
+        Server::configured((program, cores, &configuration), binary, folder, kubeconfig, name)
+    }
+
+    /// The same with a configuration of its own.
+    pub(crate) fn configured(
+        (program, cores, configuration): (Program, &str, &str),
+        binary: &Path,
+        folder: &Path,
+        kubeconfig: &Path,
+        name: &str,
+    ) -> Result<Server> {
         let file = folder.join(format!("{}.conf", program.name()));
-        fs::write(&file, program.configuration(folder, kubeconfig))?;
+        fs::write(&file, configuration)?;
         let mut command = Command::new("taskset");
         command.args(["-c", cores]).arg(binary);
         match program {

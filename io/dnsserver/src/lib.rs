@@ -17,6 +17,7 @@ mod admin;
 mod backlog;
 mod batch;
 mod corefile;
+mod datagrams;
 mod fair;
 mod files;
 mod https;

@@ -1,5 +1,6 @@
 //! The state machine behind a lock, and the tasks that carry out what it asks for.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::datagrams::Datagrams;
 use crate::panics::{self, Caught};
 use crate::upstream::{Outgoing, Upstreams};
 use crate::{LogSink, Settings, files, machine};
@@ -28,6 +30,7 @@ pub(crate) struct Shared {
     /// Listeners that count for themselves, and are asked for what they have.
     counting: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
     pub(crate) upstreams: Upstreams,
+    pub(crate) datagrams: Datagrams,
 }
 
 /// The last changes of what prepared answers are made from, each with its number, and the SOA's serial number.
@@ -58,6 +61,7 @@ impl Shared {
             recent: Mutex::default(),
             counting: Mutex::default(),
             upstreams: Upstreams::default(),
+            datagrams: Datagrams::default(),
         };
         (Arc::new(shared), receiver)
     }
@@ -69,6 +73,11 @@ impl Shared {
     /// Since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// A moment on the state machine's clock.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.start)
     }
 
     pub(crate) fn log(&self, line: &str) {
@@ -322,14 +331,35 @@ fn local(settings: &Settings) -> Vec<IpAddr> {
 }
 
 fn now(start: Instant) -> Now {
-    let mut bytes = [0u8; 8];
-    // getrandom of 8 bytes is never short and fails only on kernels before 3.17.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     Now {
         monotonic: start.elapsed(),
         unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        random: u64::from_ne_bytes(bytes),
+        random: random(),
     }
+}
+
+/// Octets of the kernel's, fetched by the page: a system call for each step costs as much as the step.
+const PAGE: usize = 256;
+
+thread_local! {
+    /// What this thread has fetched, and how much of it is used.
+    static FETCHED: RefCell<([u8; PAGE], usize)> = const { RefCell::new(([0; PAGE], PAGE)) };
+}
+
+fn random() -> u64 {
+    FETCHED.with_borrow_mut(|(page, used)| {
+        if *used + 8 > PAGE {
+            // getrandom of 256 octets is never short, and fails only on kernels before 3.17.
+            let _ = rustix::rand::getrandom(&mut *page, rustix::rand::GetRandomFlags::empty());
+            *used = 0;
+        }
+        let mut bytes = [0; 8];
+        // None is handed out twice, nor left to be read.
+        bytes.copy_from_slice(&page[*used..*used + 8]);
+        page[*used..*used + 8].fill(0);
+        *used += 8;
+        u64::from_ne_bytes(bytes)
+    })
 }
 
 /// Returns when the listener is told to close.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, Peer};
+use crate::datagrams::{self, Client, Waiting};
 use crate::fair::Fair;
 use crate::shared::Shared;
 
@@ -40,6 +41,8 @@ struct Udp {
     port: u16,
     waiting: Arc<Semaphore>,
     tasks: JoinSet<()>,
+    /// Of the batch at hand.
+    forwarded: Vec<Waiting>,
     prepared: Prepared,
     /// Where `fairness` is on.
     fair: Option<Fair>,
@@ -56,12 +59,14 @@ impl Udp {
         let socket = self.socket.clone();
         let came = batch.receive(&socket, wait)?;
         let begun = Instant::now();
+        self.prepared.clock(self.shared.at(begun));
         self.learn();
         if let Some(fair) = &mut self.fair {
             fair.batch(&self.shared, batch, &socket, came);
         }
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
         batch.send(&socket);
+        self.forward();
         self.spent.0 += begun.elapsed();
         self.spent.1 += u32::try_from(came).unwrap_or(u32::MAX);
         Ok(came)
@@ -116,22 +121,40 @@ impl Udp {
                 true
             }
             Err(effects) => {
-                let permit = self.waiting.clone().try_acquire_owned();
-                let place = self.fair.as_mut().map(|fair| fair.place(client.ip()));
-                let (shared, socket) = (self.shared.clone(), self.socket.clone());
-                let to = *peer;
-                self.tasks.spawn(async move {
-                    let overloaded = permit.is_err() || matches!(place, Some(None));
-                    let (_permit, _place) = (permit.ok(), place);
-                    if overloaded {
-                        return shared.abandon(effects);
+                let place = match &mut self.fair {
+                    Some(fair) => fair.place(client.ip()).map(Some),
+                    None => Some(None),
+                };
+                let (Ok(permit), Some(place)) = (self.waiting.clone().try_acquire_owned(), place) else {
+                    self.shared.abandon(effects);
+                    return false;
+                };
+                let client =
+                    Client { socket: self.socket.clone(), peer: *peer, _permit: permit, _place: place };
+                let client = Box::new(client);
+                match Waiting::of(effects, client) {
+                    Ok(waiting) => self.forwarded.push(waiting),
+                    Err((effects, client)) => {
+                        let shared = self.shared.clone();
+                        self.tasks.spawn(async move {
+                            for message in shared.carry_out(effects).await {
+                                batch::send(&client.socket, message, client.peer);
+                            }
+                        });
                     }
-                    for message in shared.carry_out(effects).await {
-                        batch::send(&socket, message, to);
-                    }
-                });
+                }
                 false
             }
+        }
+    }
+
+    /// Sends on what of a batch goes to upstreams.
+    fn forward(&mut self) {
+        if self.forwarded.is_empty() {
+            return;
+        }
+        for waiting in self.shared.datagrams.send(&self.shared, std::mem::take(&mut self.forwarded)) {
+            datagrams::carry_out_alone(&self.shared, waiting);
         }
     }
 
@@ -228,6 +251,7 @@ fn listen(
         port,
         waiting: Arc::new(Semaphore::new(WAITING)),
         tasks: JoinSet::new(),
+        forwarded: Vec::new(),
         prepared: Prepared::new(room),
         fair: None,
         seen: 0,
@@ -270,6 +294,9 @@ fn listen(
         }
     }
     udp.count();
+    // All places are free when nothing waits any more.
+    let waiting = udp.waiting.clone();
+    udp.tasks.spawn(async move { drop(waiting.acquire_many(WAITING as u32).await) });
     Ok(udp.tasks)
 }
 

@@ -203,7 +203,8 @@ impl Upstreams {
     }
 }
 
-fn any(to: SocketAddr) -> IpAddr {
+/// Any address of ours, of the other's family.
+pub(crate) fn any(to: SocketAddr) -> IpAddr {
     if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
@@ -225,7 +226,7 @@ async fn udp(outgoing: &Outgoing<'_>) -> Result<Vec<u8>> {
 }
 
 /// Whether a datagram is the answer to a question: its id, and its question where it has one.
-fn answers(answer: &[u8], asked: &[u8]) -> bool {
+pub(crate) fn answers(answer: &[u8], asked: &[u8]) -> bool {
     if answer.len() < 12 || answer.get(..2) != asked.get(..2) || answer[2] & 0x80 == 0 {
         return false;
     }

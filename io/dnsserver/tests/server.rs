@@ -523,3 +523,33 @@ async fn what_cannot_start_says_why() {
     let error = run(settings, snapshots, std::future::pending()).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on 127.0.0.1:{port} (DNS over UDP): ")), "{error}");
 }
+
+#[tokio::test]
+async fn questions_to_an_upstream_come_from_many_ports() {
+    let [port, up] = free_ports().await;
+    let socket = UdpSocket::bind(("127.0.0.1", up)).await.unwrap();
+    let server = Running::start(port, &format!(" forward . 127.0.0.1:{up}")).await;
+    let seen = Arc::new(Mutex::new((std::collections::BTreeSet::new(), std::collections::BTreeSet::new())));
+    let log = seen.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+            log.lock().unwrap().0.insert(from.port());
+            log.lock().unwrap().1.insert([buffer[0], buffer[1]]);
+            let reply = encode(&decode(&buffer[..len]).unwrap().reply(rcode::NOERROR), 512);
+            // A stranger at another address than the one that was asked is not heard.
+            let stranger = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+            let forged = encode(&decode(&buffer[..len]).unwrap().reply(rcode::NXDOMAIN), 512);
+            stranger.send_to(&forged, from).await.unwrap();
+            socket.send_to(&reply, from).await.unwrap();
+        }
+    });
+    for number in 0..256 {
+        assert_eq!(server.udp(&format!("n{number}.example"), rtype::A).await.rcode, rcode::NOERROR);
+    }
+    let (ports, ids) = seen.lock().unwrap().clone();
+    // 128 sockets, one of them at random each time, ids besides.
+    assert!((64..=128).contains(&ports.len()), "{} ports", ports.len());
+    assert!(ids.len() > 240, "{} ids", ids.len());
+    server.end().await.unwrap();
+}

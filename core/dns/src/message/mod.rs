@@ -4,6 +4,7 @@ mod location;
 mod params;
 pub mod presentation;
 pub mod rtype;
+mod suffixes;
 mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
