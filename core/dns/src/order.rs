@@ -47,7 +47,7 @@ pub static ROWS: &[Row] = rows! {
     "any" Some(plugins::limits::any), false;
     "chaos" Some(plugins::identity::chaos), false;
     "loadbalance" Some(plugins::loadbalance::setup), false;
-    "tsig" None, false;
+    "tsig" Some(plugins::tsig::setup), false;
     "rewrite" Some(plugins::rewrite::setup), true;
     "autopath" Some(plugins::autopath::setup), false;
     "acl" Some(plugins::acl::setup), true;
@@ -66,7 +66,7 @@ pub static ROWS: &[Row] = rows! {
     "kubernetes" Some(plugins::kubernetes::setup), false;
     "file" Some(plugins::file::setup), true;
     "auto" Some(plugins::auto::setup), true;
-    "secondary" None, true;
+    "secondary" Some(plugins::secondary::setup), true;
     "etcd" None, false;
     "loop" Some(plugins::loops::setup), false;
     "forward" Some(plugins::forward::setup), true;
@@ -74,7 +74,7 @@ pub static ROWS: &[Row] = rows! {
     "erratic" Some(plugins::erratic::setup), false;
     "whoami" Some(plugins::identity::whoami), false;
     "on" None, true;
-    "sign" None, true;
+    "sign" Some(plugins::sign::setup), true;
     "view" Some(plugins::view::setup), false;
     "nomad" None, false;
 };

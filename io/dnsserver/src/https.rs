@@ -22,14 +22,13 @@ use sealane_dns::{Event, Transport, decode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use crate::limits::Limits;
 use crate::shared::{Shared, told};
 
 const PATH: &str = "/dns-query";
 const MESSAGE: HeaderValue = HeaderValue::from_static("application/dns-message");
 /// A query's octets at most.
 const LARGEST: usize = 65_535;
-/// How long a connection may say nothing, and a request may take to arrive.
-const IDLE: Duration = Duration::from_secs(10);
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
 
@@ -41,8 +40,8 @@ struct Work(AtomicU64, AtomicU64);
 pub(crate) async fn connection(
     shared: Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    from: SocketAddr,
-    port: u16,
+    (from, port): (SocketAddr, u16),
+    limits: Limits,
     mut closed: watch::Receiver<bool>,
 ) -> Result<()> {
     let work = Arc::new(Work::default());
@@ -51,18 +50,21 @@ pub(crate) async fn connection(
         let (shared, work) = (shared.clone(), of_requests.clone());
         async move {
             work.0.fetch_add(1, Ordering::Relaxed);
-            let response = respond(&shared, request, from, port).await;
+            let response = respond(&shared, request, (from, port), limits.read).await;
             work.1.fetch_add(1, Ordering::Relaxed);
             shared.server(|server| server.answered_https(port, response.status().as_u16()));
             Ok::<_, Infallible>(response)
         }
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    // It begins with the wait for a request.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle.max(limits.read));
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let (mut seen, mut ending) = (0, false);
+    // The first request comes soon (`ReadTimeout` of Go's http.Server).
+    let mut patience = limits.read;
     loop {
         tokio::select! {
             ended = &mut connection => return ended.map_err(Error::other),
@@ -70,13 +72,13 @@ pub(crate) async fn connection(
                 ending = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep(IDLE) => {
+            () = tokio::time::sleep(patience) => {
                 let (begun, ended) = (work.0.load(Ordering::Relaxed), work.1.load(Ordering::Relaxed));
                 if begun == ended && begun == seen {
                     // It has had its time: a client that does not see that is left.
                     return Ok(());
                 }
-                seen = begun;
+                (seen, patience) = (begun, limits.idle);
             }
         }
     }
@@ -91,13 +93,13 @@ fn bare(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 async fn respond(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
-    from: SocketAddr,
-    port: u16,
+    (from, port): (SocketAddr, u16),
+    patience: Duration,
 ) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return bare(StatusCode::NOT_FOUND, "");
     }
-    let Some(query) = query(request).await.filter(|query| decode(query).is_ok()) else {
+    let Some(query) = query(request, patience).await.filter(|query| decode(query).is_ok()) else {
         return bare(StatusCode::BAD_REQUEST, "invalid request\n");
     };
     let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes: &query };
@@ -116,12 +118,12 @@ async fn respond(
 }
 
 /// The message of a request.
-async fn query(request: Request<Incoming>) -> Option<Vec<u8>> {
+async fn query(request: Request<Incoming>, patience: Duration) -> Option<Vec<u8>> {
     match *request.method() {
         Method::GET => from_uri(request.uri().query()?),
         Method::POST => {
             let body = Limited::new(request.into_body(), LARGEST).collect();
-            let body = tokio::time::timeout(IDLE, body).await.ok()?.ok()?;
+            let body = tokio::time::timeout(patience, body).await.ok()?.ok()?;
             Some(body.to_bytes().to_vec())
         }
         _ => None,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 use sealane_dns::Via;
 use sealane_dns::chain::{Keeping, TlsClient};
+use sealane_dns::zone::transfer::Extent;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio_rustls::TlsConnector;
@@ -67,6 +68,40 @@ impl Upstreams {
         let timed_out = || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", outgoing.via.as_str()));
         let result = tokio::time::timeout(outgoing.timeout, exchange).await;
         (result.unwrap_or_else(|_| Err(timed_out())), kept)
+    }
+
+    /// Asks for a zone, over a connection of its own: all messages of the answer. The timeout is for the connection and
+    /// for each message.
+    pub(crate) async fn transfer(&self, outgoing: &Outgoing<'_>) -> Result<Vec<Vec<u8>>> {
+        let &Outgoing { to, via, message, timeout, keeping } = outgoing;
+        let late = |what: &str| Error::new(ErrorKind::TimedOut, format!("{what}: i/o timeout"));
+        let client = match via {
+            Via::Tls(client) => Some(client),
+            Via::Udp | Via::Tcp => None,
+        };
+        let connect = tokio::time::timeout(timeout, self.connect(to, keeping.source, client));
+        let mut stream = connect.await.map_err(|_| late("dial tcp"))??;
+        let framed = framed(message)?;
+        let write = async {
+            stream.write_all(&framed).await?;
+            stream.flush().await
+        };
+        tokio::time::timeout(timeout, write).await.map_err(|_| late("write tcp"))??;
+        let (mut messages, mut extent) = (Vec::new(), Extent::default());
+        loop {
+            let next = async {
+                let len = stream.read_u16().await?;
+                let mut buffer = vec![0; usize::from(len)];
+                stream.read_exact(&mut buffer).await?;
+                Ok::<_, Error>(buffer)
+            };
+            let next = tokio::time::timeout(timeout, next).await.map_err(|_| late("read tcp"))??;
+            let last = extent.is_last(&next);
+            messages.push(next);
+            if last {
+                return Ok(messages);
+            }
+        }
     }
 
     /// Closes what nothing was asked over for too long.
@@ -168,7 +203,8 @@ impl Upstreams {
     }
 }
 
-fn any(to: SocketAddr) -> IpAddr {
+/// Any address of ours, of the other's family.
+pub(crate) fn any(to: SocketAddr) -> IpAddr {
     if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
@@ -190,7 +226,7 @@ async fn udp(outgoing: &Outgoing<'_>) -> Result<Vec<u8>> {
 }
 
 /// Whether a datagram is the answer to a question: its id, and its question where it has one.
-fn answers(answer: &[u8], asked: &[u8]) -> bool {
+pub(crate) fn answers(answer: &[u8], asked: &[u8]) -> bool {
     if answer.len() < 12 || answer.get(..2) != asked.get(..2) || answer[2] & 0x80 == 0 {
         return false;
     }
@@ -230,18 +266,6 @@ pub(crate) fn framed(message: &[u8]) -> Result<Vec<u8>> {
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(message);
     Ok(out)
-}
-
-/// The addresses that this machine would be reached at: where its packets to the world come from. Nothing is sent.
-pub(crate) fn local_addresses() -> Vec<IpAddr> {
-    let source = |to: SocketAddr| {
-        let socket = std::net::UdpSocket::bind((any(to), 0)).ok()?;
-        socket.connect(to).ok()?;
-        socket.local_addr().ok().map(|address| address.ip())
-    };
-    let worlds: [IpAddr; 2] =
-        [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
-    worlds.into_iter().filter_map(|ip| source((ip, 53).into())).filter(|ip| !ip.is_loopback()).collect()
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ pub struct Answer {
     /// The message, with the id that was sent; whether it is about the same question is for the plugin to see. Or
     /// why there is none.
     pub result: Result<Message, String>,
+    /// The messages that follow the first, where a zone was asked for ([`super::Context::ask`], AXFR over TCP).
+    pub more: Vec<Message>,
     /// How long it took.
     pub took: Duration,
     /// [`Ask::tag`].

@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::message::{Message, Question};
+use crate::message::{Message, Question, Record};
 use crate::metrics::Metrics;
+use crate::name::Name;
 use crate::prepared::Share;
 use crate::zone::Zone;
 pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
@@ -158,6 +159,19 @@ pub struct Want {
     pub every: Duration,
 }
 
+/// A file that a plugin wants to have written, whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileWrite {
+    /// Where.
+    pub path: String,
+    /// What.
+    pub content: String,
+    /// The line for the log when it is there.
+    pub written: String,
+    /// The line for the log when it could not be written; the reason is put behind it.
+    pub failed: String,
+}
+
 /// What a plugin has asked for, beside what it returned.
 #[derive(Debug)]
 pub enum Deed {
@@ -169,6 +183,8 @@ pub enum Deed {
     Refresh(Note),
     /// A question of the plugin's own.
     Ask(Ask),
+    /// A file to be written.
+    Write(FileWrite),
 }
 
 /// The other plugins of the server block.
@@ -248,15 +264,21 @@ impl Context<'_> {
         self.deeds.push(Deed::Fatal(why.into()));
     }
 
+    /// Asks somebody, and no client waits for it: what comes of it comes to [`Plugin::told`]. A zone that is asked for
+    /// over TCP (AXFR, IXFR) comes as a whole; the timeout is for each of its messages then.
+    pub fn ask(&mut self, ask: Ask) {
+        self.deeds.push(Deed::Ask(ask));
+    }
+
+    /// Writes a file.
+    pub fn write(&mut self, file: FileWrite) {
+        self.deeds.push(Deed::Write(file));
+    }
+
     /// Asks the plugins behind this one the same question again, in the background. What comes back comes to this
     /// plugin's [`Plugin::up`] or [`Plugin::failed`] with that note, and to nobody else.
     pub fn refresh(&mut self, note: Note) {
         self.deeds.push(Deed::Refresh(note));
-    }
-
-    /// Asks somebody, and no query waits for it: what comes of it comes to [`Plugin::told`].
-    pub fn ask(&mut self, ask: Ask) {
-        self.deeds.push(Deed::Ask(ask));
     }
 
     /// A number nobody can foresee, another one with each call.
@@ -310,6 +332,9 @@ pub trait Plugin: Any + Debug + Send {
         Up::Pass
     }
 
+    /// A plugin behind this one lets the client go without an answer; only for queries that this plugin let pass.
+    fn dropped(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) {}
+
     /// How it lets queries of clients by; see [`crate::prepared`]. The configuration and the files are as they are now.
     fn passage(&self) -> Passage {
         Passage::Varies
@@ -325,6 +350,9 @@ pub trait Plugin: Any + Debug + Send {
         None
     }
 
+    /// Takes over from a plugin of the same name in the configuration before what would have to be fetched again.
+    fn inherit(&mut self, before: &dyn Plugin) {}
+
     /// Before the first query, files at hand.
     fn start(&mut self, cx: &mut Context<'_>) {}
 
@@ -336,12 +364,17 @@ pub trait Plugin: Any + Debug + Send {
         Vec::new()
     }
 
-    /// What came of an ask of [`Plugin::tick`], or of [`Context::ask`].
+    /// What came of an ask of [`Plugin::tick`] or [`Context::ask`].
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {}
 
     /// How connections to those that it asks are kept.
     fn keeping(&self) -> Keeping {
         Keeping::default()
+    }
+
+    /// Where those of its own asks come from that have this tag; `None`: as [`Plugin::keeping`] says.
+    fn source(&self, tag: u64) -> Option<IpAddr> {
+        None
     }
 
     /// The cluster changed.
@@ -350,6 +383,17 @@ pub trait Plugin: Any + Debug + Send {
     /// The zones that it holds as a whole, for `transfer`: another version of one is another pointer.
     fn zones(&self, now: Now) -> Vec<Arc<Zone>> {
         Vec::new()
+    }
+
+    /// The records of a zone that it has, but does not hold as a whole ([`Plugin::zones`]): the SOA first, and not
+    /// again at the end. `None`: the zone is not its own. `peers` are those of the plugin that asks.
+    fn transfer(&self, zone: &Name, peers: Peers<'_>, world: &World) -> Option<Vec<Record>> {
+        None
+    }
+
+    /// The secret of a TSIG key, for all server blocks of its port (`tsig`).
+    fn tsig_secret(&self, key: &Name) -> Option<&[u8]> {
+        None
     }
 
     /// Files that it reads. They may become more when [`Plugin::file_changed`] was called.

@@ -241,6 +241,11 @@ impl<'a> Setup<'a> {
         self.links.push(Link { name: self.name, at: self.at.clone(), plugin: Box::new(plugin) });
     }
 
+    /// Puts a plugin before all others, for one that no query is for.
+    pub fn add_first(&mut self, plugin: impl Plugin) {
+        self.links.insert(0, Link { name: self.name, at: self.at.clone(), plugin: Box::new(plugin) });
+    }
+
     /// The plugin of this type that an earlier line of the block put into the chain.
     pub fn earlier<T: Plugin>(&mut self) -> Option<&mut T> {
         self.links.iter_mut().find_map(|link| (&mut *link.plugin as &mut dyn Any).downcast_mut())

@@ -4,12 +4,13 @@ mod location;
 mod params;
 pub mod presentation;
 pub mod rtype;
+mod suffixes;
 mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::name::Name;
-pub use wire::{DecodeError, decode, encode};
+pub use wire::{DecodeError, decode, encode, encode_within};
 
 /// The class of everything here.
 pub const CLASS_IN: u16 = 1;

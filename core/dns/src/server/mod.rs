@@ -13,9 +13,12 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Transport, Via, Want, World};
+use crate::chain::{
+    Block, FileWrite, Keeping, Link, Now, Passage, Plugin, Settings, Transport, Via, Want, World,
+};
 use crate::config::{Config, wanted};
 use crate::fairness::Throttled;
+use crate::message::{decode, encode, rcode};
 use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation, Share};
 pub use https::max_age;
@@ -71,6 +74,13 @@ pub enum Event<'a> {
         /// The message.
         bytes: &'a [u8],
     },
+    /// A zone came, for an [`Effect::Ask`] that says so ([`Pending::is_transfer`]): all of its messages.
+    Transferred {
+        /// From [`Effect::Ask`].
+        pending: Box<Pending>,
+        /// The messages, one at least.
+        messages: &'a [Vec<u8>],
+    },
     /// An upstream did not answer in time, or could not be reached.
     Failed {
         /// From [`Effect::Ask`].
@@ -123,6 +133,8 @@ pub enum Effect {
         /// To be handed back.
         pending: Box<Pending>,
     },
+    /// Write a file, whole or not at all, and log what came of it.
+    Write(FileWrite),
     /// A line for the log.
     Log(String),
     /// Queries go in circles: stop the server and say this.
@@ -197,7 +209,11 @@ impl Server {
         if let Some(old) = self.chains.last_mut() {
             old.retired = Some(now.monotonic);
         }
-        let blocks = config.blocks.into_iter().zip(config.chains).map(|(block, links)| {
+        let blocks = config.blocks.into_iter().zip(config.chains).map(|(block, mut links)| {
+            for link in &mut links {
+                let before = self.plugins().filter(|(name, _)| *name == link.name);
+                before.for_each(|(_, before)| link.plugin.inherit(before));
+            }
             let view = block.settings.view.clone().unwrap_or_default();
             let labels = block.keys.iter().map(|key| {
                 let (scheme, port, zone) = (key.scheme.as_str(), key.port, &key.zone);
@@ -239,6 +255,33 @@ impl Server {
     /// The machine's name, for `nsid` and `chaos`.
     pub fn set_hostname(&mut self, name: &str) {
         name.clone_into(&mut self.world.hostname);
+    }
+
+    /// The addresses that clients reach the server at from now on.
+    pub fn set_local(&mut self, local: Vec<IpAddr>) {
+        if local != self.world.local {
+            self.world.local = local;
+            self.changed = Some(Changed::All);
+        }
+    }
+
+    /// A step panicked and was caught: what it said, and where. The query, with the port that it came to, is answered
+    /// (`ServeDNS` in core/dnsserver/server.go); with `debug` the server ends.
+    pub fn panicked(&mut self, query: Option<(u16, &[u8])>, what: &str, place: &str) -> Vec<Effect> {
+        self.metrics.count(&PANICS, "");
+        let has = |says: fn(&Settings) -> bool| self.blocks().iter().any(|state| says(&state.block.settings));
+        let server = query.map(|(port, _)| format!("\"dns://:{port}\" ")).unwrap_or_default();
+        if has(|settings| settings.debug) {
+            return vec![Effect::Fatal(format!("panic in server: {server}{what} at {place}"))];
+        }
+        let place = if has(|settings| settings.stacktrace) { format!("\n{place}") } else { String::new() };
+        let log = Effect::Log(format!("[ERROR] Recovered from panic in server: {server}{what}{place}"));
+        let reply = query.and_then(|(_, bytes)| decode(bytes).ok()).map(|request| {
+            let mut reply = request.reply(rcode::SERVFAIL);
+            reply.questions.truncate(1);
+            Effect::Reply(encode(&reply, 512))
+        });
+        std::iter::once(log).chain(reply).collect()
     }
 
     /// How the answer to the query of the last step may be kept, if it may.
@@ -353,6 +396,7 @@ impl Server {
             }
         }
         page.add(&PANICS, "", 0.0);
+        page.add(&UNHEALTHY, "", 0.0);
         page.add(&RELOADS_FAILED, "", self.reloads_failed as f64);
         if !self.fingerprint.is_empty() {
             page.add(&RUNNING, &format!("hash=\"sha512\",value=\"{}\"", self.fingerprint), 1.0);
@@ -372,9 +416,14 @@ impl Server {
             Event::Query { port, transport, client, bytes } => {
                 self.query(port, transport, client, bytes, now, &mut out);
             }
-            Event::Answer { pending, bytes } => self.answered(*pending, Ok(bytes), now, &mut out),
+            Event::Answer { pending, bytes } => self.answered(*pending, Ok((bytes, &[])), now, &mut out),
+            Event::Transferred { pending, messages } => {
+                let outcome = messages.split_first().map(|(first, more)| (first.as_slice(), more));
+                let none = || "there is no answer".to_owned();
+                self.answered(*pending, outcome.ok_or_else(none), now, &mut out);
+            }
             Event::Failed { pending, why } => self.answered(*pending, Err(why), now, &mut out),
-            Event::Waited(pending) => self.answered(*pending, Ok(&[]), now, &mut out),
+            Event::Waited(pending) => self.answered(*pending, Ok((&[], &[])), now, &mut out),
             Event::Snapshot(snapshot) => self.snapshot(snapshot, now, &mut out),
             Event::Imports(imports) => self.imports(imports, now),
             Event::File { path, content } => {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{Chains, Effect, Server};
 use crate::chain::{
     Answer, Ask, Context, Deed, Failure, Flow, Keeping, MAX_DEPTH, Note, Now, Peers, Plugin, Query,
-    Transport, Up,
+    Transport, Up, Via,
 };
-use crate::message::{Message, decode, encode, rcode};
+use crate::message::{Message, Question, decode, encode, encode_within, rcode, rtype};
 
 /// What an `Ask` or a `Wait` is for; handed back with its outcome.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct Pending {
     generation: u64,
     id: u16,
     kept: Option<bool>,
+    transfer: bool,
     purpose: Purpose,
 }
 
@@ -24,6 +25,12 @@ impl Pending {
     /// The message's id: an upstream's message with another one is not its answer.
     pub fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Whether a zone is asked for: its messages come until [`crate::zone::transfer::Extent`] says that this was the
+    /// last, each within the timeout, and go to [`super::Event::Transferred`].
+    pub fn is_transfer(&self) -> bool {
+        self.transfer
     }
 
     /// Says whether the question went over a connection that was there already.
@@ -107,7 +114,8 @@ enum Turn {
     Failed(Failure),
 }
 
-type Outcome<'a> = Result<&'a [u8], String>;
+/// A message and those behind it, or why there is none.
+type Outcome<'a> = Result<(&'a [u8], &'a [Vec<u8>]), String>;
 
 impl Server {
     /// A client's query, from the top.
@@ -197,17 +205,18 @@ impl Server {
             deeds: &mut deeds,
         };
         let result = call(&mut *link.plugin, &mut cx);
-        let mut refreshes = Vec::new();
+        let (mut refreshes, mut asks) = (Vec::new(), Vec::new());
         for deed in deeds {
             match deed {
+                Deed::Write(file) => out.push(Effect::Write(file)),
+                Deed::Ask(ask) => asks.push(ask),
                 Deed::Log(line) => out.push(Effect::Log(line)),
                 Deed::Fatal(why) => out.push(Effect::Fatal(why)),
                 Deed::Refresh(note) => refreshes.push(note),
-                Deed::Ask(ask) => {
-                    let own = |asked| Purpose::Own { block, place, asked };
-                    self.send((generation, block, place), ask, now, out, own);
-                }
             }
+        }
+        for ask in asks {
+            self.send_own((generation, block, place), ask, now, out);
         }
         Some((result, refreshes))
     }
@@ -280,14 +289,19 @@ impl Server {
                 Turn::Said(Flow::Drop) if matches!(walk.waits, Waits::Nobody) => {
                     Turn::Failed(Failure { rcode: rcode::SERVFAIL, why: None })
                 }
-                Turn::Said(Flow::Drop) => match walk.waits {
-                    Waits::Plugin(parent) => {
-                        walk = *parent;
-                        self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
+                Turn::Said(Flow::Drop) => {
+                    self.up_dropped(&mut walk, now, out);
+                    match walk.waits {
+                        Waits::Plugin(parent) => {
+                            walk = *parent;
+                            self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
+                        }
+                        Waits::Client => {
+                            return self.account(&walk.query, &bare(rcode::NOERROR), 0, "", now);
+                        }
+                        Waits::Nobody => return,
                     }
-                    Waits::Client => return self.account(&walk.query, &bare(rcode::NOERROR), 0, "", now),
-                    Waits::Nobody => return,
-                },
+                }
                 Turn::Said(Flow::Ask(_) | Flow::Wait(_)) if given_up(&walk.query, now) => {
                     Turn::Failed(late())
                 }
@@ -386,6 +400,18 @@ impl Server {
         Some(up.unwrap_or(Up::Pass))
     }
 
+    fn up_dropped(&mut self, walk: &mut Walk, now: Now, out: &mut Vec<Effect>) {
+        while Server::back(walk) {
+            let told = self.call(walk, now, out, |plugin, walk, cx| {
+                plugin.dropped(&mut walk.query, &mut walk.note, cx);
+            });
+            // A configuration that is gone has nobody left to be told.
+            if told.is_err() {
+                return;
+            }
+        }
+    }
+
     /// A walk's end: the client is answered, or the plugin that looked something up.
     fn over(
         &mut self,
@@ -394,19 +420,17 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<(Walk, Turn)> {
-        let Walk { query, by, more, waits, block, .. } = walk;
+        let Walk { mut query, by, more, waits, block, .. } = walk;
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
-                query.fit(&mut message);
-                let bytes = encode(&message, query.room());
+                let bytes = last_form(&mut query, &mut message, now);
                 self.preparation =
                     if more.is_empty() { self.prepare((block, by), &query, &message, &bytes) } else { None };
                 self.account(&query, &message, bytes.len(), by, now);
                 out.push(Effect::Reply(bytes));
                 for mut next in more {
-                    query.fit(&mut next);
-                    out.push(Effect::Reply(encode(&next, query.room())));
+                    out.push(Effect::Reply(last_form(&mut query, &mut next, now)));
                 }
                 None
             }
@@ -436,6 +460,12 @@ impl Server {
         self.send(at, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
     }
 
+    /// A plugin's own question.
+    fn send_own(&mut self, at: (u64, usize, usize), ask: Ask, now: Now, out: &mut Vec<Effect>) {
+        let (_, block, place) = at;
+        self.send(at, ask, now, out, |asked| Purpose::Own { block, place, asked });
+    }
+
     fn send(
         &mut self,
         (generation, block, place): (u64, usize, usize),
@@ -452,15 +482,20 @@ impl Server {
             chains.under_way += 1;
             let link = chains.blocks.get(block).and_then(|block| block.links.get(place));
             keeping = link.map(|link| link.plugin.keeping()).unwrap_or_default();
+            keeping.source = link.and_then(|link| link.plugin.source(tag)).or(keeping.source);
         }
-        let asked = Asked { from: to, at: now.monotonic, tag };
+        let purpose = purpose(Asked { from: to, at: now.monotonic, tag });
+        let zone = |question: &Question| matches!(question.rtype, rtype::AXFR | rtype::IXFR);
+        let transfer = matches!(purpose, Purpose::Own { .. })
+            && via != Via::Udp
+            && message.questions.first().is_some_and(zone);
         out.push(Effect::Ask {
             upstream: to,
             via,
             message: encode(&message, usize::from(u16::MAX)),
             timeout,
             keeping,
-            pending: Box::new(Pending { generation, id: message.id, kept: None, purpose: purpose(asked) }),
+            pending: Box::new(Pending { generation, id: message.id, kept: None, transfer, purpose }),
         });
     }
 
@@ -473,7 +508,7 @@ impl Server {
         let purpose = Purpose::Waiting(Box::new(walk));
         out.push(Effect::Wait {
             time,
-            pending: Box::new(Pending { generation, id: 0, kept: None, purpose }),
+            pending: Box::new(Pending { generation, id: 0, kept: None, transfer: false, purpose }),
         });
     }
 
@@ -503,11 +538,7 @@ impl Server {
         for (generation, block, place) in self.places() {
             let asks = self.with(generation, block, place, now, out, |plugin, cx| plugin.tick(cx));
             for ask in asks.into_iter().flat_map(|(asks, _)| asks) {
-                self.send((generation, block, place), ask, now, out, |asked| Purpose::Own {
-                    block,
-                    place,
-                    asked,
-                });
+                self.send_own((generation, block, place), ask, now, out);
             }
         }
     }
@@ -528,13 +559,31 @@ fn late() -> Failure {
     Failure { rcode: rcode::SERVFAIL, why: Some("context deadline exceeded".to_owned()) }
 }
 
+/// A message as it goes to the client, signed where it must be.
+fn last_form(query: &mut Query, message: &mut Message, now: Now) -> Vec<u8> {
+    query.fit(message);
+    let room = query.room();
+    let Some(signer) = &mut query.signer else { return encode(message, room) };
+    let mut bytes = encode_within(message, room.saturating_sub(signer.room()));
+    signer.sign(&mut bytes, now.unix);
+    bytes
+}
+
 /// An answer of the server's own, nothing in it.
 fn bare(rcode: u16) -> Message {
     Message { rcode, ..Message::default() }
 }
 
 fn answer(asked: Asked, outcome: Outcome<'_>, kept: Option<bool>, now: Now) -> Answer {
-    let result = outcome.and_then(|bytes| decode(bytes).map_err(|why| format!("not a DNS message: {why}")));
+    let read = |bytes: &[u8]| decode(bytes).map_err(|why| format!("not a DNS message: {why}"));
+    let messages = outcome.and_then(|(first, more)| {
+        let more: Result<Vec<Message>, String> = more.iter().map(|bytes| read(bytes)).collect();
+        Ok((read(first)?, more?))
+    });
+    let (result, more) = match messages {
+        Ok((first, more)) => (Ok(first), more),
+        Err(why) => (Err(why), Vec::new()),
+    };
     let took = now.monotonic.saturating_sub(asked.at);
-    Answer { from: asked.from, result, took, tag: asked.tag, kept }
+    Answer { from: asked.from, result, more, took, tag: asked.tag, kept }
 }

@@ -53,6 +53,11 @@ impl Node {
         self.sets.iter().find(|set| set.0 == rtype).map_or(&[], |set| &set.1)
     }
 
+    /// All records, those of a type together.
+    pub fn sets(&self) -> impl Iterator<Item = &[Record]> {
+        self.sets.iter().map(|set| set.1.as_slice())
+    }
+
     /// The signatures over a type's records.
     pub fn signatures(&self, rtype: u16) -> impl Iterator<Item = &Record> {
         self.set(rtype::RRSIG).iter().filter(move |r| covered(&r.data) == Some(rtype))
@@ -197,6 +202,11 @@ impl Zone {
         let rest = apex.sets.iter().flat_map(|set| &set.1).filter(move |r| !is_head(r));
         let below = self.nodes.values().filter(|n| n.name != self.origin);
         head.chain(rest).chain(below.flat_map(|n| n.sets.iter().flat_map(|set| &set.1)))
+    }
+
+    /// Its names in canonical order.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
     }
 
     pub(super) fn apex(&self) -> &Node {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use sealane_api::Object;
 use sealane_catalog::{Event as Change, Imports, Snapshot, Source};
-use sealane_dns::{Config, Event, Now, Server};
+use sealane_dns::{Config, Effect, Event, Now, Server, Transport, decode};
 use serde_json::{Value, json};
 
-use crate::cluster::{at, check, dig, server, service, slice, snapshot_of};
+use crate::cluster::{ask, at, check, dig, query, server, service, slice, snapshot_of};
 
 const LATER: u64 = 1_700_000_005;
 const SOA: &str = "clusterset.local. 30 IN SOA ns.dns.clusterset.local. hostmaster.clusterset.local. 1700000005 7200 1800 86400 30";
@@ -239,6 +239,41 @@ fn searches() {
             NXDOMAIN aa,rd
             N $SOA",
     );
+}
+
+/// A zone as a whole has what is answered, and no other names.
+#[test]
+fn zones_are_transferred() {
+    let mut server = server(
+        ". {\n transfer {\n to *\n }\n kubernetes cluster.local clusterset.local {\n ttl 30\n multicluster clusterset.local\n }\n}",
+    );
+    server.step(Event::Snapshot(snapshot_of(&own())), at(0));
+    let records = |server: &mut Server| {
+        let effects = ask(server, &query("clusterset.local AXFR"), Transport::Tcp, at(0));
+        let replies = effects.iter().filter_map(|effect| match effect {
+            Effect::Reply(bytes) => Some(decode(bytes).unwrap()),
+            _ => None,
+        });
+        let mut all: Vec<String> = replies.flat_map(|reply| reply.answers).map(|r| r.to_string()).collect();
+        all.sort();
+        all
+    };
+    assert!(records(&mut server).is_empty());
+    server.step(Event::Imports(all_imports()), Now { unix: LATER, ..at(0) });
+    let all = records(&mut server);
+    assert_eq!(all.iter().filter(|record| *record == SOA).count(), 2);
+    for record in [
+        "web.shop.svc.clusterset.local. 30 IN A 10.42.0.1",
+        "db.shop.svc.clusterset.local. 30 IN A 10.2.0.10",
+        "db-0.b.db.shop.svc.clusterset.local. 30 IN A 10.2.0.10",
+        "10-3-0-10.db.shop.svc.clusterset.local. 30 IN A 10.3.0.10",
+        "_pg._tcp.db.shop.svc.clusterset.local. 30 IN SRV 0 100 5432 db-0.a.db.shop.svc.clusterset.local.",
+    ] {
+        assert!(all.iter().any(|have| have == record), "{record}: {all:#?}");
+    }
+    for absent in ["here", "bare", "10.244.0.5"] {
+        assert!(!all.iter().any(|record| record.contains(absent)), "{absent}: {all:#?}");
+    }
 }
 
 #[test]

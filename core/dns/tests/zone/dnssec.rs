@@ -7,7 +7,7 @@ use ring::rsa;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use sealane_dns::message::presentation::types_of;
 use sealane_dns::message::{Data, Edns, Message, Record, rcode, rtype};
-use sealane_dns::zone::dnssec::{Key, KeyError, Rrsig, Signer, signed_data};
+use sealane_dns::zone::dnssec::{Key, KeyError, Rrsig, Signer, Whole, outdated, signed_data};
 
 use crate::{lines, name, records};
 
@@ -265,4 +265,109 @@ proptest! {
         }
         let _ = Key::parse("K.key", &public, "K.private", &text, &SystemRandom::new());
     }
+}
+
+/// RFC 4035 section 2: what is signed of a zone, and what is not.
+#[test]
+fn a_zone_is_signed_as_a_whole() {
+    let text = "@ 60 SOA ns noc 1 2 3 4 30\n@ 60 NS ns\n@ 60 DNSKEY 257 3 15 AAAA\nns 90 A 192.0.2.1\nns 90 A 192.0.2.2\n\
+                a.deep 60 TXT t\nsub 60 NS ns.sub\nsub 60 NS sub\nsub 60 DS 1 13 2 00\nsub 60 A 192.0.2.8\nns.sub 60 A 192.0.2.9\n\
+                Z 60 CNAME ns\n*.w 60 TXT w\n";
+    let zone = crate::zone("example.net.", text);
+    let (keys, period) = ([p256(), ed25519()], (5, 900));
+    // At once and in parts.
+    let signed = |sets: usize| {
+        let mut whole = Whole::new(&zone, &keys, 77, period).unwrap();
+        while !whole.go_on(&keys, sets, &SystemRandom::new()).unwrap() {}
+        whole.text().unwrap()
+    };
+    let text = signed(1000);
+    assert_eq!(signed(3).lines().count(), text.lines().count());
+    let all = records("example.net.", &text);
+    assert_eq!(all.iter().map(ToString::to_string).collect::<Vec<_>>(), text.lines().collect::<Vec<_>>());
+    let Data::Soa(soa) = &all[0].data else { panic!("{}", all[0]) };
+    assert_eq!(soa.serial, 77);
+    let of = |owner: &str, kind: u16| -> Vec<Record> {
+        let name = name(owner);
+        all.iter().filter(|r| r.name == name && r.data.rtype() == kind).cloned().collect()
+    };
+    assert_eq!(of("example.net.", rtype::DNSKEY).len(), 2, "the old one is gone");
+    assert_eq!((of("example.net.", 59).len(), of("example.net.", 60).len()), (4, 2));
+    let mut counted = 0;
+    for sig in all.iter().filter(|r| r.data.rtype() == rtype::RRSIG) {
+        let (head, _) = Rrsig::from_data(&sig.data).unwrap();
+        let set = of(&sig.name.to_string(), head.covered);
+        assert_eq!(
+            (sig.ttl, head.original_ttl, head.inception, head.expiration),
+            (set[0].ttl, set[0].ttl, 5, 900)
+        );
+        let key = keys.iter().find(|key| key.tag == head.key_tag).unwrap();
+        assert!(verify(&key.dnskey.data, sig, &set), "{sig}");
+        counted += 1;
+    }
+    let covered = |owner: &str| {
+        let mut types: Vec<String> = of(owner, rtype::RRSIG)
+            .iter()
+            .map(|sig| rtype::name(Rrsig::from_data(&sig.data).unwrap().0.covered))
+            .collect();
+        types.sort();
+        types.dedup();
+        types.join(" ")
+    };
+    assert_eq!(covered("sub.example.net."), "DS NSEC");
+    assert_eq!(covered("ns.sub.example.net."), "");
+    assert_eq!(covered("ns.example.net."), "A NSEC");
+    assert_eq!(covered("example.net."), "CDNSKEY CDS DNSKEY NS NSEC SOA");
+    assert_eq!(counted, 2 * (6 + 2 + 2 + 2 + 2 + 2));
+    // The chain goes around, names that hold nothing left out.
+    let mut at = name("example.net.");
+    let mut around = Vec::new();
+    loop {
+        let [nsec] = of(&at.to_string(), rtype::NSEC).try_into().unwrap();
+        assert_eq!(nsec.ttl, 30);
+        let shown = nsec.to_string();
+        let words: Vec<&str> = shown.split(' ').skip(4).collect();
+        around.push(words.join(" "));
+        at = words[0].parse().unwrap();
+        if at == name("example.net.") {
+            break;
+        }
+    }
+    assert_eq!(
+        around,
+        [
+            "a.deep.example.net. NS SOA RRSIG NSEC DNSKEY CDS CDNSKEY",
+            "ns.example.net. TXT RRSIG NSEC",
+            "sub.example.net. A RRSIG NSEC",
+            "*.w.example.net. NS DS RRSIG NSEC",
+            "z.example.net. TXT RRSIG NSEC",
+            "example.net. CNAME RRSIG NSEC",
+        ]
+    );
+}
+
+#[test]
+fn when_a_zone_is_signed_again() {
+    const DAY: u64 = 86_400;
+    let zone = crate::zone("example.net.", "@ 60 SOA ns noc 1 2 3 4 30\n@ 60 NS ns\n");
+    let keys = [p256()];
+    let signed = |begins: u64, ends: u64| {
+        let period = (u32::try_from(begins).unwrap(), u32::try_from(ends).unwrap());
+        let mut whole = Whole::new(&zone, &keys, 1, period).unwrap();
+        whole.go_on(&keys, 1000, &SystemRandom::new()).unwrap();
+        whole.text().unwrap()
+    };
+    for (begins, ends, why) in [
+        (NOW, NOW + 32 * DAY, None),
+        (NOW - 6 * DAY, NOW + 7 * DAY, None),
+        (NOW - 6 * DAY - 1, NOW + 32 * DAY, Some("began")),
+        (NOW + 1, NOW + 32 * DAY, Some("begins in 1 s")),
+        (NOW, NOW + 7 * DAY - 1, Some("ends in less")),
+    ] {
+        let got = outdated("db", &signed(begins, ends), NOW);
+        assert_eq!(got.is_some(), why.is_some(), "{got:?}");
+        assert!(why.is_none_or(|why| got.as_ref().unwrap().contains(why)), "{got:?}");
+    }
+    assert_eq!(outdated("db", "a. 1 A 192.0.2.1\n", NOW).unwrap(), "no SOA RRSIG found in first 100 records");
+    assert!(outdated("db", "?", NOW).is_some());
 }

@@ -7,12 +7,13 @@ mod records;
 mod search;
 mod selector;
 mod topology;
+mod transfer;
 
 use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{ApiAccess, Context, Flow, Needs, Note, Plugin, Query, Reply, Setup, Want, World};
+use crate::chain::{ApiAccess, Context, Flow, Needs, Note, Peers, Plugin, Query, Reply, Setup, Want, World};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, Question, Record, rcode};
 use crate::name::Name;
@@ -160,6 +161,11 @@ impl Plugin for Kubernetes {
             *domains = search_domains(content.unwrap_or(""));
         }
         Ok(())
+    }
+
+    fn transfer(&self, zone: &Name, _: Peers<'_>, world: &World) -> Option<Vec<Record>> {
+        // Half of a zone is none.
+        Some(self.view(world, zone)).filter(|view| view.synced()).and_then(|view| self.records(view, zone))
     }
 
     fn needs(&self) -> Needs {

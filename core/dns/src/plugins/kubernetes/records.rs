@@ -54,6 +54,13 @@ pub struct View<'a> {
     pub local: &'a [IpAddr],
 }
 
+impl View<'_> {
+    /// Whether what is not there does not exist.
+    pub(super) fn synced(&self) -> bool {
+        self.snapshot.synced() && self.cluster.synced()
+    }
+}
+
 /// There is no such name.
 pub(super) struct NoName;
 
@@ -207,9 +214,7 @@ impl Kubernetes {
             Ok(_) => self.nothing(view, &zone, rcode::NOERROR),
             Err(NoName) if self.falls_through(&question.name) => Answer::Next,
             // Before the cluster is known a name that is not there may yet be.
-            Err(NoName) if !view.snapshot.synced() || !view.cluster.synced() => {
-                self.nothing(view, &zone, rcode::SERVFAIL)
-            }
+            Err(NoName) if !view.synced() => self.nothing(view, &zone, rcode::SERVFAIL),
             Err(NoName) => self.nothing(view, &zone, rcode::NXDOMAIN),
         }
     }
@@ -258,7 +263,7 @@ impl Kubernetes {
         self.fallthrough.iter().flatten().any(|zone| name.is_within(zone))
     }
 
-    fn record(&self, name: &Name, data: Data) -> Record {
+    pub(super) fn record(&self, name: &Name, data: Data) -> Record {
         Record::new(name.clone(), self.ttl, data)
     }
 
@@ -266,7 +271,7 @@ impl Kubernetes {
         Answer::Reply(Reply { rcode, authority: vec![self.soa(view, zone)], ..Reply::default() })
     }
 
-    fn soa(&self, view: View<'_>, zone: &Name) -> Record {
+    pub(super) fn soa(&self, view: View<'_>, zone: &Name) -> Record {
         let soa = Soa {
             mname: zone.under(&["ns", "dns"]),
             rname: zone.under(&["hostmaster"]),
@@ -537,7 +542,7 @@ impl Kubernetes {
         forward.cloned().unwrap_or_else(Name::root)
     }
 
-    fn pointers(&self, view: View<'_>, zone: &Name, name: &Name) -> Result<Vec<Record>, NoName> {
+    pub(super) fn pointers(&self, view: View<'_>, zone: &Name, name: &Name) -> Result<Vec<Record>, NoName> {
         let Some(ip) = name.reverse_address() else {
             return self.rows(view, zone, name).map(|_| Vec::new());
         };
@@ -594,7 +599,12 @@ impl Kubernetes {
         out
     }
 
-    fn name_servers(&self, view: View<'_>, zone: &Name, name: &Name) -> (Vec<Record>, Vec<Record>) {
+    pub(super) fn name_servers(
+        &self,
+        view: View<'_>,
+        zone: &Name,
+        name: &Name,
+    ) -> (Vec<Record>, Vec<Record>) {
         let (mut answers, mut additional) = (Vec::new(), Vec::new());
         for (owner, ip) in self.own_names(view) {
             let labels: Vec<&str> = owner.iter().map(String::as_str).collect();

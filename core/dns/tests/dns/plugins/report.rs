@@ -1,6 +1,6 @@
 //! `errors` and `log`: what is written, and when.
 
-use sealane_dns::{Config, Effect, Event, Server, Transport};
+use sealane_dns::{Config, Effect, Event, Server, Transport, decode, encode};
 
 use crate::cluster::{ask, at, query, server};
 
@@ -92,6 +92,32 @@ fn levels_and_the_first_one() {
 }
 
 #[test]
+fn a_panic_is_answered_and_counted() {
+    let query = query("a.example A");
+    for (lines, says) in [
+        ("errors", "[ERROR] Recovered from panic in server: \"dns://:53\" index 7"),
+        ("errors {\nstacktrace\n}", "[ERROR] Recovered from panic in server: \"dns://:53\" index 7\nx.rs:1"),
+    ] {
+        let mut server = server(&format!(". {{\n{lines}\n}}"));
+        let bytes = encode(&query, 512);
+        let effects = server.panicked(Some((53, &bytes)), "index 7", "x.rs:1");
+        assert_eq!(logs(&effects), [says]);
+        let Some(Effect::Reply(bytes)) = effects.last() else { panic!("{effects:?}") };
+        let reply = decode(bytes).unwrap();
+        assert_eq!((reply.id, reply.rcode, reply.questions), (query.id, 2, query.questions.clone()));
+        // What was no query, and what cannot be read, have no answer.
+        assert_eq!(server.panicked(None, "x", "y").len(), 1);
+        assert_eq!(server.panicked(Some((53, &[0; 3])), "x", "y").len(), 1);
+        let mut page = String::new();
+        server.render_metrics(&mut page);
+        assert!(page.contains("\ncoredns_panics_total 3\n"), "{page}");
+    }
+    let mut server = server(". {\n debug\n}");
+    let effects = server.panicked(None, "index 7", "x.rs:1");
+    assert!(matches!(&effects[..], [Effect::Fatal(why)] if why == "panic in server: index 7 at x.rs:1"));
+}
+
+#[test]
 fn formats_names_and_classes() {
     let hosts = "hosts /dev/null {\n 192.0.2.1 a.example\n fallthrough\n}\nlocal";
     for (line, question, expected) in [
@@ -165,4 +191,16 @@ fn refused_lines() {
         let error = Config::parse("Corefile", &text, &Default::default(), 53).unwrap_err().to_string();
         assert_eq!(error, format!("Corefile:{message}"), "{line}");
     }
+}
+
+#[test]
+fn what_is_dropped_is_logged() {
+    let mut server = server(
+        ". {\n log\n acl {\n drop\n }\n whoami\n}\na {\n log . \"{name} {/log/class}\" {\n class success\n }\n acl {\n drop\n }\n}",
+    );
+    let effects = ask(&mut server, &query("b.example A"), Transport::Udp, at(0));
+    let line = "[INFO] 10.244.0.9:4242 - 77 \"A IN b.example. udp 27 false 512\" - - 0 0s";
+    assert_eq!((effects.len(), logs(&effects)), (1, vec![line.to_owned()]));
+    // It is no success.
+    assert!(ask(&mut server, &query("b.a A"), Transport::Udp, at(0)).is_empty());
 }
