@@ -65,7 +65,7 @@ pub static ROWS: &[Row] = rows! {
     "etcd" None, false;
     "loop" Some(plugins::loops::setup), false;
     "forward" Some(plugins::forward::setup), true;
-    "grpc" None, true;
+    "grpc" Some(plugins::grpc::setup), false;
     "erratic" Some(plugins::erratic::setup), false;
     "whoami" Some(plugins::identity::whoami), false;
     "on" None, true;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -43,23 +43,45 @@ pub(crate) async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     from: SocketAddr,
     port: u16,
-    mut closed: watch::Receiver<bool>,
+    closed: watch::Receiver<bool>,
 ) -> Result<()> {
-    let work = Arc::new(Work::default());
-    let of_requests = work.clone();
-    let service = service_fn(move |request| {
-        let (shared, work) = (shared.clone(), of_requests.clone());
-        async move {
-            work.0.fetch_add(1, Ordering::Relaxed);
-            let response = respond(&shared, request, from, port).await;
-            work.1.fetch_add(1, Ordering::Relaxed);
-            shared.server(|server| server.answered_https(port, response.status().as_u16()));
-            Ok::<_, Infallible>(response)
-        }
-    });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    conversation(&builder, stream, IDLE, closed, move |request| {
+        let shared = shared.clone();
+        async move {
+            let response = respond(&shared, request, from, port).await;
+            shared.server(|server| server.answered_https(port, response.status().as_u16()));
+            response
+        }
+    })
+    .await
+}
+
+/// Answers the requests of one connection, until it has been idle for so long, or is told to end.
+pub(crate) async fn conversation<F, B>(
+    builder: &Builder<TokioExecutor>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    idle: Duration,
+    mut closed: watch::Receiver<bool>,
+    respond: impl Fn(Request<Incoming>) -> F,
+) -> Result<()>
+where
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    let work = Arc::new(Work::default());
+    let of_requests = work.clone();
+    let service = service_fn(move |request| {
+        let (work, response) = (of_requests.clone(), respond(request));
+        async move {
+            work.0.fetch_add(1, Ordering::Relaxed);
+            let response = response.await;
+            work.1.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
+    });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let (mut seen, mut ending) = (0, false);
@@ -70,9 +92,12 @@ pub(crate) async fn connection(
                 ending = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep(IDLE) => {
+            () = tokio::time::sleep(idle) => {
                 let (begun, ended) = (work.0.load(Ordering::Relaxed), work.1.load(Ordering::Relaxed));
-                if begun == ended && begun == seen {
+                if begun == ended && begun == seen && !ending {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                } else if begun == ended && begun == seen {
                     // It has had its time: a client that does not see that is left.
                     return Ok(());
                 }

@@ -16,6 +16,7 @@
 mod admin;
 mod batch;
 mod corefile;
+mod grpc;
 mod https;
 mod listen;
 mod problems;

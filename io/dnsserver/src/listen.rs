@@ -22,14 +22,14 @@ use crate::DnsError;
 use crate::admin::{self, Page};
 use crate::shared::{Shared, told};
 use crate::upstream::framed;
-use crate::{https, tls, udp};
+use crate::{grpc, https, tls, udp};
 
 /// How long a connection may say nothing.
 const IDLE: Duration = Duration::from_secs(10);
 /// Connections at once.
 const CONNECTIONS: usize = 1024;
-/// The same for DNS over HTTPS (CoreDNS's `DefaultHTTPSMaxConnections`).
-const HTTPS_CONNECTIONS: usize = 200;
+/// The same for DNS over HTTPS and gRPC (CoreDNS's `DefaultHTTPSMaxConnections`, `DefaultGRPCMaxConnections`).
+const HTTP_CONNECTIONS: usize = 200;
 /// A connection that is told to end has so long for a query that is on its way.
 const LAST: Duration = Duration::from_millis(50);
 /// A new configuration waits so long for answers that the old one still owes at listeners that go.
@@ -44,6 +44,7 @@ enum Listener {
     Tcp(Option<IpAddr>, u16),
     Tls(Option<IpAddr>, u16),
     Https(Option<IpAddr>, u16),
+    Grpc(Option<IpAddr>, u16),
     Http(Page, Option<IpAddr>, u16),
 }
 
@@ -120,6 +121,7 @@ impl Listeners {
                     Listener::Tcp(ip, port) => ("DNS over TCP", ip, port),
                     Listener::Tls(ip, port) => ("DNS over TLS", ip, port),
                     Listener::Https(ip, port) => ("DNS over HTTPS", ip, port),
+                    Listener::Grpc(ip, port) => ("DNS over gRPC", ip, port),
                     Listener::Http(page, ip, port) => (page.name(), ip, port),
                 };
                 let address =
@@ -152,6 +154,9 @@ impl Listeners {
                 }
                 (Listener::Https(_, port), Bound::Tcp(listener)) => {
                     tasks.spawn(serve_tcp(shared, listener, port, Kind::Https(certificate), closed));
+                }
+                (Listener::Grpc(_, port), Bound::Tcp(listener)) => {
+                    tasks.spawn(serve_tcp(shared, listener, port, Kind::Grpc(certificate), closed));
                 }
                 (Listener::Http(page, ..), Bound::Tcp(listener)) => {
                     tasks.spawn(admin::serve(shared, listener, page));
@@ -216,6 +221,7 @@ impl Listener {
             Listener::Tcp(_, port)
             | Listener::Tls(_, port)
             | Listener::Https(_, port)
+            | Listener::Grpc(_, port)
             | Listener::Http(_, _, port) => (true, port),
         }
     }
@@ -230,6 +236,7 @@ fn of_keys(block: &Block) -> Vec<Listener> {
             match key.scheme {
                 Scheme::Tls => out.push(Listener::Tls(*ip, key.port)),
                 Scheme::Https => out.push(Listener::Https(*ip, key.port)),
+                Scheme::Grpc => out.push(Listener::Grpc(*ip, key.port)),
                 // There are no others: `Config` refuses them.
                 _ => out.extend([Listener::Udp(*ip, key.port), Listener::Tcp(*ip, key.port)]),
             }
@@ -249,6 +256,7 @@ fn certificates(
             let scheme = match listener {
                 Listener::Tls(..) => Scheme::Tls,
                 Listener::Https(..) => Scheme::Https,
+                Listener::Grpc(..) => Scheme::Grpc,
                 _ => continue,
             };
             out.insert(listener, tls::server(settings, scheme).map_err(DnsError::Tls)?);
@@ -341,6 +349,7 @@ fn start(listener: Listener, share: bool) -> Result<Bound> {
         Listener::Tcp(ip, port)
         | Listener::Tls(ip, port)
         | Listener::Https(ip, port)
+        | Listener::Grpc(ip, port)
         | Listener::Http(_, ip, port) => Bound::Tcp(Arc::new(tcp_listener(ip, port, share)?)),
     })
 }
@@ -356,11 +365,12 @@ enum Kind {
     Plain,
     Tls(watch::Receiver<Tls>),
     Https(watch::Receiver<Tls>),
+    Grpc(watch::Receiver<Tls>),
 }
 
 impl Kind {
     fn connections(&self) -> usize {
-        if matches!(self, Kind::Https(_)) { HTTPS_CONNECTIONS } else { CONNECTIONS }
+        if matches!(self, Kind::Https(_) | Kind::Grpc(_)) { HTTP_CONNECTIONS } else { CONNECTIONS }
     }
 
     /// Serves one connection. How a client ends it is its own affair.
@@ -373,23 +383,23 @@ impl Kind {
         closed: watch::Receiver<bool>,
     ) -> Result<()> {
         stream.set_nodelay(true)?;
-        let (certificate, https) = match &self {
-            Kind::Plain => return connection(&shared, stream, from, port, closed).await,
-            Kind::Tls(certificate) => (certificate.borrow().clone(), false),
-            Kind::Https(certificate) => (certificate.borrow().clone(), true),
+        let certificate = match &self {
+            Kind::Plain => None,
+            Kind::Tls(tls) | Kind::Https(tls) | Kind::Grpc(tls) => tls.borrow().clone(),
         };
-        match (certificate, https) {
-            (None, false) => connection(&shared, stream, from, port, closed).await,
-            (None, true) => https::connection(shared, stream, from, port, closed).await,
-            (Some(certificate), https) => {
-                let handshake = TlsAcceptor::from(certificate).accept(stream);
-                let stream = tokio::time::timeout(IDLE, handshake).await.map_err(std::io::Error::other)??;
-                if https {
-                    https::connection(shared, stream, from, port, closed).await
-                } else {
-                    within_tls(&shared, stream, from, port, closed).await
-                }
-            }
+        let Some(certificate) = certificate else {
+            return match self {
+                Kind::Plain | Kind::Tls(_) => connection(&shared, stream, from, port, closed).await,
+                Kind::Https(_) => https::connection(shared, stream, from, port, closed).await,
+                Kind::Grpc(_) => grpc::connection(shared, stream, from, port, closed).await,
+            };
+        };
+        let handshake = TlsAcceptor::from(certificate).accept(stream);
+        let stream = tokio::time::timeout(IDLE, handshake).await.map_err(std::io::Error::other)??;
+        match self {
+            Kind::Plain | Kind::Tls(_) => within_tls(&shared, stream, from, port, closed).await,
+            Kind::Https(_) => https::connection(shared, stream, from, port, closed).await,
+            Kind::Grpc(_) => grpc::connection(shared, stream, from, port, closed).await,
         }
     }
 }

@@ -19,6 +19,7 @@ use rustls::{
 use sealane_dns::Config;
 use sealane_dns::chain::{ClientAuth, Scheme, TlsClient, TlsServer};
 use sealane_dns::plugins::forward::Forward;
+use sealane_dns::plugins::grpc::Grpc;
 
 fn bad(what: &str, why: impl std::fmt::Display) -> String {
     format!("{what}: {why}")
@@ -78,6 +79,9 @@ pub(crate) fn check(config: &Config) -> std::result::Result<(), String> {
     for upstream in config.plugins_of::<Forward>().flat_map(Forward::tls_clients) {
         client(upstream).map_err(|why| bad("forward", why))?;
     }
+    for upstream in config.plugins_of::<Grpc>().filter_map(Grpc::tls_client) {
+        client(upstream).map_err(|why| bad("grpc", why))?;
+    }
     for block in &config.blocks {
         // Nothing is written yet.
         let tls = block.settings.tls.as_ref().map(|tls| TlsServer { keylog: None, ..tls.clone() });
@@ -116,8 +120,10 @@ pub(crate) fn server(tls: &TlsServer, scheme: Scheme) -> std::result::Result<Arc
     let chain = certificates(&tls.certificate, &read(&tls.certificate)?)?;
     let private = key(&tls.key, &read(&tls.key)?)?;
     let mut config = builder.with_single_cert(chain, private).map_err(|why| bad(&tls.certificate, why))?;
-    if scheme == Scheme::Https {
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    match scheme {
+        Scheme::Https => config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        Scheme::Grpc => config.alpn_protocols = vec![b"h2".to_vec()],
+        _ => {}
     }
     if let Some(path) = &tls.keylog {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);

@@ -13,10 +13,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio_rustls::TlsConnector;
 
-use crate::tls;
+use crate::{grpc, tls};
 
 /// A connection, TLS in it or not.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// What connections that may take each other's place have in common.
@@ -42,6 +42,7 @@ struct Kept {
 pub(crate) struct Upstreams {
     kept: Mutex<HashMap<Place, VecDeque<Kept>>>,
     clients: Mutex<Vec<(Arc<TlsClient>, Arc<ClientConfig>)>>,
+    grpc: grpc::Clients,
 }
 
 /// A question on its way out.
@@ -62,9 +63,13 @@ impl Upstreams {
                 Via::Udp => udp(outgoing).await,
                 Via::Tcp => self.stream(outgoing, None, &mut kept).await,
                 Via::Tls(client) => self.stream(outgoing, Some(client), &mut kept).await,
+                Via::Grpc(client) => self.grpc.call(outgoing, client, &mut kept).await,
             }
         };
-        let timed_out = || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", outgoing.via.as_str()));
+        let timed_out = || match outgoing.via {
+            Via::Grpc(_) => grpc::timed_out(),
+            via => Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", via.as_str())),
+        };
         let result = tokio::time::timeout(outgoing.timeout, exchange).await;
         (result.unwrap_or_else(|_| Err(timed_out())), kept)
     }
@@ -78,6 +83,7 @@ impl Upstreams {
         });
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|(client, _)| Arc::strong_count(client) > 1);
+        self.grpc.sweep();
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<Place, VecDeque<Kept>>> {

@@ -16,15 +16,18 @@ pub enum Via {
     Tcp,
     /// The same within TLS (RFC 7858).
     Tls(Arc<TlsClient>),
+    /// A call of gRPC ([`crate::message::grpc`]).
+    Grpc(Arc<GrpcClient>),
 }
 
 impl Via {
-    /// `udp`, `tcp`, `tcp-tls`, as Go's DNS client calls them.
+    /// `udp`, `tcp`, `tcp-tls`, as Go's DNS client calls them, and `grpc`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Via::Udp => "udp",
             Via::Tcp => "tcp",
             Via::Tls(_) => "tcp-tls",
+            Via::Grpc(_) => "grpc",
         }
     }
 }
@@ -38,6 +41,15 @@ pub struct TlsClient {
     pub authorities: Option<String>,
     /// This server's certificate chain and key.
     pub identity: Option<(String, String)>,
+}
+
+/// How a server is reached that is asked over gRPC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrpcClient {
+    /// How it is known; `None`: it is spoken to in the clear.
+    pub tls: Option<Arc<TlsClient>>,
+    /// Path of the Unix socket that it listens on; [`Ask::to`] says nothing then.
+    pub socket: Option<String>,
 }
 
 /// How connections to upstreams are kept for the next question. By default they are not.

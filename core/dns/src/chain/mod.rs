@@ -23,7 +23,7 @@ use sealane_catalog::Snapshot;
 use crate::message::{Message, Question};
 use crate::metrics::Metrics;
 use crate::zone::Zone;
-pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
+pub use ask::{Answer, Ask, GrpcClient, Keeping, TlsClient, Via};
 pub use needs::{ApiAccess, ClientFiles, Needs};
 pub use note::Note;
 pub use query::{Query, Transport};

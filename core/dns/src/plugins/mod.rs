@@ -10,6 +10,7 @@ pub mod erratic;
 pub mod errors;
 pub mod file;
 pub mod forward;
+pub mod grpc;
 pub mod header;
 pub mod hosts;
 pub mod identity;

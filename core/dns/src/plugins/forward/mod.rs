@@ -1,7 +1,7 @@
 //! `forward`: asks other servers (`plugin/forward`).
 
-mod config;
-mod upstreams;
+pub(super) mod config;
+pub(super) mod upstreams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -194,7 +194,7 @@ impl Forward {
 }
 
 /// Whether an upstream's message is about what was asked (`Request.Match`).
-fn matches(answer: &Message, asked: &Question) -> bool {
+pub(super) fn matches(answer: &Message, asked: &Question) -> bool {
     answer.flags.response && answer.questions.first().is_none_or(|question| question == asked)
 }
 
