@@ -54,6 +54,9 @@ const LINES: &[&str] = &[
     "forward a.example 192.0.2.1 192.0.2.2 {\nexcept b.a.example c.a.example\nforce_tcp\nexpire 7s\nmax_fails 7\n\
      max_concurrent 7\npolicy sequential\nhealth_check 1s no_rec domain example.org\n}",
     "forward . /etc/resolv.conf {\nprefer_udp\n}",
+    "grpc a.example 192.0.2.1 192.0.2.2:54 {\nexcept b.a.example c.a.example\ntls c k a\ntls_servername d.example\n\
+     policy sequential\nfallthrough e.a.example f.a.example\n}",
+    "grpc . unix:///s /etc/resolv.conf {\npolicy round_robin\n}",
     "erratic {\ndrop 3\ntruncate 4\ndelay 5 1s\nlarge\n}",
     "whoami",
     "dnssec example.org {\nkey file Ka Kb\ncache_capacity 7\n}",
@@ -90,6 +93,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("cache {\ndisable success .\n}", "cache {\ndisable success\n}"),
     ("hosts /etc/hosts . {\nttl 3600\nreload 5s\n}", "hosts"),
     ("hosts /h {\nfallthrough .\n}", "hosts /h {\nfallthrough\n}"),
+    ("grpc . 192.0.2.1 {\npolicy random\n}", "grpc . 192.0.2.1:53"),
+    ("grpc . 192.0.2.1 {\nfallthrough .\n}", "grpc . 192.0.2.1 {\nfallthrough\n}"),
     ("erratic {\ndrop 2\n}", "erratic"),
     ("erratic {\ndelay 2 100ms\n}", "erratic {\ndelay\n}"),
     ("acl {\nblock type * net *\n}", "acl {\nblock type * net 0.0.0.0/0 ::/0\n}"),

@@ -5,6 +5,7 @@ mod balance;
 mod cache;
 mod dns64;
 mod expressions;
+mod grpc;
 mod header;
 mod hosts;
 mod metadata;
