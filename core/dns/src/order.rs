@@ -28,7 +28,7 @@ pub static ROWS: &[Row] = rows! {
     "bufsize" Some(plugins::limits::bufsize), false;
     "bind" Some(plugins::process::bind), true;
     "debug" Some(plugins::process::debug), false;
-    "trace" None, false;
+    "trace" Some(plugins::trace::setup), false;
     "ready" Some(plugins::process::ready), false;
     "health" Some(plugins::process::health), false;
     "pprof" None, false;
@@ -36,7 +36,7 @@ pub static ROWS: &[Row] = rows! {
     "prometheus" Some(plugins::process::prometheus), false;
     "errors" Some(plugins::errors::setup), false;
     "log" Some(plugins::log::setup), true;
-    "dnstap" None, true;
+    "dnstap" Some(plugins::dnstap::setup), true;
     "local" Some(plugins::local::setup), false;
     "dns64" Some(plugins::dns64::setup), false;
     "any" Some(plugins::limits::any), false;

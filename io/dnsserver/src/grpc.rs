@@ -19,13 +19,13 @@ use sealane_dns::chain::{GrpcClient, TlsClient};
 use sealane_dns::message::grpc::{
     self as packet, INTERNAL, LARGEST, PATH, RESOURCE_EXHAUSTED, Status, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
 };
-use sealane_dns::{Event, Transport, decode};
+use sealane_dns::decode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
-use crate::https::conversation;
+use crate::https::{asked, conversation, parent};
 use crate::shared::Shared;
 use crate::tls;
 use crate::upstream::{Outgoing, Stream};
@@ -93,6 +93,7 @@ async fn query(
     if request.method() != Method::POST || request.uri().path() != PATH {
         return Err(Status::new(UNIMPLEMENTED, format!("there is {} alone", PATH)));
     }
+    let parent = parent(request.headers());
     let body = Limited::new(request.into_body(), LARGEST).collect();
     let body = match tokio::time::timeout(ARRIVES, body).await {
         Ok(Ok(body)) => body.to_bytes(),
@@ -105,8 +106,7 @@ async fn query(
     if decode(message).is_err() {
         return Err(Status::new(UNKNOWN, "not a DNS message"));
     }
-    let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes: message };
-    let effects = shared.step(event);
+    let effects = shared.step(asked(parent, (port, from), message));
     let messages = shared.carry_out(effects).await;
     messages.into_iter().next().ok_or_else(|| Status::new(UNAVAILABLE, "there is no answer"))
 }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use sealane_dns::chain::Parent;
 use sealane_dns::server::max_age;
 use sealane_dns::{Event, Transport, decode};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -107,6 +108,20 @@ where
     }
 }
 
+/// The trace that a request is part of, where it says so.
+pub(crate) fn parent(headers: &HeaderMap) -> Option<Parent> {
+    Parent::from_headers(|name| headers.get(name).and_then(|value| value.to_str().ok()))
+}
+
+/// A request's query.
+pub(crate) fn asked(parent: Option<Parent>, (port, client): (u16, SocketAddr), bytes: &[u8]) -> Event<'_> {
+    let transport = Transport::Tcp;
+    match parent {
+        Some(parent) => Event::Traced { parent, port, transport, client, bytes },
+        None => Event::Query { port, transport, client, bytes },
+    }
+}
+
 fn bare(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
@@ -122,11 +137,11 @@ async fn respond(
     if request.uri().path() != PATH {
         return bare(StatusCode::NOT_FOUND, "");
     }
+    let parent = parent(request.headers());
     let Some(query) = query(request).await.filter(|query| decode(query).is_ok()) else {
         return bare(StatusCode::BAD_REQUEST, "invalid request\n");
     };
-    let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes: &query };
-    let effects = shared.step(event);
+    let effects = shared.step(asked(parent, (port, from), &query));
     let mut messages = shared.carry_out(effects).await.into_iter();
     let Some(answer) = messages.next() else {
         return bare(StatusCode::INTERNAL_SERVER_ERROR, "No response\n");

@@ -19,8 +19,11 @@ mod corefile;
 mod grpc;
 mod https;
 mod listen;
+mod outlet;
 mod problems;
 mod shared;
+mod spans;
+mod tap;
 mod tls;
 mod udp;
 mod upstream;
@@ -164,6 +167,8 @@ pub async fn run(
             _ = tick.tick() => {
                 shared.background(Event::Tick);
                 shared.upstreams.sweep();
+                shared.taps.sweep();
+                shared.collectors.sweep();
                 let changed = files.content();
                 for (path, content) in &changed {
                     shared.background(Event::File { path, content: content.as_deref() });
@@ -185,6 +190,7 @@ pub async fn run(
         listeners.retire_all().await;
     }
     drop(listeners);
+    tokio::join!(shared.taps.close(), shared.collectors.close());
     ended
 }
 

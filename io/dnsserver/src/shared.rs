@@ -10,6 +10,8 @@ use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::spans::Collectors;
+use crate::tap::Taps;
 use crate::upstream::{self, Outgoing, Upstreams};
 use crate::{LogSink, Settings};
 
@@ -27,6 +29,8 @@ pub(crate) struct Shared {
     /// Listeners that count for themselves, and are asked for what they have.
     counting: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
     pub(crate) upstreams: Upstreams,
+    pub(crate) taps: Taps,
+    pub(crate) collectors: Collectors,
 }
 
 /// The last changes of what prepared answers are made from, each with its number, and the SOA's serial number.
@@ -59,6 +63,8 @@ impl Shared {
             recent: Mutex::default(),
             counting: Mutex::default(),
             upstreams: Upstreams::default(),
+            taps: Taps::default(),
+            collectors: Collectors::default(),
         };
         (Arc::new(shared), receiver)
     }
@@ -146,6 +152,8 @@ impl Shared {
         }
         let mut text = String::new();
         self.server(|server| server.render_metrics(&mut text));
+        self.taps.render(&mut text);
+        self.collectors.render(&mut text);
         if let Some(hash) = self.version.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
             let _ = write!(
                 text,
@@ -177,6 +185,8 @@ impl Shared {
                     shared.carry_out(vec![waits]).await;
                 });
             }
+            Effect::Show(tap, message) => self.taps.show(&tap, message, &self.log),
+            Effect::Trace(tracer, spans) => self.collectors.send(&tracer, spans, &self.log),
             Effect::Reply(_) => {}
         }
     }
@@ -260,7 +270,7 @@ fn waits_for(effect: &Effect) -> bool {
 fn has_client(effect: &Effect) -> bool {
     match effect {
         Effect::Ask { pending, .. } | Effect::Wait { pending, .. } => pending.has_client(),
-        Effect::Reply(_) | Effect::Log(_) | Effect::Fatal(_) => false,
+        Effect::Reply(_) | Effect::Log(_) | Effect::Fatal(_) | Effect::Show(..) | Effect::Trace(..) => false,
     }
 }
 
@@ -268,9 +278,11 @@ fn now(start: Instant) -> Now {
     let mut bytes = [0u8; 8];
     // getrandom of 8 bytes is never short and fails only on kernels before 3.17.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now {
         monotonic: start.elapsed(),
-        unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        unix: unix.as_secs(),
+        nanos: unix.subsec_nanos(),
         random: u64::from_ne_bytes(bytes),
     }
 }

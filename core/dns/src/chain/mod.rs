@@ -10,6 +10,8 @@ mod query;
 mod random;
 mod reply;
 mod setup;
+pub mod spans;
+pub mod tap;
 pub mod values;
 
 use std::any::Any;
@@ -32,6 +34,8 @@ pub use reply::{Class, Reply, classify, shuffle};
 pub use setup::{
     Block, ClientAuth, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts, TlsServer,
 };
+pub use spans::{Parent, Spans, Tracer};
+pub use tap::Tap;
 pub use values::{Network, Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
@@ -44,6 +48,8 @@ pub struct Now {
     pub monotonic: Duration,
     /// Seconds since 1970.
     pub unix: u64,
+    /// Nanoseconds since that second began.
+    pub nanos: u32,
     /// A fresh random number.
     pub random: u64,
 }
@@ -160,6 +166,10 @@ pub enum Deed {
     Fatal(String),
     /// The rest of the chain once more, in the background.
     Refresh(Note),
+    /// A message of dnstap for who looks on; an empty one says that there will be some.
+    Show(Arc<Tap>, Vec<u8>),
+    /// Spans for who collects them.
+    Trace(Arc<Tracer>, Vec<String>),
 }
 
 /// The other plugins of the server block.
@@ -237,6 +247,16 @@ impl Context<'_> {
     /// Ends the server with this reason.
     pub fn fatal(&mut self, why: impl Into<String>) {
         self.deeds.push(Deed::Fatal(why.into()));
+    }
+
+    /// Shows a message of dnstap to who looks on; an empty one has the way to them opened.
+    pub fn show(&mut self, tap: Arc<Tap>, message: Vec<u8>) {
+        self.deeds.push(Deed::Show(tap, message));
+    }
+
+    /// Sends spans, each as [`Spans::done`] writes it.
+    pub fn trace(&mut self, tracer: Arc<Tracer>, spans: Vec<String>) {
+        self.deeds.push(Deed::Trace(tracer, spans));
     }
 
     /// Asks the plugins behind this one the same question again, in the background. What comes back comes to this

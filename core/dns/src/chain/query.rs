@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::World;
+use super::{Ask, Now, Parent, Spans, Via, World};
 use super::setup::Block;
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::Basis;
@@ -68,6 +68,10 @@ pub struct Query {
     /// The answer, or the order of its records, is meant for this client and no other: it is neither kept nor
     /// shuffled. Handed on from look-ups to who looked up.
     pub for_client: bool,
+    /// The trace that a client's query is part of, where it said so.
+    pub parent: Option<Box<Parent>>,
+    /// What it does, written down for `trace`; `None`: nobody wants to know.
+    pub spans: Option<Box<Spans>>,
     question: Question,
     /// Questions that were asked before, and the place of the plugin that changed them.
     before: Vec<(usize, Question)>,
@@ -96,6 +100,8 @@ impl Query {
             from_cluster: false,
             basis: None,
             for_client: false,
+            parent: None,
+            spans: None,
             question,
             before: Vec::new(),
             place: 0,
@@ -130,6 +136,36 @@ impl Query {
         while let Some((_, question)) = self.before.pop_if(|(changed, _)| *changed >= place) {
             self.question = question;
         }
+    }
+
+    /// The plugin that has it now begins with it.
+    pub(crate) fn begin_span(&mut self, name: &'static str, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            spans.begin(name, (self.depth, self.place), now);
+        }
+    }
+
+    /// An upstream is asked.
+    pub(crate) fn begin_ask(&mut self, ask: &Ask, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            // CoreDNS's names of the spans of `forward` and `grpc`.
+            let name = if matches!(ask.via, Via::Grpc(_)) { "query" } else { "connect" };
+            spans.begin(name, (self.depth, self.place + 1), now);
+            spans.tag("peer.address", ask.to.to_string());
+        }
+    }
+
+    /// What came behind the plugin that has it now is over.
+    pub(crate) fn end_spans(&mut self, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            spans.end((self.depth, self.place), now);
+        }
+    }
+
+    /// A look-up is over, and gives back what was written down.
+    pub(crate) fn trace_again(&mut self, spans: Option<Box<Spans>>, now: Now) {
+        self.spans = spans;
+        self.end_spans(now);
     }
 
     /// Sets a label of `metadata` for those who come later.

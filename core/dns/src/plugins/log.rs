@@ -51,11 +51,14 @@ const PLACEHOLDERS: &[&str] = &[
     "rcode", "rsize", "duration", ">rflags",
 ];
 
+/// Those of them that an answer has.
+const OF_ANSWERS: [&str; 4] = ["rcode", "rsize", "duration", ">rflags"];
+
 #[derive(Clone, Debug)]
 struct Rule {
     /// Names under which queries are logged.
     zones: Vec<Name>,
-    format: Vec<Part>,
+    format: Format,
     classes: Vec<Wanted>,
 }
 
@@ -102,7 +105,7 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
     if classes.is_empty() {
         classes.push(Wanted::All);
     }
-    let rule = Rule { zones, format: parts(&format), classes };
+    let rule = Rule { zones, format: Format::new(&format), classes };
     match setup.earlier::<Log>() {
         Some(log) => log.rules.push(rule),
         None => setup.add(Log { rules: vec![rule] }),
@@ -144,22 +147,44 @@ impl Log {
         query.fit(&mut fit);
         // The client's OPT comes later.
         let size = Message { edns: reply.edns.clone(), ..fit.clone() }.len_written_out();
-        let mut line = String::from("[INFO] ");
-        for part in &rule.format {
-            match part {
-                Part::Text(text) => line.push_str(text),
-                Part::Value(name) => line.push_str(&value(name, query, (&fit, size), cx)),
-                Part::Label(label) => {
+        let line = rule.format.fill(query, Some((&fit, size)), cx);
+        cx.log(format!("[INFO] {line}"));
+    }
+}
+
+/// A text with placeholders in it (`plugin/pkg/replacer`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Format(Vec<Part>);
+
+impl Format {
+    /// Of a text: the innermost braces count, and those around what is no placeholder are text.
+    pub(super) fn new(text: &str) -> Self {
+        Format(parts(text))
+    }
+
+    /// The text for a query; with the answer as the client gets it and its size before it was made fit, where there
+    /// is one.
+    pub(super) fn fill(&self, query: &Query, reply: Option<(&Message, usize)>, cx: &Context<'_>) -> String {
+        let mut line = String::new();
+        for part in &self.0 {
+            match (part, reply) {
+                (Part::Text(text), _) => line.push_str(text),
+                (Part::Value(name), Some(reply)) => line.push_str(&value(name, query, reply, cx)),
+                (Part::Value(name), None) if OF_ANSWERS.contains(&name.as_str()) => line.push('-'),
+                (Part::Value(name), None) => {
+                    line.push_str(&value(name, query, (&Message::default(), 0), cx));
+                }
+                (Part::Label(label), _) => {
                     let value = cx.peers.metadata(label, query, cx.world).filter(|value| !value.is_empty());
                     line.push_str(value.as_deref().unwrap_or("-"));
                 }
             }
         }
-        cx.log(line);
+        line
     }
 }
 
-/// A format's pieces: the innermost braces count, and those around what is no placeholder are text.
+/// A format's pieces.
 fn parts(format: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut text = String::new();

@@ -3,16 +3,14 @@
 use std::net::SocketAddr;
 
 use super::{BlockState, Effect, Server};
-use crate::chain::{Failure, Now, Peers, Query, Transport};
+use crate::chain::{Failure, Now, Parent, Peers, Query, Transport};
 use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode};
 
 impl Server {
     pub(super) fn query(
         &mut self,
-        port: u16,
-        transport: Transport,
-        client: SocketAddr,
-        bytes: &[u8],
+        (port, transport, client, bytes): (u16, Transport, SocketAddr, &[u8]),
+        parent: Option<Parent>,
         now: Now,
         out: &mut Vec<Effect>,
     ) {
@@ -36,6 +34,7 @@ impl Server {
         }
         let mut query = Query::new(request, client, transport, port, bytes.len());
         query.started = now.monotonic;
+        query.parent = parent.map(Box::new);
         self.begin(query, now, out);
     }
 

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, Keeping, Link, Now, Passage, Plugin, Transport, Via, Want, World};
+use crate::chain::{
+    Block, Keeping, Link, Now, Parent, Passage, Plugin, Tap, Tracer, Transport, Via, Want, World,
+};
 use crate::config::{Config, wanted};
 use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation};
@@ -54,6 +56,19 @@ static SERVICES: Family = Family::gauge("sealane_dns_services", "Services known.
 pub enum Event<'a> {
     /// A message came in.
     Query {
+        /// Port that it came to.
+        port: u16,
+        /// How.
+        transport: Transport,
+        /// From whom.
+        client: SocketAddr,
+        /// The message.
+        bytes: &'a [u8],
+    },
+    /// The same, as part of a trace that somebody else began.
+    Traced {
+        /// What it is part of.
+        parent: Parent,
         /// Port that it came to.
         port: u16,
         /// How.
@@ -124,6 +139,10 @@ pub enum Effect {
     Log(String),
     /// Queries go in circles: stop the server and say this.
     Fatal(String),
+    /// A message of dnstap for who looks on; an empty one: open the way to them.
+    Show(Arc<Tap>, Vec<u8>),
+    /// Spans for who collects them, one text each.
+    Trace(Arc<Tracer>, Vec<String>),
 }
 
 /// A block with its chain.
@@ -341,7 +360,10 @@ impl Server {
         let mut out = std::mem::take(&mut self.starting);
         match event {
             Event::Query { port, transport, client, bytes } => {
-                self.query(port, transport, client, bytes, now, &mut out);
+                self.query((port, transport, client, bytes), None, now, &mut out);
+            }
+            Event::Traced { parent, port, transport, client, bytes } => {
+                self.query((port, transport, client, bytes), Some(parent), now, &mut out);
             }
             Event::Answer { pending, bytes } => self.answered(*pending, Ok(bytes), now, &mut out),
             Event::Failed { pending, why } => self.answered(*pending, Err(why), now, &mut out),

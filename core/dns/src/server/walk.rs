@@ -150,6 +150,7 @@ impl Server {
                 self.run(*walk, Turn::Failed(late()), now, out);
             }
             Purpose::Asked(mut walk, asked) => {
+                walk.query.end_spans(now);
                 let answer = answer(asked, outcome, pending.kept, now);
                 let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
                     plugin.answered(&mut walk.query, &mut walk.note, answer, cx)
@@ -203,6 +204,8 @@ impl Server {
                 Deed::Log(line) => out.push(Effect::Log(line)),
                 Deed::Fatal(why) => out.push(Effect::Fatal(why)),
                 Deed::Refresh(note) => refreshes.push(note),
+                Deed::Show(tap, message) => out.push(Effect::Show(tap, message)),
+                Deed::Trace(tracer, spans) => out.push(Effect::Trace(tracer, spans)),
             }
         }
         Some((result, refreshes))
@@ -234,6 +237,7 @@ impl Server {
     fn refresh(&mut self, walk: &Walk, note: Note, now: Now, out: &mut Vec<Effect>) {
         let mut query = walk.query.clone();
         query.background = true;
+        query.spans = None;
         // There is no client whose datagram would be too small (`newPrefetchResponseWriter`).
         query.transport = Transport::Tcp;
         let walk = Walk {
@@ -278,10 +282,18 @@ impl Server {
                 }
                 Turn::Said(Flow::Drop) => match walk.waits {
                     Waits::Plugin(parent) => {
+                        let spans = walk.query.spans.take();
                         walk = *parent;
+                        walk.query.trace_again(spans, now);
                         self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                     }
-                    Waits::Client => return self.account(&walk.query, &bare(rcode::NOERROR), 0, "", now),
+                    Waits::Client => {
+                        if let Some(spans) = walk.query.spans.take() {
+                            let (tracer, spans) = spans.done(now);
+                            out.push(Effect::Trace(tracer, spans));
+                        }
+                        return self.account(&walk.query, &bare(rcode::NOERROR), 0, "", now);
+                    }
                     Waits::Nobody => return,
                 },
                 Turn::Said(Flow::Ask(_) | Flow::Wait(_)) if given_up(&walk.query, now) => {
@@ -293,7 +305,8 @@ impl Server {
                     self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                 }
                 Turn::Said(Flow::Lookup(question)) => {
-                    let query = walk.query.look_up(question);
+                    let mut query = walk.query.look_up(question);
+                    query.spans = walk.query.spans.take();
                     let (child, turn) = self.enter(query, Waits::Plugin(Box::new(walk)));
                     walk = child;
                     turn
@@ -341,23 +354,29 @@ impl Server {
             let why = Some("no next plugin found".to_owned());
             return Turn::Failed(Failure { rcode: rcode::SERVFAIL, why });
         }
+        if walk.query.spans.is_some() {
+            let name = self.name(walk);
+            walk.query.place = walk.place;
+            walk.query.begin_span(name, now);
+        }
         let flow =
             self.call(walk, now, out, |plugin, walk, cx| plugin.down(&mut walk.query, &mut walk.note, cx));
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
     /// The next plugin upwards takes back what it let pass.
-    fn back(walk: &mut Walk) -> bool {
+    fn back(walk: &mut Walk, now: Now) -> bool {
         let Some((place, note)) = walk.passed.pop() else { return false };
         walk.place = place;
         walk.note = note;
         walk.query.back_to(place);
+        walk.query.end_spans(now);
         true
     }
 
     /// One plugin further up; `None`: there is none.
     fn up(&mut self, walk: &mut Walk, message: &mut Message, now: Now, out: &mut Vec<Effect>) -> Option<Up> {
-        if !Server::back(walk) {
+        if !Server::back(walk, now) {
             return None;
         }
         let up = self
@@ -373,7 +392,7 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<Up> {
-        if !Server::back(walk) {
+        if !Server::back(walk, now) {
             return None;
         }
         let up = self.call(walk, now, out, |plugin, walk, cx| {
@@ -390,7 +409,7 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<(Walk, Turn)> {
-        let Walk { query, by, more, waits, block, .. } = walk;
+        let Walk { mut query, by, more, waits, block, .. } = walk;
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
@@ -413,6 +432,7 @@ impl Server {
                 let mut parent = *parent;
                 parent.query.from_cluster |= query.from_cluster;
                 parent.query.for_client |= query.for_client;
+                parent.query.trace_again(query.spans.take(), now);
                 let turn = self.looked_up(&mut parent, message, now, out);
                 Some((parent, turn))
             }
@@ -426,7 +446,8 @@ impl Server {
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
-    fn ask(&mut self, walk: Walk, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
+    fn ask(&mut self, mut walk: Walk, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
+        walk.query.begin_ask(&ask, now);
         ask.timeout = within(&walk.query, ask.timeout, now);
         let at = (walk.generation, walk.block, walk.place);
         self.send(at, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));

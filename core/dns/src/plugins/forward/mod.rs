@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dnstap::{Dnstap, Forwarded, forwarded};
 use crate::chain::values::resolv_conf;
 use crate::chain::{
     Answer, Ask, Context, Flow, Keeping, Note, Plugin, Query, Setup, TlsClient, Transport, Via, Want,
@@ -44,6 +45,8 @@ pub struct Forward {
     clients: Vec<Arc<TlsClient>>,
     /// Each query that waits has one of these, however it ends.
     under_way: Arc<()>,
+    /// Somebody looks on (`dnstap`).
+    tapped: bool,
 }
 
 /// `forward FROM TO... { OPTIONS }`
@@ -53,7 +56,7 @@ pub struct Forward {
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
     for config in config::read(&setup.settings, d)? {
         let (files, clients, upstreams) = (BTreeMap::new(), Vec::new(), Upstreams::default());
-        let mut forward = Forward { config, files, upstreams, clients, under_way: Arc::default() };
+        let mut forward = Forward { config, files, upstreams, clients, under_way: Arc::default(), tapped: false };
         forward.list();
         setup.add(forward);
     }
@@ -199,6 +202,10 @@ pub(super) fn matches(answer: &Message, asked: &Question) -> bool {
 }
 
 impl Plugin for Forward {
+    fn start(&mut self, cx: &mut Context<'_>) {
+        self.tapped = cx.peers.of::<Dnstap>().next().is_some();
+    }
+
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
         let (config, name) = (&self.config, &query.question().name);
         let except = *name != config.from && config.except.iter().any(|zone| name.is_within(zone));
@@ -231,6 +238,11 @@ impl Plugin for Forward {
         let Some(mut waiting) = note.take::<Waiting>() else { return Flow::refuse(rcode::SERVFAIL) };
         if let Some(upstream) = self.upstreams.get(waiting.upstream) {
             upstream.count(&answer, &waiting.via, cx.metrics);
+        }
+        if self.tapped {
+            let transport = if waiting.via == Via::Udp { Transport::Udp } else { Transport::Tcp };
+            let (to, took, answer) = (answer.from, answer.took, answer.result.as_ref().ok());
+            forwarded(query, &Forwarded { to, transport, answer, took }, cx);
         }
         let message = match answer.result {
             Ok(message) => message,
