@@ -28,6 +28,13 @@ const LINES: &[&str] = &[
     "errors {\nstacktrace\nconsolidate 1s a warning show_first\nconsolidate 2s b\n}",
     "log example.org {type} {\nclass denial error\n}",
     "log example.org\nlog example.net",
+    "dnstap /s full 2 3 {\nidentity a\nversion b\nextra c\n}",
+    "dnstap tls://h:1 full {\nskipverify\n}",
+    "dnstap listen tls://h:1 full {\nidentity a\nversion b\nextra c\ntls c k a\nskipverify\n}",
+    "dnstap /s\ndnstap tcp://h:1",
+    "trace h:1 {\nevery 7\nservice a\nclient_server true\nzipkin_max_backlog_size 7\nzipkin_max_batch_size 7\n\
+     zipkin_max_batch_interval 7s\n}",
+    "trace otlp h:1 {\nevery 0\nservice a\notlp_max_backlog_size 7\notlp_max_batch_size 7\notlp_max_batch_interval 7s\n}",
     "local {\nlocalhost_prefix off\n}",
     "any",
     "chaos version one two",
@@ -93,6 +100,12 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("cache {\ndisable success .\n}", "cache {\ndisable success\n}"),
     ("hosts /etc/hosts . {\nttl 3600\nreload 5s\n}", "hosts"),
     ("hosts /h {\nfallthrough .\n}", "hosts /h {\nfallthrough\n}"),
+    ("dnstap /s full 1 1", "dnstap unix:///s full"),
+    ("trace zipkin localhost:9411 {\nevery 1\nservice coredns\nclient_server false\n}", "trace"),
+    (
+        "trace {\nzipkin_max_backlog_size 1000\nzipkin_max_batch_size 100\nzipkin_max_batch_interval 1s\n}",
+        "trace {\nzipkin_max_backlog_size 0\nzipkin_max_batch_size 0\nzipkin_max_batch_interval 0\n}",
+    ),
     ("grpc . 192.0.2.1 {\npolicy random\n}", "grpc . 192.0.2.1:53"),
     ("grpc . 192.0.2.1 {\nfallthrough .\n}", "grpc . 192.0.2.1 {\nfallthrough\n}"),
     ("erratic {\ndrop 2\n}", "erratic"),
@@ -104,6 +117,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 const IDLE: &[(&str, &str)] = &[
     ("'::1' of 'bind 127.0.0.1 ::1 {'", "what is excepted need not be bound"),
     ("a word behind 'except ::1'", "what is excepted need not be bound"),
+    ("'true' of 'client_server true'", "it is what the word alone says"),
     ("startup_timeout 7s", "what is not known yet is answered with SERVFAIL from the start"),
 ];
 
