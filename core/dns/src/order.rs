@@ -18,8 +18,8 @@ pub static ROWS: &[Row] = rows! {
     "cancel" Some(plugins::limits::cancel), false;
     "proxyproto" None, false;
     "quic" None, false;
-    "grpc_server" None, false;
-    "https" None, false;
+    "grpc_server" Some(plugins::http::grpc_server), false;
+    "https" Some(plugins::http::https), false;
     "https3" None, false;
     "timeouts" Some(plugins::process::timeouts), false;
     "multisocket" Some(plugins::process::multisocket), false;

@@ -27,13 +27,12 @@ use tokio_rustls::TlsConnector;
 
 use crate::https::{asked, conversation, parent};
 use crate::shared::Shared;
+use crate::tcp::Limits;
 use crate::tls;
 use crate::upstream::{Outgoing, Stream};
 
-/// How long a connection may say nothing: clients keep theirs for what comes next.
+/// How long a connection may say nothing at least.
 const IDLE: Duration = Duration::from_secs(300);
-/// How long a call may take to arrive.
-const ARRIVES: Duration = Duration::from_secs(10);
 /// Calls at once on one connection (CoreDNS's `DefaultGRPCMaxStreams`).
 const STREAMS: u32 = 256;
 
@@ -41,15 +40,19 @@ const STREAMS: u32 = 256;
 pub(crate) async fn connection(
     shared: Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    from: SocketAddr,
-    port: u16,
+    (from, port): (SocketAddr, u16),
+    limits: Limits,
     closed: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut builder = Builder::new(TokioExecutor::new()).http2_only();
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
-    conversation(&builder, stream, IDLE, closed, move |request| {
+    let streams = limits.http.streams.unwrap_or(STREAMS);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams((streams > 0).then_some(streams));
+    // Clients make and keep their connections for what comes next.
+    let patience = limits.idle.max(IDLE);
+    let patient = Limits { read: patience, idle: patience, ..limits };
+    conversation(&builder, stream, patient, closed, move |request| {
         let shared = shared.clone();
-        async move { response(query(&shared, request, from, port).await) }
+        async move { response(query(&shared, request, (from, port), limits.read).await) }
     })
     .await
 }
@@ -82,8 +85,8 @@ fn response(
 async fn query(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
-    from: SocketAddr,
-    port: u16,
+    (from, port): (SocketAddr, u16),
+    patience: Duration,
 ) -> std::result::Result<Vec<u8>, Status> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let grpc = kind.and_then(|kind| kind.strip_prefix(packet::CONTENT_TYPE));
@@ -95,7 +98,7 @@ async fn query(
     }
     let parent = parent(request.headers());
     let body = Limited::new(request.into_body(), LARGEST).collect();
-    let body = match tokio::time::timeout(ARRIVES, body).await {
+    let body = match tokio::time::timeout(patience, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(why)) if why.is::<LengthLimitError>() => {
             return Err(Status::new(RESOURCE_EXHAUSTED, "the message is too large"));

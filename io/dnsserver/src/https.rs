@@ -24,13 +24,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::shared::{Shared, told};
+use crate::tcp::Limits;
 
 const PATH: &str = "/dns-query";
 const MESSAGE: HeaderValue = HeaderValue::from_static("application/dns-message");
 /// A query's octets at most.
 const LARGEST: usize = 65_535;
-/// How long a connection may say nothing, and a request may take to arrive.
-const IDLE: Duration = Duration::from_secs(10);
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
 
@@ -42,17 +41,18 @@ struct Work(AtomicU64, AtomicU64);
 pub(crate) async fn connection(
     shared: Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    from: SocketAddr,
-    port: u16,
+    (from, port): (SocketAddr, u16),
+    limits: Limits,
     closed: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    // It begins with the wait for a request.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle.max(limits.read));
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
-    conversation(&builder, stream, IDLE, closed, move |request| {
+    conversation(&builder, stream, limits, closed, move |request| {
         let shared = shared.clone();
         async move {
-            let response = respond(&shared, request, from, port).await;
+            let response = respond(&shared, request, (from, port), limits.read).await;
             shared.server(|server| server.answered_https(port, response.status().as_u16()));
             response
         }
@@ -60,11 +60,11 @@ pub(crate) async fn connection(
     .await
 }
 
-/// Answers the requests of one connection, until it has been idle for so long, or is told to end.
+/// Answers the requests of one connection, until it has been idle for too long, or is told to end.
 pub(crate) async fn conversation<F, B>(
     builder: &Builder<TokioExecutor>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    idle: Duration,
+    limits: Limits,
     mut closed: watch::Receiver<bool>,
     respond: impl Fn(Request<Incoming>) -> F,
 ) -> Result<()>
@@ -86,6 +86,8 @@ where
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let (mut seen, mut ending) = (0, false);
+    // The first request comes soon (`ReadTimeout` of Go's http.Server).
+    let mut patience = limits.read;
     loop {
         tokio::select! {
             ended = &mut connection => return ended.map_err(Error::other),
@@ -93,7 +95,7 @@ where
                 ending = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep(idle) => {
+            () = tokio::time::sleep(patience) => {
                 let (begun, ended) = (work.0.load(Ordering::Relaxed), work.1.load(Ordering::Relaxed));
                 if begun == ended && begun == seen && !ending {
                     ending = true;
@@ -102,7 +104,7 @@ where
                     // It has had its time: a client that does not see that is left.
                     return Ok(());
                 }
-                seen = begun;
+                (seen, patience) = (begun, limits.idle);
             }
         }
     }
@@ -131,14 +133,14 @@ fn bare(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 async fn respond(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
-    from: SocketAddr,
-    port: u16,
+    (from, port): (SocketAddr, u16),
+    patience: Duration,
 ) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return bare(StatusCode::NOT_FOUND, "");
     }
     let parent = parent(request.headers());
-    let Some(query) = query(request).await.filter(|query| decode(query).is_ok()) else {
+    let Some(query) = query(request, patience).await.filter(|query| decode(query).is_ok()) else {
         return bare(StatusCode::BAD_REQUEST, "invalid request\n");
     };
     let effects = shared.step(asked(parent, (port, from), &query));
@@ -156,12 +158,12 @@ async fn respond(
 }
 
 /// The message of a request.
-async fn query(request: Request<Incoming>) -> Option<Vec<u8>> {
+async fn query(request: Request<Incoming>, patience: Duration) -> Option<Vec<u8>> {
     match *request.method() {
         Method::GET => from_uri(request.uri().query()?),
         Method::POST => {
             let body = Limited::new(request.into_body(), LARGEST).collect();
-            let body = tokio::time::timeout(IDLE, body).await.ok()?.ok()?;
+            let body = tokio::time::timeout(patience, body).await.ok()?.ok()?;
             Some(body.to_bytes().to_vec())
         }
         _ => None,

@@ -1,8 +1,8 @@
 //! The state machine behind a lock, and the tasks that carry out what it asks for.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,10 +10,11 @@ use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::panics::{self, Caught};
 use crate::spans::Collectors;
 use crate::tap::Taps;
-use crate::upstream::{self, Outgoing, Upstreams};
-use crate::{LogSink, Settings};
+use crate::upstream::{Outgoing, Upstreams};
+use crate::{LogSink, Settings, machine};
 
 /// What all tasks share. The lock is held for one step, never across an await.
 pub(crate) struct Shared {
@@ -21,8 +22,8 @@ pub(crate) struct Shared {
     start: Instant,
     log: LogSink,
     fatal: mpsc::UnboundedSender<String>,
-    /// The configuration's hash, where `reload` is on.
-    version: Mutex<Option<String>>,
+    /// Whether the server is about to end.
+    ending: AtomicBool,
     /// The number of the last change.
     changes: AtomicU64,
     recent: Mutex<Recent>,
@@ -49,16 +50,14 @@ impl Shared {
     pub(crate) fn new(config: Config, settings: &Settings) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
         let (fatal, receiver) = mpsc::unbounded_channel();
         let start = Instant::now();
-        let local =
-            if settings.local.is_empty() { upstream::local_addresses() } else { settings.local.clone() };
-        let server = Server::new(config, local, now(start));
+        let server = Server::new(config, local(settings), now(start));
         let (server, log) = (Mutex::new(server), settings.log.clone());
         let shared = Shared {
             server,
             start,
             log,
             fatal,
-            version: Mutex::default(),
+            ending: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             recent: Mutex::default(),
             counting: Mutex::default(),
@@ -77,9 +76,30 @@ impl Shared {
         (self.log)(line);
     }
 
-    /// Another configuration runs.
-    pub(crate) fn version(&self, hash: Option<String>) {
-        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = hash;
+    /// Another configuration runs: what the machine is now, and the configuration's hash, where `reload` is on.
+    pub(crate) fn running(&self, settings: &Settings, hash: Option<&str>) {
+        self.server(|server| {
+            server.set_hostname(&machine::hostname());
+            server.set_local(local(settings));
+            server.running(hash.unwrap_or_default());
+        });
+    }
+
+    /// The server is about to end: it is not ready for more.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// What plugins have held back is said.
+    pub(crate) fn stop(self: &Arc<Self>) {
+        let now = self.now();
+        for effect in self.server(|server| server.stop(now)) {
+            self.detach(effect);
+        }
+    }
+
+    pub(crate) fn ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     pub(crate) fn server<T>(&self, f: impl FnOnce(&mut Server) -> T) -> T {
@@ -93,13 +113,34 @@ impl Shared {
 
     pub(crate) fn step(&self, event: Event<'_>) -> Vec<Effect> {
         let now = self.now();
-        self.server(|server| server.step(event, now))
+        self.caught(event, |server, event| server.step(event, now))
+    }
+
+    /// What panics costs one query, not the server.
+    fn caught<'a>(
+        &self,
+        event: Event<'a>,
+        step: impl FnOnce(&mut Server, Event<'a>) -> Vec<Effect>,
+    ) -> Vec<Effect> {
+        let query = match &event {
+            Event::Query { port, bytes, .. } | Event::Traced { port, bytes, .. } => Some((*port, *bytes)),
+            _ => None,
+        };
+        let result = panics::catch(|| self.server(|server| step(server, event)));
+        result.unwrap_or_else(|Caught { what, place }| {
+            self.server(|server| server.panicked(query, &what, &place))
+        })
     }
 
     /// A query's step, and how its answer may be kept.
     pub(crate) fn query(&self, event: Event<'_>) -> (Vec<Effect>, Option<Preparation>) {
-        let now = self.now();
-        self.server(|server| (server.step(event, now), server.preparation()))
+        let (now, mut preparation) = (self.now(), None);
+        let effects = self.caught(event, |server, event| {
+            let effects = server.step(event, now);
+            preparation = server.preparation();
+            effects
+        });
+        (effects, preparation)
     }
 
     /// While the server is still held: an answer of its new state comes after the news.
@@ -154,14 +195,6 @@ impl Shared {
         self.server(|server| server.render_metrics(&mut text));
         self.taps.render(&mut text);
         self.collectors.render(&mut text);
-        if let Some(hash) = self.version.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
-            let _ = write!(
-                text,
-                "# HELP coredns_reload_version_info A metric with a constant '1' value labeled by hash, and value \
-                 which type of hash generated.\n# TYPE coredns_reload_version_info gauge\n\
-                 coredns_reload_version_info{{hash=\"sha512\",value=\"{hash}\"}} 1\n"
-            );
-        }
         text
     }
 
@@ -274,6 +307,11 @@ fn has_client(effect: &Effect) -> bool {
     }
 }
 
+/// The addresses that clients reach the server at.
+fn local(settings: &Settings) -> Vec<IpAddr> {
+    if settings.local.is_empty() { machine::addresses() } else { settings.local.clone() }
+}
+
 fn now(start: Instant) -> Now {
     let mut bytes = [0u8; 8];
     // getrandom of 8 bytes is never short and fails only on kernels before 3.17.
@@ -291,4 +329,35 @@ fn now(start: Instant) -> Now {
 pub(crate) async fn told(closed: &mut watch::Receiver<bool>) {
     // An error says that the other end is gone: so is the listener.
     let _ = closed.wait_for(|closed| *closed).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use sealane_dns::message::rcode;
+    use sealane_dns::{Message, Transport, decode, encode};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_one_query() {
+        let corefile = ".:53 {\n errors {\n  stacktrace\n }\n whoami\n}";
+        let config = Config::parse("Corefile", corefile, &Default::default(), 53).unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (mut settings, sink) = (Settings::new("Corefile"), lines.clone());
+        settings.log = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
+        let (shared, _fatal) = Shared::new(config, &settings);
+        let bytes = encode(&Message::query(7, "a.example".parse().unwrap(), 1), 512);
+        let client = "192.0.2.1:53".parse().unwrap();
+        let event = || Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+        let effects = shared.caught(event(), |_, _| panic!("so it goes"));
+        let reply = shared.at_once(effects).unwrap();
+        let reply = decode(&reply[0]).unwrap();
+        assert_eq!((reply.id, reply.rcode, reply.questions.len()), (7, rcode::SERVFAIL, 1));
+        let lines = lines.lock().unwrap();
+        let line =
+            "[ERROR] Recovered from panic in server: \"dns://:53\" so it goes\nio/dnsserver/src/shared.rs:";
+        assert!(lines[0].starts_with(line), "{lines:?}");
+        let reply = shared.at_once(shared.step(event())).unwrap();
+        assert_eq!(decode(&reply[0]).unwrap().rcode, rcode::NOERROR);
+    }
 }

@@ -1,7 +1,7 @@
 //! A UDP listener: what is prepared goes back at once, the rest goes the general way.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,14 +17,13 @@ use crate::shared::Shared;
 
 /// Queries that wait for upstreams at once; more are dropped, their clients ask again.
 const WAITING: usize = 16_384;
-/// Prepared answers, octets: ten thousand Services and more.
-const ROOM: usize = 16 << 20;
-
 /// A listener that has nothing to do looks about so often.
 const LOOK: Duration = Duration::from_millis(50);
 /// Where so many come at once, more are on their way: they are given the time to be many, too.
 const MANY: usize = 16;
 const GATHER: Duration = Duration::from_micros(20);
+/// From the moment on that a socket takes nothing in to the one when it has all.
+const AFTER: Duration = Duration::from_millis(2);
 
 /// A UDP listener at work.
 struct Udp {
@@ -114,11 +113,13 @@ impl Udp {
     }
 }
 
-/// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then.
+/// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then. `room`: for
+/// prepared answers, octets.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     socket: Arc<UdpSocket>,
     port: u16,
+    room: usize,
     closed: watch::Receiver<bool>,
 ) {
     let (ended, end) = oneshot::channel();
@@ -129,7 +130,7 @@ pub(crate) async fn serve(
         // What waits for upstreams runs there.
         let _runtime = runtime.enter();
         let log = of_thread.clone();
-        let tasks = listen(of_thread, &bound, port, (&closed, &seen)).unwrap_or_else(|error| {
+        let tasks = listen(of_thread, &bound, (port, room), (&closed, &seen)).unwrap_or_else(|error| {
             log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
             JoinSet::new()
         });
@@ -177,7 +178,7 @@ impl Drop for Thread {
 fn listen(
     shared: Arc<Shared>,
     socket: &Arc<UdpSocket>,
-    port: u16,
+    (port, room): (u16, usize),
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
 ) -> std::io::Result<JoinSet<()>> {
     batch::prepare(socket, LOOK)?;
@@ -189,7 +190,7 @@ fn listen(
         port,
         waiting: Arc::new(Semaphore::new(WAITING)),
         tasks: JoinSet::new(),
-        prepared: Prepared::new(ROOM),
+        prepared: Prepared::new(room),
         seen: 0,
         turn: 0,
         spent: (Duration::ZERO, 0),
@@ -211,18 +212,28 @@ fn listen(
     if dropped.load(Ordering::Relaxed) {
         return Ok(udp.tasks);
     }
-    // Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes
-    // to the socket that takes this one's place. One for all addresses would lose the one that it answers from.
-    let own = socket.local_addr()?;
-    if !own.ip().is_unspecified() {
-        let _ = socket.connect(own);
-    }
-    loop {
-        match udp.batch(&mut batch, false) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Ok(_) | Err(_) => {}
+    close(socket);
+    // One that the kernel had given to this socket before may come a moment after.
+    for wait in [Duration::ZERO, AFTER] {
+        std::thread::sleep(wait);
+        loop {
+            match udp.batch(&mut batch, false) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Ok(_) | Err(_) => {}
+            }
         }
     }
     udp.count();
     Ok(udp.tasks)
+}
+
+/// Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes to
+/// another that has the place. Answers name the address that they come from where the socket has all of them.
+fn close(socket: &UdpSocket) {
+    let Ok(mut own) = socket.local_addr() else { return };
+    if own.ip().is_unspecified() {
+        own.set_ip(if own.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    // Without it some may get lost, which have no other to go to.
+    let _ = socket.connect(own);
 }

@@ -238,18 +238,6 @@ pub(crate) fn framed(message: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The addresses that this machine would be reached at: where its packets to the world come from. Nothing is sent.
-pub(crate) fn local_addresses() -> Vec<IpAddr> {
-    let source = |to: SocketAddr| {
-        let socket = std::net::UdpSocket::bind((any(to), 0)).ok()?;
-        socket.connect(to).ok()?;
-        socket.local_addr().ok().map(|address| address.ip())
-    };
-    let worlds: [IpAddr; 2] =
-        [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
-    worlds.into_iter().filter_map(|ip| source((ip, 53).into())).filter(|ip| !ip.is_loopback()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use sealane_dns::{Message, encode};

@@ -14,6 +14,7 @@ pub mod forward;
 pub mod grpc;
 pub mod header;
 pub mod hosts;
+pub mod http;
 pub mod identity;
 pub mod k8s_external;
 pub mod kubernetes;

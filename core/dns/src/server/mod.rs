@@ -14,9 +14,10 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 
 use crate::chain::{
-    Block, Keeping, Link, Now, Parent, Passage, Plugin, Tap, Tracer, Transport, Via, Want, World,
+    Block, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via, Want, World,
 };
 use crate::config::{Config, wanted};
+use crate::message::{decode, encode, rcode};
 use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation};
 pub use https::max_age;
@@ -247,6 +248,33 @@ impl Server {
         name.clone_into(&mut self.world.hostname);
     }
 
+    /// The addresses that clients reach the server at from now on.
+    pub fn set_local(&mut self, local: Vec<IpAddr>) {
+        if local != self.world.local {
+            self.world.local = local;
+            self.changed = Some(Changed::All);
+        }
+    }
+
+    /// A step panicked and was caught: what it said, and where. The query, with the port that it came to, is answered
+    /// (`ServeDNS` in core/dnsserver/server.go); with `debug` the server ends.
+    pub fn panicked(&mut self, query: Option<(u16, &[u8])>, what: &str, place: &str) -> Vec<Effect> {
+        self.metrics.count(&PANICS, "");
+        let has = |says: fn(&Settings) -> bool| self.blocks().iter().any(|state| says(&state.block.settings));
+        let server = query.map(|(port, _)| format!("\"dns://:{port}\" ")).unwrap_or_default();
+        if has(|settings| settings.debug) {
+            return vec![Effect::Fatal(format!("panic in server: {server}{what} at {place}"))];
+        }
+        let place = if has(|settings| settings.stacktrace) { format!("\n{place}") } else { String::new() };
+        let log = Effect::Log(format!("[ERROR] Recovered from panic in server: {server}{what}{place}"));
+        let reply = query.and_then(|(_, bytes)| decode(bytes).ok()).map(|request| {
+            let mut reply = request.reply(rcode::SERVFAIL);
+            reply.questions.truncate(1);
+            Effect::Reply(encode(&reply, 512))
+        });
+        std::iter::once(log).chain(reply).collect()
+    }
+
     /// How the answer to the query of the last step may be kept, if it may.
     pub fn preparation(&mut self) -> Option<Preparation> {
         self.preparation.take()
@@ -346,6 +374,7 @@ impl Server {
             }
         }
         page.add(&PANICS, "", 0.0);
+        page.add(&UNHEALTHY, "", 0.0);
         page.add(&RELOADS_FAILED, "", self.reloads_failed as f64);
         if !self.fingerprint.is_empty() {
             page.add(&RUNNING, &format!("hash=\"sha512\",value=\"{}\"", self.fingerprint), 1.0);

@@ -14,6 +14,8 @@ const LINES: &[&str] = &[
     "root /x",
     "metadata example.org",
     "cancel 7s",
+    "https {\nmax_connections 7\n}",
+    "grpc_server {\nmax_streams 7\nmax_connections 0\n}",
     "timeouts {\nread 2s\nwrite 3s\nidle 4s\nmaxtcpqueries 5\n}",
     "multisocket 3",
     "reload 40s 10s",
