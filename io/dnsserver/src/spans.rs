@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use sealane_dns::chain::Tracer;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::outlet::{Dropped, Outlets};
@@ -54,7 +54,7 @@ impl Collectors {
 async fn collect(tracer: Tracer, mut queue: mpsc::Receiver<Vec<String>>, dropped: Arc<Dropped>, log: LogSink) {
     let mut waiting = VecDeque::new();
     let mut line = Line { sender: None };
-    let mut tick = tokio::time::interval(tracer.interval);
+    let mut tick = tokio::time::interval_at(Instant::now() + tracer.interval, tracer.interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let open = tokio::select! {
