@@ -11,6 +11,8 @@ cargo xtask COMMAND
   ci                 everything that a change must pass (.ci/run)
   bench [FLAGS]      the figures and their bars, on a release build (as root; --json, --short)
   bench dns [FLAGS]  those of the DNS server, beside CoreDNS and Knot (dnsperf, knot: of the distribution)
+  bench workers      of these what a second worker costs
+  overload [FLAGS]   the DNS server under a CPU quota, asked five times as much as it can answer (as root, dnsperf)
   coredns            builds the CoreDNS that tables and figures compare with (tests/coredns, by go)
   kill [ROUNDS]      kill -9 at any point, ROUNDS times (50), and what the next start finds
   golden             kube-apiserver's recorded answers against ours: what agrees, and the list of the rest
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["ci"] => run(Command::new("bash").arg(".ci/run")),
         ["bench", "dns", flags @ ..] => coredns().and_then(|()| bench(&[&["dns"], flags].concat())),
         ["bench", flags @ ..] => bench(flags),
+        ["overload", flags @ ..] => bench(&[&["overload"], flags].concat()),
         ["coredns"] => coredns(),
         ["kill"] => kill(ROUNDS),
         ["kill", rounds] => match rounds.parse() {

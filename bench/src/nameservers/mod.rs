@@ -2,7 +2,10 @@
 //! Each server has the first core to itself, dnsperf the second; runs of the servers take turns, and medians count.
 
 mod cluster;
+pub(crate) mod overload;
+mod scene;
 mod server;
+pub(crate) mod workers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -105,6 +108,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
         &[median(&knot.lone)],
         1.0,
     ));
+    figures.extend(workers::measure(&binaries.sealane, rounds)?);
     let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
     let services = rounds.large.services;
     for (program, measured) in Program::ALL.iter().zip(&large) {

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod backlog;
 mod batch;
 mod corefile;
 mod grpc;

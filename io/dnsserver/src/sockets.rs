@@ -8,10 +8,8 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 
-use crate::machine;
+use crate::{backlog, machine};
 
-/// What may wait in the kernel until a socket is served, octets; it gives less where `net.core.rmem_max` says so.
-const QUEUE: usize = 1 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
@@ -93,7 +91,8 @@ pub(crate) fn udp(ip: Option<IpAddr>, port: u16, share: bool) -> Result<Bound> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
         sockopt::set_socket_reuseport(&socket, share)?;
-        sockopt::set_socket_recv_buffer_size(&socket, QUEUE)?;
+        // What waits until it is served; the kernel gives less where `net.core.rmem_max` says so.
+        sockopt::set_socket_recv_buffer_size(&socket, backlog::MOST)?;
         rustix::net::bind(&socket, &address)?;
         Ok(Bound::Udp(Arc::new(UdpSocket::from(socket))))
     })

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
 use sealane_dns::prepared::Prepared;
 use sealane_dns::{Event, Transport};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::backlog::Backlog;
 use crate::batch::{self, Batch, Peer};
 use crate::shared::Shared;
 
@@ -195,10 +197,14 @@ fn listen(
         turn: 0,
         spent: (Duration::ZERO, 0),
     };
-    let mut batch = Batch::new();
+    let (mut batch, mut backlog) = (Batch::new(), Backlog::new(Instant::now()));
     while !*closed.borrow() && !dropped.load(Ordering::Relaxed) {
         // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
         let came = udp.batch(&mut batch, true).unwrap_or(0);
+        if let Some(room) = backlog.answered(came, came >= MANY, Instant::now()) {
+            // Where the kernel does not take it, it is as it was.
+            let _ = sockopt::set_socket_recv_buffer_size(socket, room);
+        }
         if came >= MANY {
             std::thread::sleep(GATHER);
         }
