@@ -26,4 +26,4 @@ macro_rules! tables {
     };
 }
 
-tables! { kubernetes specification plugins }
+tables! { kubernetes specification plugins zones }

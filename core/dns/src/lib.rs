@@ -112,6 +112,7 @@ pub mod order;
 pub mod plugins;
 pub mod prepared;
 pub mod server;
+pub mod tsig;
 pub mod zone;
 
 pub use chain::{Now, Transport, Via};

@@ -117,6 +117,20 @@ impl Name {
         Name::from_labels(labels).unwrap_or_else(|_| self.clone())
     }
 
+    /// The name under `in-addr.arpa` or `ip6.arpa` that stands for an address.
+    pub fn of_address(ip: std::net::IpAddr) -> Name {
+        let (labels, suffix): (Vec<String>, _) = match ip {
+            std::net::IpAddr::V4(ip) => (ip.octets().iter().rev().map(u8::to_string).collect(), "in-addr"),
+            std::net::IpAddr::V6(ip) => {
+                let digits = ip.octets().into_iter().rev().flat_map(|octet| [octet & 0xf, octet >> 4]);
+                (digits.map(|digit| format!("{digit:x}")).collect(), "ip6")
+            }
+        };
+        let labels = labels.iter().map(String::as_str).chain([suffix, "arpa"]);
+        // 73 octets at most.
+        Name::from_labels(labels.map(str::as_bytes)).unwrap_or_else(|_| Name::root())
+    }
+
     /// The address that a name under `in-addr.arpa` or `ip6.arpa` stands for, where it is a whole one.
     pub fn reverse_address(&self) -> Option<std::net::IpAddr> {
         let labels: Vec<&[u8]> = self.labels().collect();

@@ -42,7 +42,7 @@ pub static ROWS: &[Row] = rows! {
     "any" Some(plugins::limits::any), false;
     "chaos" Some(plugins::identity::chaos), false;
     "loadbalance" Some(plugins::loadbalance::setup), false;
-    "tsig" None, false;
+    "tsig" Some(plugins::tsig::setup), false;
     "rewrite" Some(plugins::rewrite::setup), true;
     "autopath" Some(plugins::autopath::setup), false;
     "acl" Some(plugins::acl::setup), true;
@@ -61,7 +61,7 @@ pub static ROWS: &[Row] = rows! {
     "kubernetes" Some(plugins::kubernetes::setup), true;
     "file" Some(plugins::file::setup), true;
     "auto" Some(plugins::auto::setup), true;
-    "secondary" None, true;
+    "secondary" Some(plugins::secondary::setup), true;
     "etcd" None, false;
     "loop" Some(plugins::loops::setup), false;
     "forward" Some(plugins::forward::setup), true;

@@ -17,6 +17,7 @@ mod admin;
 mod backlog;
 mod batch;
 mod corefile;
+mod files;
 mod grpc;
 mod https;
 mod listen;

@@ -14,7 +14,7 @@ use crate::panics::{self, Caught};
 use crate::spans::Collectors;
 use crate::tap::Taps;
 use crate::upstream::{Outgoing, Upstreams};
-use crate::{LogSink, Settings, machine};
+use crate::{LogSink, Settings, files, machine};
 
 /// What all tasks share. The lock is held for one step, never across an await.
 pub(crate) struct Shared {
@@ -220,6 +220,16 @@ impl Shared {
             }
             Effect::Show(tap, message) => self.taps.show(&tap, message, &self.log),
             Effect::Trace(tracer, spans) => self.collectors.send(&tracer, spans, &self.log),
+            Effect::Write(file) => {
+                let shared = self.clone();
+                tokio::task::spawn_blocking(move || {
+                    let line = match files::write(&file) {
+                        Ok(()) => file.written,
+                        Err(error) => format!("{}: {error}", file.failed),
+                    };
+                    shared.log(&line);
+                });
+            }
             Effect::Reply(_) => {}
         }
     }
@@ -242,8 +252,16 @@ impl Shared {
             effects = match next {
                 Some(Effect::Ask { upstream: to, via, message, timeout, keeping, mut pending }) => {
                     let outgoing = Outgoing { to, via: &via, message: &message, timeout, keeping };
-                    let (answer, kept) = self.upstreams.exchange(&outgoing).await;
-                    pending.went_over(kept);
+                    if pending.is_transfer() {
+                        effects = match self.upstreams.transfer(&outgoing).await {
+                            Ok(messages) => self.step(Event::Transferred { pending, messages: &messages }),
+                            Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
+                        };
+                        continue;
+                    }
+                    let (answer, way) = self.upstreams.exchange(&outgoing).await;
+                    pending.went_over(way.kept);
+                    pending.came_from(way.local);
                     match answer {
                         Ok(bytes) => self.step(Event::Answer { pending, bytes: &bytes }),
                         Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
@@ -303,7 +321,12 @@ fn waits_for(effect: &Effect) -> bool {
 fn has_client(effect: &Effect) -> bool {
     match effect {
         Effect::Ask { pending, .. } | Effect::Wait { pending, .. } => pending.has_client(),
-        Effect::Reply(_) | Effect::Log(_) | Effect::Fatal(_) | Effect::Show(..) | Effect::Trace(..) => false,
+        Effect::Reply(_)
+        | Effect::Log(_)
+        | Effect::Fatal(_)
+        | Effect::Write(_)
+        | Effect::Show(..)
+        | Effect::Trace(..) => false,
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Keeping {
     pub idle: usize,
     /// The address that they come from, datagrams included.
     pub source: Option<IpAddr>,
+    /// Who asks wants to know where a question came from: [`Answer::local`].
+    pub tells: bool,
 }
 
 /// A question to an upstream.
@@ -88,10 +90,14 @@ pub struct Answer {
     /// The message, with the id that was sent; whether it is about the same question is for the plugin to see. Or
     /// why there is none.
     pub result: Result<Message, String>,
+    /// The messages that follow the first, where a zone was asked for ([`super::Context::ask`], AXFR over TCP).
+    pub more: Vec<Message>,
     /// How long it took.
     pub took: Duration,
     /// [`Ask::tag`].
     pub tag: u64,
     /// Whether it went over a connection that was there already; `None`: nobody says.
     pub kept: Option<bool>,
+    /// Where the question came from; `None`: nobody wants to know, or there was no connection.
+    pub local: Option<SocketAddr>,
 }

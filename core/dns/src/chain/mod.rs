@@ -22,8 +22,9 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::message::{Message, Question};
+use crate::message::{Message, Question, Record};
 use crate::metrics::Metrics;
+use crate::name::Name;
 use crate::zone::Zone;
 pub use ask::{Answer, Ask, GrpcClient, Keeping, TlsClient, Via};
 pub use needs::{ApiAccess, ClientFiles, Needs};
@@ -157,6 +158,19 @@ pub struct Want {
     pub every: Duration,
 }
 
+/// A file that a plugin wants to have written, whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileWrite {
+    /// Where.
+    pub path: String,
+    /// What.
+    pub content: String,
+    /// The line for the log when it is there.
+    pub written: String,
+    /// The line for the log when it could not be written; the reason is put behind it.
+    pub failed: String,
+}
+
 /// What a plugin has asked for, beside what it returned.
 #[derive(Debug)]
 pub enum Deed {
@@ -170,6 +184,10 @@ pub enum Deed {
     Show(Arc<Tap>, Vec<u8>),
     /// Spans for who collects them.
     Trace(Arc<Tracer>, Vec<String>),
+    /// A question of the plugin's own.
+    Ask(Ask),
+    /// A file to be written.
+    Write(FileWrite),
 }
 
 /// The other plugins of the server block.
@@ -259,6 +277,17 @@ impl Context<'_> {
         self.deeds.push(Deed::Trace(tracer, spans));
     }
 
+    /// Asks somebody, and no client waits for it: what comes of it comes to [`Plugin::told`]. A zone that is asked for
+    /// over TCP (AXFR, IXFR) comes as a whole; the timeout is for each of its messages then.
+    pub fn ask(&mut self, ask: Ask) {
+        self.deeds.push(Deed::Ask(ask));
+    }
+
+    /// Writes a file.
+    pub fn write(&mut self, file: FileWrite) {
+        self.deeds.push(Deed::Write(file));
+    }
+
     /// Asks the plugins behind this one the same question again, in the background. What comes back comes to this
     /// plugin's [`Plugin::up`] or [`Plugin::failed`] with that note, and to nobody else.
     pub fn refresh(&mut self, note: Note) {
@@ -316,6 +345,9 @@ pub trait Plugin: Any + Debug + Send {
         Up::Pass
     }
 
+    /// A plugin behind this one lets the client go without an answer; only for queries that this plugin let pass.
+    fn dropped(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) {}
+
     /// How it lets queries of clients by; see [`crate::prepared`]. The configuration and the files are as they are now.
     fn passage(&self) -> Passage {
         Passage::Varies
@@ -342,12 +374,17 @@ pub trait Plugin: Any + Debug + Send {
         Vec::new()
     }
 
-    /// What came of an ask of [`Plugin::tick`].
+    /// What came of an ask of [`Plugin::tick`] or [`Context::ask`].
     fn told(&mut self, answer: Answer, cx: &mut Context<'_>) {}
 
     /// How connections to those that it asks are kept.
     fn keeping(&self) -> Keeping {
         Keeping::default()
+    }
+
+    /// Where those of its own asks come from that have this tag; `None`: as [`Plugin::keeping`] says.
+    fn source(&self, tag: u64) -> Option<IpAddr> {
+        None
     }
 
     /// The cluster changed.
@@ -356,6 +393,17 @@ pub trait Plugin: Any + Debug + Send {
     /// The zones that it holds as a whole, for `transfer`: another version of one is another pointer.
     fn zones(&self, now: Now) -> Vec<Arc<Zone>> {
         Vec::new()
+    }
+
+    /// The records of a zone that it has, but does not hold as a whole ([`Plugin::zones`]): the SOA first, and not
+    /// again at the end. `None`: the zone is not its own. `peers` are those of the plugin that asks.
+    fn transfer(&self, zone: &Name, peers: Peers<'_>, world: &World) -> Option<Vec<Record>> {
+        None
+    }
+
+    /// The secret of a TSIG key, for all server blocks of its port (`tsig`).
+    fn tsig_secret(&self, key: &Name) -> Option<&[u8]> {
+        None
     }
 
     /// Files that it reads. They may become more when [`Plugin::file_changed`] was called.

@@ -9,6 +9,7 @@ use super::{Ask, Now, Parent, Spans, Via, World};
 use super::setup::Block;
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::Basis;
+use crate::tsig::{Checked, Signer};
 
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
 const ECHOED: [u16; 5] = [3, 9, 10, 11, 12];
@@ -72,6 +73,11 @@ pub struct Query {
     pub parent: Option<Box<Parent>>,
     /// What it does, written down for `trace`; `None`: nobody wants to know.
     pub spans: Option<Box<Spans>>,
+    /// It came signed (TSIG), and what is wrong with that; the record is the request's last additional one. `tsig`
+    /// takes it.
+    pub tsig: Option<Box<Checked>>,
+    /// Signs the answer.
+    pub signer: Option<Box<Signer>>,
     question: Question,
     /// Questions that were asked before, and the place of the plugin that changed them.
     before: Vec<(usize, Question)>,
@@ -102,6 +108,8 @@ impl Query {
             for_client: false,
             parent: None,
             spans: None,
+            tsig: None,
+            signer: None,
             question,
             before: Vec::new(),
             place: 0,

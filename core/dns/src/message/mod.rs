@@ -11,7 +11,7 @@ mod wire;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::name::Name;
-pub use wire::{DecodeError, decode, encode};
+pub use wire::{DecodeError, decode, encode, encode_within};
 
 /// The class of everything here.
 pub const CLASS_IN: u16 = 1;

@@ -30,6 +30,8 @@ pub const DNAME: u16 = 39;
 pub const OPT: u16 = 41;
 /// The child's key as its parent knows it (RFC 4034).
 pub const DS: u16 = 43;
+/// TSIG (RFC 8945).
+pub const TSIG: u16 = 250;
 /// Signature (RFC 4034).
 pub const RRSIG: u16 = 46;
 /// Denial of existence (RFC 4034).

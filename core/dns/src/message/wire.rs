@@ -359,7 +359,12 @@ impl Writer {
 /// Writes a message in at most `limit` octets (at least 512): records that don't fit are left out from the
 /// first one on, and TC is set (RFC 2181 section 9, and CoreDNS's `Truncate` for glue, too). OPT always stays.
 pub fn encode(message: &Message, limit: usize) -> Vec<u8> {
-    let limit = limit.clamp(512, usize::from(u16::MAX));
+    encode_within(message, limit.max(512))
+}
+
+/// The same in fewer octets, for what is put behind it then.
+pub fn encode_within(message: &Message, limit: usize) -> Vec<u8> {
+    let limit = limit.min(usize::from(u16::MAX));
     let mut w = Writer { out: Vec::with_capacity(512), suffixes: Some(HashMap::new()) };
     w.u16(message.id);
     w.u16(flag_bits(message.flags, message.rcode));

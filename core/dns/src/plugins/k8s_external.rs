@@ -7,9 +7,9 @@ use sealane_catalog::{Entry, NamespacedName, Snapshot};
 
 use super::kubernetes::{Exposed, Kubernetes, hosts};
 use crate::chain::args::{self, err, no_more, number, one, unknown};
-use crate::chain::{Context, Flow, Note, Plugin, Query, Reply, Setup, World};
+use crate::chain::{Context, Flow, Note, Peers, Plugin, Query, Reply, Setup, World};
 use crate::corefile::{CorefileError, Directive};
-use crate::message::{Data, Message, Question, Record, Soa, rcode, rtype};
+use crate::message::{CLASS_IN, Data, Message, Question, Record, Soa, rcode, rtype};
 use crate::name::Name;
 
 /// `k8s_external`
@@ -320,6 +320,40 @@ impl Plugin for External {
             _ => draft.reply.additional.extend(found.answers),
         }
         draft.go_on(|| self.soa(zone, cx.world), note)
+    }
+
+    fn transfer(&self, zone: &Name, peers: Peers<'_>, world: &World) -> Option<Vec<Record>> {
+        let zone = self.zones.iter().find(|own| *own == zone)?;
+        let kubernetes = peers.of::<Kubernetes>().next().filter(|_| world.snapshot.synced())?;
+        let server = zone.under(&["ns1", &self.apex]);
+        let mut records =
+            vec![self.soa(zone, world), Record::new(zone.clone(), self.ttl, Data::Ns(server.clone()))];
+        let addresses = kubernetes.external_addresses(world, self.headless).into_iter();
+        records.extend(addresses.map(|ip| Record::new(server.clone(), self.ttl, Data::address(ip))));
+        let mut seen = HashSet::new();
+        for name in kubernetes.external_names(world, zone, self.headless) {
+            let labels = name.within(zone).unwrap_or_default();
+            let Some(rows) = kubernetes.external(world, &labels, self.headless) else { continue };
+            // Ports' names have no addresses (`plugin/k8s_external/transfer.go`).
+            let is_port = labels.first().is_some_and(|label| label.starts_with(b"_"));
+            let wanted: &[u16] = if is_port { &[rtype::SRV] } else { &[rtype::A, rtype::AAAA, rtype::SRV] };
+            for rtype in wanted {
+                let question = Question { name: name.clone(), rtype: *rtype, class: CLASS_IN };
+                let steps = match *rtype {
+                    rtype::SRV => self.services(zone, &question, rows.clone(), kubernetes.ttl),
+                    _ => self.addresses(&question, rows.clone(), kubernetes.ttl),
+                };
+                // What names of load balancers lead to is not this zone's.
+                let own = steps.into_iter().filter_map(|step| match step {
+                    Step::Answer(record) => Some(record),
+                    Step::Additional(_) | Step::Lookup(..) => None,
+                });
+                records.extend(own.filter(|record| {
+                    seen.insert((record.name.clone(), record.data.rtype(), record.data.wire()))
+                }));
+            }
+        }
+        Some(records)
     }
 
     fn start(&mut self, cx: &mut Context<'_>) {

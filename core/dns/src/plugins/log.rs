@@ -52,7 +52,7 @@ const PLACEHOLDERS: &[&str] = &[
 ];
 
 /// Those of them that an answer has.
-const OF_ANSWERS: [&str; 4] = ["rcode", "rsize", "duration", ">rflags"];
+pub(super) const OF_ANSWERS: [&str; 4] = ["rcode", "rsize", "duration", ">rflags"];
 
 #[derive(Clone, Debug)]
 struct Rule {
@@ -115,24 +115,29 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
 
 impl Plugin for Log {
     fn up(&mut self, query: &mut Query, _: &mut Note, reply: &mut Message, cx: &mut Context<'_>) -> Up {
-        self.write(query, reply, cx);
+        self.write(query, Some(reply), cx);
         Up::Pass
+    }
+
+    /// Without an answer there are no flags, and no response code (`plugin/pkg/replacer`).
+    fn dropped(&mut self, query: &mut Query, _: &mut Note, cx: &mut Context<'_>) {
+        self.write(query, None, cx);
     }
 
     fn failed(&mut self, query: &mut Query, _: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {
         let reply = query.request.reply(failure.rcode);
-        self.write(query, &reply, cx);
+        self.write(query, Some(&reply), cx);
         Up::Pass
     }
 }
 
 impl Log {
-    fn write(&self, query: &mut Query, reply: &Message, cx: &mut Context<'_>) {
+    fn write(&self, query: &mut Query, reply: Option<&Message>, cx: &mut Context<'_>) {
         // The first rule for the name decides, whether it wants the answer's class or not.
         let name = &query.question().name;
         let first = self.rules.iter().find(|rule| rule.zones.iter().any(|zone| name.is_within(zone)));
         let Some(rule) = first else { return };
-        let kind = classify(reply, query.question().rtype);
+        let kind = reply.map_or(Class::OtherError, |reply| classify(reply, query.question().rtype));
         let class = match kind {
             Class::NoError | Class::Delegation => Wanted::Success,
             Class::NameError | Class::NoData => Wanted::Denial,
@@ -143,11 +148,13 @@ impl Log {
         }
         query.set_label("log/type", kind.as_str());
         query.set_label("log/class", class.as_str());
-        let mut fit = reply.clone();
+        let mut fit = reply.cloned().unwrap_or_default();
         query.fit(&mut fit);
         // The client's OPT comes later.
-        let size = Message { edns: reply.edns.clone(), ..fit.clone() }.len_written_out();
-        let line = rule.format.fill(query, Some((&fit, size)), cx);
+        let edns = reply.and_then(|reply| reply.edns.clone());
+        let size = reply.map_or(0, |_| Message { edns, ..fit.clone() }.len_written_out());
+        let unknown: &[&str] = if reply.is_none() { &["rcode", ">rflags"] } else { &[] };
+        let line = rule.format.fill(query, (&fit, size), unknown, cx);
         cx.log(format!("[INFO] {line}"));
     }
 }
@@ -162,19 +169,22 @@ impl Format {
         Format(parts(text))
     }
 
-    /// The text for a query; with the answer as the client gets it and its size before it was made fit, where there
-    /// is one.
-    pub(super) fn fill(&self, query: &Query, reply: Option<(&Message, usize)>, cx: &Context<'_>) -> String {
+    /// The text for a query, with the answer as the client gets it and its size before it was made fit; `-` for what is
+    /// unknown.
+    pub(super) fn fill(
+        &self,
+        query: &Query,
+        reply: (&Message, usize),
+        unknown: &[&str],
+        cx: &Context<'_>,
+    ) -> String {
         let mut line = String::new();
         for part in &self.0 {
-            match (part, reply) {
-                (Part::Text(text), _) => line.push_str(text),
-                (Part::Value(name), Some(reply)) => line.push_str(&value(name, query, reply, cx)),
-                (Part::Value(name), None) if OF_ANSWERS.contains(&name.as_str()) => line.push('-'),
-                (Part::Value(name), None) => {
-                    line.push_str(&value(name, query, (&Message::default(), 0), cx));
-                }
-                (Part::Label(label), _) => {
+            match part {
+                Part::Text(text) => line.push_str(text),
+                Part::Value(name) if unknown.contains(&name.as_str()) => line.push('-'),
+                Part::Value(name) => line.push_str(&value(name, query, reply, cx)),
+                Part::Label(label) => {
                     let value = cx.peers.metadata(label, query, cx.world).filter(|value| !value.is_empty());
                     line.push_str(value.as_deref().unwrap_or("-"));
                 }

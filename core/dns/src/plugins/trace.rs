@@ -200,6 +200,10 @@ impl Plugin for Trace {
         Up::Pass
     }
 
+    fn dropped(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) {
+        Trace::over(query, note, rcode::NOERROR, None, cx);
+    }
+
     fn failed(&mut self, query: &mut Query, note: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {
         Trace::over(query, note, failure.rcode, failure.why.as_deref(), cx);
         Up::Pass

@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::chain::args::{err, unknown};
+use crate::chain::args::{err, number, one, unknown};
 use crate::chain::{Answer, Ask, Context, Flow, Note, Passage, Plugin, Query, Setup, Transport, Via, values};
 use crate::corefile::{CorefileError, Directive};
-use crate::message::{Message, Question, rcode, rtype};
+use crate::message::{Data, Message, Question, Record, rcode, rtype};
 use crate::name::Name;
 use crate::zone::{Zone, transfer};
 
@@ -25,6 +25,8 @@ struct Line {
     /// `*`
     everybody: bool,
     to: Vec<SocketAddr>,
+    /// Where NOTIFYs come from.
+    source: Option<IpAddr>,
 }
 
 impl Line {
@@ -38,8 +40,32 @@ impl Line {
 struct Notice {
     zone: Name,
     to: SocketAddr,
+    source: Option<IpAddr>,
     tries: u8,
     waits: bool,
+}
+
+/// A zone that a plugin hands out.
+enum Whole {
+    Held(Arc<Zone>),
+    Made(Vec<Record>),
+}
+
+impl Whole {
+    fn of(plugin: &dyn Plugin, name: &Name, cx: &Context<'_>) -> Option<Self> {
+        let held = plugin.zones(cx.now).into_iter().find(|zone| zone.origin() == name);
+        held.map(Whole::Held).or_else(|| plugin.transfer(name, cx.peers, cx.world).map(Whole::Made))
+    }
+
+    fn serial(&self) -> u32 {
+        match self {
+            Whole::Held(zone) => zone.serial(),
+            Whole::Made(records) => match records.first().map(|record| &record.data) {
+                Some(Data::Soa(soa)) => soa.serial,
+                _ => 0,
+            },
+        }
+    }
 }
 
 /// All `transfer` lines of a server block.
@@ -52,12 +78,13 @@ pub struct Transfer {
     next: u64,
 }
 
-/// `transfer [ZONE...] { to ADDRESS... }`
+/// `transfer [ZONE...] { to ADDRESS...; source ADDRESS }`
 ///
 /// # Errors
 /// What is wrong with the lines.
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
-    let mut line = Line { zones: setup.zones_or_own(&d.args)?, everybody: false, to: Vec::new() };
+    let mut line =
+        Line { zones: setup.zones_or_own(&d.args)?, everybody: false, to: Vec::new(), source: None };
     for option in d.block.iter().flatten() {
         match option.name.text.as_str() {
             "to" if option.args.is_empty() => return err(&option.name, "'to' needs an address, or '*'"),
@@ -70,6 +97,10 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
                     }
                 }
             }
+            "source" if line.source.is_some() => {
+                return err(&option.name, "'source' stands twice in this 'transfer'");
+            }
+            "source" => line.source = Some(number(one(option, "address")?, "address")?),
             _ => return unknown("transfer", option),
         }
     }
@@ -107,10 +138,12 @@ impl Transfer {
             if self.known.get(name).is_some_and(|known| Arc::ptr_eq(known, zone)) {
                 continue;
             }
-            let to = self.line(name).map(|line| line.to.clone()).unwrap_or_default();
+            let line = self.line(name).map(|line| (line.to.clone(), line.source));
+            let (to, source) = line.unwrap_or_default();
             for to in to {
                 self.notices.retain(|_, notice| notice.zone != *name || notice.to != to);
-                self.notices.insert(self.next, Notice { zone: name.clone(), to, tries: 0, waits: false });
+                self.notices
+                    .insert(self.next, Notice { zone: name.clone(), to, source, tries: 0, waits: false });
                 self.next += 1;
             }
         }
@@ -136,10 +169,15 @@ impl Plugin for Transfer {
         if !line.allows(client) {
             return Flow::Reply(query.request.reply(rcode::REFUSED));
         }
-        let mut zones = cx.peers.iter().flat_map(|(_, plugin)| plugin.zones(cx.now));
-        let Some(zone) = zones.find(|zone| *zone.origin() == name) else { return Flow::Next };
+        let Some(zone) = cx.peers.iter().find_map(|(_, plugin)| Whole::of(plugin, &name, cx)) else {
+            return Flow::Next;
+        };
         let request = Message { questions: vec![query.question().clone()], ..query.request.clone() };
-        let outgoing = match transfer::outgoing(&zone, &request) {
+        let outgoing = match &zone {
+            Whole::Held(zone) => transfer::outgoing(zone, &request),
+            Whole::Made(records) => transfer::outgoing_of(records, &request),
+        };
+        let outgoing = match outgoing {
             Ok(outgoing) => outgoing,
             Err(rcode) => return Flow::refuse(rcode),
         };
@@ -153,6 +191,10 @@ impl Plugin for Transfer {
             format!("[INFO] plugin/transfer: Outgoing transfer of {records} records of {what} for {serial} SOA serial")
         });
         Flow::Stream(outgoing.collect())
+    }
+
+    fn source(&self, tag: u64) -> Option<IpAddr> {
+        self.notices.get(&tag)?.source
     }
 
     fn tick(&mut self, cx: &mut Context<'_>) -> Vec<Ask> {

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use super::{BlockState, Effect, Server};
 use crate::chain::{Failure, Now, Parent, Peers, Query, Transport};
-use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode};
+use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode, rtype};
+use crate::name::Name;
+use crate::tsig;
+use crate::zone::transfer::OPCODE_NOTIFY;
 
 impl Server {
     pub(super) fn query(
@@ -35,14 +38,25 @@ impl Server {
         let mut query = Query::new(request, client, transport, port, bytes.len());
         query.started = now.monotonic;
         query.parent = parent.map(Box::new);
+        if let Some(record) = query.request.additional.last().filter(|r| r.data.rtype() == rtype::TSIG) {
+            let checked = tsig::check(bytes, record, |key| self.tsig_secret(port, key), now.unix);
+            query.tsig = checked.map(Box::new);
+        }
         self.begin(query, now, out);
+    }
+
+    /// The secret of a key: those of all blocks of a port are known to each (`NewServer` in core/dnsserver/server.go).
+    fn tsig_secret(&self, port: u16, key: &Name) -> Option<&[u8]> {
+        let on_port = |state: &&BlockState| state.block.keys.iter().any(|key| key.port == port);
+        let links = self.blocks().iter().filter(on_port).flat_map(|state| &state.links);
+        links.map(|link| &link.plugin).find_map(|plugin| plugin.tsig_secret(key))
     }
 
     /// Finds the server block that a query is for: the longest zone around the name whose plugins accept it
     /// (`ServeDNS` in core/dnsserver/server.go). The query is told; the block's place, or why there is none.
     pub(super) fn place(&self, query: &mut Query) -> Result<usize, Failure> {
         let refused = Failure { rcode: rcode::REFUSED, why: None };
-        let Question { name, class, .. } = query.question().clone();
+        let Question { name, rtype, class } = query.question().clone();
         // CoreDNS's `EnableChaos`: one block opens the port for all.
         let opens = |state: &BlockState| {
             state.block.settings.other_classes && state.block.keys.iter().any(|key| key.port == query.port)
@@ -51,7 +65,7 @@ impl Server {
             query.labels = dropped(query.port);
             return Err(refused);
         }
-        let mut candidates = Vec::new();
+        let (mut candidates, mut found) = (Vec::new(), None);
         for (at, state) in self.blocks().iter().enumerate() {
             for (key, labels) in state.block.keys.iter().zip(&state.labels) {
                 if key.port == query.port && name.is_within(&key.zone) {
@@ -61,21 +75,36 @@ impl Server {
         }
         // Of blocks with one zone the first comes first: the sort is stable.
         candidates.sort_by_key(|(len, ..)| std::cmp::Reverse(*len));
-        for (_, at, labels) in candidates {
+        for (len, at, labels) in candidates {
+            // What a name is signed with its parent says, whom this server may have, too: the shortest zone but for the
+            // root, which may be a grandparent's.
+            if found.is_some() && len == ROOT {
+                break;
+            }
             let state = &self.blocks()[at];
             query.block = state.block.clone();
             query.labels = labels.clone();
             let peers = Peers::new(&state.links, &[]);
-            let accepts = state.links.iter().all(|link| link.plugin.accepts(query, peers, &self.world));
-            if accepts {
-                return Ok(at);
+            if state.links.iter().all(|link| link.plugin.accepts(query, peers, &self.world)) {
+                found = Some((at, labels.clone()));
+                if rtype != rtype::DS {
+                    break;
+                }
             }
+        }
+        if let Some((at, labels)) = found {
+            query.block = self.blocks()[at].block.clone();
+            query.labels = labels;
+            return Ok(at);
         }
         query.block = std::sync::Arc::default();
         query.labels = dropped(query.port);
         Err(refused)
     }
 }
+
+/// The root's name in octets.
+const ROOT: usize = 1;
 
 /// Labels of queries that no block is for (`vars.Dropped`).
 fn dropped(port: u16) -> std::sync::Arc<str> {
@@ -88,7 +117,7 @@ fn read(bytes: &[u8]) -> (Message, Option<u16>) {
     // What no query needs is not even read (miekg/dns `acceptfunc.go`).
     let crammed = count(6) > 1 || count(8) > 1 || count(10) > 2;
     match if crammed { Err(DecodeError::Short) } else { decode(bytes) } {
-        Ok(request) if request.flags.opcode != 0 => (request, Some(rcode::NOTIMP)),
+        Ok(request) if !matches!(request.flags.opcode, 0 | OPCODE_NOTIFY) => (request, Some(rcode::NOTIMP)),
         Ok(request) if request.questions.len() != 1 => (request, Some(rcode::FORMERR)),
         Ok(request) => (request, None),
         Err(_) => {

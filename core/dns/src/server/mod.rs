@@ -14,7 +14,8 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 
 use crate::chain::{
-    Block, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via, Want, World,
+    Block, FileWrite, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via, Want,
+    World,
 };
 use crate::config::{Config, wanted};
 use crate::message::{decode, encode, rcode};
@@ -86,6 +87,13 @@ pub enum Event<'a> {
         /// The message.
         bytes: &'a [u8],
     },
+    /// A zone came, for an [`Effect::Ask`] that says so ([`Pending::is_transfer`]): all of its messages.
+    Transferred {
+        /// From [`Effect::Ask`].
+        pending: Box<Pending>,
+        /// The messages, one at least.
+        messages: &'a [Vec<u8>],
+    },
     /// An upstream did not answer in time, or could not be reached.
     Failed {
         /// From [`Effect::Ask`].
@@ -136,6 +144,8 @@ pub enum Effect {
         /// To be handed back.
         pending: Box<Pending>,
     },
+    /// Write a file, whole or not at all, and log what came of it.
+    Write(FileWrite),
     /// A line for the log.
     Log(String),
     /// Queries go in circles: stop the server and say this.
@@ -394,9 +404,14 @@ impl Server {
             Event::Traced { parent, port, transport, client, bytes } => {
                 self.query((port, transport, client, bytes), Some(parent), now, &mut out);
             }
-            Event::Answer { pending, bytes } => self.answered(*pending, Ok(bytes), now, &mut out),
+            Event::Answer { pending, bytes } => self.answered(*pending, Ok((bytes, &[])), now, &mut out),
+            Event::Transferred { pending, messages } => {
+                let outcome = messages.split_first().map(|(first, more)| (first.as_slice(), more));
+                let none = || "there is no answer".to_owned();
+                self.answered(*pending, outcome.ok_or_else(none), now, &mut out);
+            }
             Event::Failed { pending, why } => self.answered(*pending, Err(why), now, &mut out),
-            Event::Waited(pending) => self.answered(*pending, Ok(&[]), now, &mut out),
+            Event::Waited(pending) => self.answered(*pending, Ok((&[], &[])), now, &mut out),
             Event::Snapshot(snapshot) => self.snapshot(snapshot, now, &mut out),
             Event::File { path, content } => {
                 self.changed = Some(Changed::All);

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{Chains, Effect, Server};
 use crate::chain::{
     Answer, Ask, Context, Deed, Failure, Flow, Keeping, MAX_DEPTH, Note, Now, Peers, Plugin, Query,
-    Transport, Up,
+    Transport, Up, Via,
 };
-use crate::message::{Message, decode, encode, rcode};
+use crate::message::{Message, Question, decode, encode, encode_within, rcode, rtype};
 
 /// What an `Ask` or a `Wait` is for; handed back with its outcome.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct Pending {
     generation: u64,
     id: u16,
     kept: Option<bool>,
+    local: Option<SocketAddr>,
+    transfer: bool,
     purpose: Purpose,
 }
 
@@ -26,9 +28,20 @@ impl Pending {
         self.id
     }
 
+    /// Whether a zone is asked for: its messages come until [`crate::zone::transfer::Extent`] says that this was the
+    /// last, each within the timeout, and go to [`super::Event::Transferred`].
+    pub fn is_transfer(&self) -> bool {
+        self.transfer
+    }
+
     /// Says whether the question went over a connection that was there already.
     pub fn went_over(&mut self, kept: bool) {
         self.kept = Some(kept);
+    }
+
+    /// Says where the question came from ([`Keeping::tells`]).
+    pub fn came_from(&mut self, local: Option<SocketAddr>) {
+        self.local = local;
     }
 
     /// Whether a client waits for it (else it is a health check or a refresh).
@@ -107,7 +120,8 @@ enum Turn {
     Failed(Failure),
 }
 
-type Outcome<'a> = Result<&'a [u8], String>;
+/// A message and those behind it, or why there is none.
+type Outcome<'a> = Result<(&'a [u8], &'a [Vec<u8>]), String>;
 
 impl Server {
     /// A client's query, from the top.
@@ -151,7 +165,7 @@ impl Server {
             }
             Purpose::Asked(mut walk, asked) => {
                 walk.query.end_spans(now);
-                let answer = answer(asked, outcome, pending.kept, now);
+                let answer = answer(asked, outcome, (pending.kept, pending.local), now);
                 let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
                     plugin.answered(&mut walk.query, &mut walk.note, answer, cx)
                 });
@@ -164,7 +178,7 @@ impl Server {
                 self.run(*walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
             }
             Purpose::Own { block, place, asked } => {
-                let answer = answer(asked, outcome, pending.kept, now);
+                let answer = answer(asked, outcome, (pending.kept, pending.local), now);
                 let told = |plugin: &mut dyn Plugin, cx: &mut Context<'_>| plugin.told(answer, cx);
                 self.with(pending.generation, block, place, now, out, told);
             }
@@ -198,15 +212,20 @@ impl Server {
             deeds: &mut deeds,
         };
         let result = call(&mut *link.plugin, &mut cx);
-        let mut refreshes = Vec::new();
+        let (mut refreshes, mut asks) = (Vec::new(), Vec::new());
         for deed in deeds {
             match deed {
+                Deed::Write(file) => out.push(Effect::Write(file)),
+                Deed::Ask(ask) => asks.push(ask),
                 Deed::Log(line) => out.push(Effect::Log(line)),
                 Deed::Fatal(why) => out.push(Effect::Fatal(why)),
                 Deed::Refresh(note) => refreshes.push(note),
                 Deed::Show(tap, message) => out.push(Effect::Show(tap, message)),
                 Deed::Trace(tracer, spans) => out.push(Effect::Trace(tracer, spans)),
             }
+        }
+        for ask in asks {
+            self.send_own((generation, block, place), ask, now, out);
         }
         Some((result, refreshes))
     }
@@ -280,22 +299,21 @@ impl Server {
                 Turn::Said(Flow::Drop) if matches!(walk.waits, Waits::Nobody) => {
                     Turn::Failed(Failure { rcode: rcode::SERVFAIL, why: None })
                 }
-                Turn::Said(Flow::Drop) => match walk.waits {
-                    Waits::Plugin(parent) => {
-                        let spans = walk.query.spans.take();
-                        walk = *parent;
-                        walk.query.trace_again(spans, now);
-                        self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
-                    }
-                    Waits::Client => {
-                        if let Some(spans) = walk.query.spans.take() {
-                            let (tracer, spans) = spans.done(now);
-                            out.push(Effect::Trace(tracer, spans));
+                Turn::Said(Flow::Drop) => {
+                    self.up_dropped(&mut walk, now, out);
+                    match walk.waits {
+                        Waits::Plugin(parent) => {
+                            let spans = walk.query.spans.take();
+                            walk = *parent;
+                            walk.query.trace_again(spans, now);
+                            self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                         }
-                        return self.account(&walk.query, &bare(rcode::NOERROR), 0, "", now);
+                        Waits::Client => {
+                            return self.account(&walk.query, &bare(rcode::NOERROR), 0, "", now);
+                        }
+                        Waits::Nobody => return,
                     }
-                    Waits::Nobody => return,
-                },
+                }
                 Turn::Said(Flow::Ask(_) | Flow::Wait(_)) if given_up(&walk.query, now) => {
                     Turn::Failed(late())
                 }
@@ -401,6 +419,18 @@ impl Server {
         Some(up.unwrap_or(Up::Pass))
     }
 
+    fn up_dropped(&mut self, walk: &mut Walk, now: Now, out: &mut Vec<Effect>) {
+        while Server::back(walk, now) {
+            let told = self.call(walk, now, out, |plugin, walk, cx| {
+                plugin.dropped(&mut walk.query, &mut walk.note, cx);
+            });
+            // A configuration that is gone has nobody left to be told.
+            if told.is_err() {
+                return;
+            }
+        }
+    }
+
     /// A walk's end: the client is answered, or the plugin that looked something up.
     fn over(
         &mut self,
@@ -413,15 +443,13 @@ impl Server {
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
-                query.fit(&mut message);
-                let bytes = encode(&message, query.room());
+                let bytes = last_form(&mut query, &mut message, now);
                 self.preparation =
                     if more.is_empty() { self.prepare((block, by), &query, &message, &bytes) } else { None };
                 self.account(&query, &message, bytes.len(), by, now);
                 out.push(Effect::Reply(bytes));
                 for mut next in more {
-                    query.fit(&mut next);
-                    out.push(Effect::Reply(encode(&next, query.room())));
+                    out.push(Effect::Reply(last_form(&mut query, &mut next, now)));
                 }
                 None
             }
@@ -453,6 +481,12 @@ impl Server {
         self.send(at, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
     }
 
+    /// A plugin's own question.
+    fn send_own(&mut self, at: (u64, usize, usize), ask: Ask, now: Now, out: &mut Vec<Effect>) {
+        let (_, block, place) = at;
+        self.send(at, ask, now, out, |asked| Purpose::Own { block, place, asked });
+    }
+
     fn send(
         &mut self,
         (generation, block, place): (u64, usize, usize),
@@ -469,15 +503,20 @@ impl Server {
             chains.under_way += 1;
             let link = chains.blocks.get(block).and_then(|block| block.links.get(place));
             keeping = link.map(|link| link.plugin.keeping()).unwrap_or_default();
+            keeping.source = link.and_then(|link| link.plugin.source(tag)).or(keeping.source);
         }
-        let asked = Asked { from: to, at: now.monotonic, tag };
+        let purpose = purpose(Asked { from: to, at: now.monotonic, tag });
+        let zone = |question: &Question| matches!(question.rtype, rtype::AXFR | rtype::IXFR);
+        let transfer = matches!(purpose, Purpose::Own { .. })
+            && via != Via::Udp
+            && message.questions.first().is_some_and(zone);
         out.push(Effect::Ask {
             upstream: to,
             via,
             message: encode(&message, usize::from(u16::MAX)),
             timeout,
             keeping,
-            pending: Box::new(Pending { generation, id: message.id, kept: None, purpose: purpose(asked) }),
+            pending: Box::new(Pending { generation, id: message.id, kept: None, local: None, transfer, purpose }),
         });
     }
 
@@ -490,7 +529,7 @@ impl Server {
         let purpose = Purpose::Waiting(Box::new(walk));
         out.push(Effect::Wait {
             time,
-            pending: Box::new(Pending { generation, id: 0, kept: None, purpose }),
+            pending: Box::new(Pending { generation, id: 0, kept: None, local: None, transfer: false, purpose }),
         });
     }
 
@@ -520,11 +559,7 @@ impl Server {
         for (generation, block, place) in self.places() {
             let asks = self.with(generation, block, place, now, out, |plugin, cx| plugin.tick(cx));
             for ask in asks.into_iter().flat_map(|(asks, _)| asks) {
-                self.send((generation, block, place), ask, now, out, |asked| Purpose::Own {
-                    block,
-                    place,
-                    asked,
-                });
+                self.send_own((generation, block, place), ask, now, out);
             }
         }
     }
@@ -545,13 +580,36 @@ fn late() -> Failure {
     Failure { rcode: rcode::SERVFAIL, why: Some("context deadline exceeded".to_owned()) }
 }
 
+/// A message as it goes to the client, signed where it must be.
+fn last_form(query: &mut Query, message: &mut Message, now: Now) -> Vec<u8> {
+    query.fit(message);
+    let room = query.room();
+    let Some(signer) = &mut query.signer else { return encode(message, room) };
+    let mut bytes = encode_within(message, room.saturating_sub(signer.room()));
+    signer.sign(&mut bytes, now.unix);
+    bytes
+}
+
 /// An answer of the server's own, nothing in it.
 fn bare(rcode: u16) -> Message {
     Message { rcode, ..Message::default() }
 }
 
-fn answer(asked: Asked, outcome: Outcome<'_>, kept: Option<bool>, now: Now) -> Answer {
-    let result = outcome.and_then(|bytes| decode(bytes).map_err(|why| format!("not a DNS message: {why}")));
+fn answer(
+    asked: Asked,
+    outcome: Outcome<'_>,
+    (kept, local): (Option<bool>, Option<SocketAddr>),
+    now: Now,
+) -> Answer {
+    let read = |bytes: &[u8]| decode(bytes).map_err(|why| format!("not a DNS message: {why}"));
+    let messages = outcome.and_then(|(first, more)| {
+        let more: Result<Vec<Message>, String> = more.iter().map(|bytes| read(bytes)).collect();
+        Ok((read(first)?, more?))
+    });
+    let (result, more) = match messages {
+        Ok((first, more)) => (Ok(first), more),
+        Err(why) => (Err(why), Vec::new()),
+    };
     let took = now.monotonic.saturating_sub(asked.at);
-    Answer { from: asked.from, result, took, tag: asked.tag, kept }
+    Answer { from: asked.from, result, more, took, tag: asked.tag, kept, local }
 }

@@ -10,6 +10,7 @@
 //! assert_eq!(found.answer[1].to_string(), "ns.example.org. 3600 IN A 192.0.2.1");
 //! ```
 
+pub mod catalog;
 pub mod dnssec;
 mod error;
 mod generate;

@@ -79,6 +79,17 @@ impl Secondary {
         self.zone.as_ref().filter(|_| now < self.expires)
     }
 
+    /// Whether there is a zone that has expired.
+    pub fn expired(&self, now: Duration) -> bool {
+        self.zone.is_some() && now >= self.expires
+    }
+
+    /// The same zone, asked for anew.
+    #[must_use]
+    pub fn renewed(&self) -> Self {
+        Secondary { zone: self.zone.clone(), expires: self.expires, ..Secondary::new() }
+    }
+
     /// When the next [`Event::Tick`] is due; `None` while something is under way.
     pub fn due(&self) -> Option<Duration> {
         match self.phase {

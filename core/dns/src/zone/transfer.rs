@@ -3,7 +3,7 @@
 
 use super::serial::is_newer;
 use super::tree::{Zone, ZoneError};
-use crate::message::{CLASS_IN, Data, Flags, Message, Question, Record, rcode, rtype};
+use crate::message::{CLASS_IN, Data, Flags, Message, Question, Record, decode, rcode, rtype};
 use crate::name::Name;
 
 /// Octets of records that go into one message, uncompressed: a message over TCP has 65,535 at most.
@@ -25,19 +25,31 @@ pub struct Outgoing<'a> {
 /// # Errors
 /// The response code to give instead: an IXFR query that does not carry exactly one SOA (SERVFAIL, as CoreDNS).
 pub fn outgoing<'a>(zone: &'a Zone, query: &'a Message) -> Result<Outgoing<'a>, u16> {
-    let soa = zone.soa_record();
-    let is_ixfr = query.questions.first().is_some_and(|q| q.rtype == rtype::IXFR);
-    if is_ixfr {
+    answered(zone.records(), query)
+}
+
+/// The same out of records, of which the SOA is the first and is there once.
+///
+/// # Errors
+/// As [`outgoing`].
+pub fn outgoing_of<'a>(records: &'a [Record], query: &'a Message) -> Result<Outgoing<'a>, u16> {
+    answered(records.iter(), query)
+}
+
+fn answered<'a>(records: impl Iterator<Item = &'a Record>, query: &'a Message) -> Result<Outgoing<'a>, u16> {
+    let mut records = records.peekable();
+    let Some(soa) = records.peek().copied() else { return Err(rcode::SERVFAIL) };
+    if query.questions.first().is_some_and(|q| q.rtype == rtype::IXFR) {
         let [Record { data: Data::Soa(have), .. }] = query.authority.as_slice() else {
             return Err(rcode::SERVFAIL);
         };
-        // RFC 1995 section 2: the same version or a newer one is answered with the SOA alone. Serial 0 asks for all
-        // of it in CoreDNS, whatever the zone's is.
-        if have.serial != 0 && !is_newer(have.serial, zone.serial()) {
+        // RFC 1995 section 2: the same version is answered with the SOA alone. Any other has all of it, and so has
+        // serial 0, whatever the zone's is (`plugin/file/xfr.go`).
+        if have.serial != 0 && matches!(&soa.data, Data::Soa(own) if own.serial == have.serial) {
             return Ok(Outgoing { query, records: vec![soa], at: 0 });
         }
     }
-    Ok(Outgoing { query, records: zone.records().chain([soa]).collect(), at: 0 })
+    Ok(Outgoing { query, records: records.chain([soa]).collect(), at: 0 })
 }
 
 impl Outgoing<'_> {
@@ -61,7 +73,8 @@ impl Iterator for Outgoing<'_> {
     type Item = Message;
     fn next(&mut self) -> Option<Message> {
         let mut message = self.query.reply(rcode::NOERROR);
-        message.flags.authoritative = true;
+        // As `plugin/transfer/transfer.go`: not where there is nothing new.
+        message.flags.authoritative = !self.is_noop();
         let mut size = 0;
         while let Some(record) = self.records.get(self.at) {
             let len = record.name.wire().len() + 10 + record.data.wire().len();
@@ -73,6 +86,30 @@ impl Iterator for Outgoing<'_> {
             message.answers.push((*record).clone());
         }
         (!message.answers.is_empty()).then_some(message)
+    }
+}
+
+/// Octets that a zone may have on the wire: a primary that never ends is not read for ever.
+const LONGEST: usize = 1 << 30;
+
+/// Where the answer to an AXFR ends, for who reads its messages (RFC 5936 section 2.2).
+#[derive(Debug, Default)]
+pub struct Extent {
+    soas: usize,
+    octets: usize,
+    begun: bool,
+}
+
+impl Extent {
+    /// Takes the next message; whether it is the last one. One that is no part of a transfer is.
+    pub fn is_last(&mut self, message: &[u8]) -> bool {
+        self.octets += message.len();
+        let Ok(message) = decode(message) else { return true };
+        let is_soa = |record: &&Record| record.data.rtype() == rtype::SOA;
+        let begins = self.begun || message.answers.first().as_ref().is_some_and(is_soa);
+        self.begun = true;
+        self.soas += message.answers.iter().filter(is_soa).count();
+        message.rcode != rcode::NOERROR || !begins || self.soas > 1 || self.octets > LONGEST
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{at, check, dig, relisted, server, slice, snapshot_of};
 
-fn objects() -> Vec<(Source, Value)> {
+pub fn objects() -> Vec<(Source, Value)> {
     let object = |name: &str, spec: Value, ingress: Value| {
         let status = json!({"loadBalancer": {"ingress": ingress}});
         (

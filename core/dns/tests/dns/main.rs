@@ -16,5 +16,6 @@ mod plugins;
 mod prepared;
 mod search;
 mod tls;
+mod transfers;
 mod upstreams;
 mod zone_order;

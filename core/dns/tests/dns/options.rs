@@ -70,7 +70,10 @@ const LINES: &[&str] = &[
     "whoami",
     "dnssec example.org {\nkey file Ka Kb\ncache_capacity 7\n}",
     "tls c k a {\nclient_auth require_and_verify\n}",
-    "transfer example.org {\nto 192.0.2.1 192.0.2.2\n}",
+    "transfer example.org {\nto 192.0.2.1 192.0.2.2\nsource 192.0.2.3\n}",
+    "secondary example.org a.example {\ntransfer from 192.0.2.1 192.0.2.2\ncatalog b.example c.example\nfallthrough d.example\n}",
+    "tsig example.org {\nsecret a YQ==\nsecret b Yg==\nsecrets /s\nrequire A AAAA\nrequire_opcode NOTIFY UPDATE\n}",
+    "tsig {\nrequire all\nrequire_opcode all\n}",
     "k8s_external example.org a.example {\napex b\nttl 7\nheadless\nfallthrough c.example\n}\nkubernetes cluster.local",
     "file /z example.org a.example {\nreload 7s\nfallthrough b.example\n}",
     "auto example.org {\ndirectory /d (.*)x {1}\nreload 7s\nfallthrough b.example\n}",
@@ -112,6 +115,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("grpc . 192.0.2.1 {\nfallthrough .\n}", "grpc . 192.0.2.1 {\nfallthrough\n}"),
     ("erratic {\ndrop 2\n}", "erratic"),
     ("erratic {\ndelay 2 100ms\n}", "erratic {\ndelay\n}"),
+    ("tsig {\nrequire none\nrequire_opcode none\n}", "tsig"),
     ("acl {\nblock type * net *\n}", "acl {\nblock type * net 0.0.0.0/0 ::/0\n}"),
 ];
 

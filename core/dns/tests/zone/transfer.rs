@@ -6,7 +6,7 @@ use std::time::Duration;
 use sealane_dns::message::{Data, Message, Record, decode, encode, rcode, rtype};
 use sealane_dns::zone::secondary::{Action, Event, Secondary};
 use sealane_dns::zone::transfer::{
-    Incoming, Step, TransferError, accepts, notified, notify, outgoing, serial_in, serial_query,
+    Extent, Incoming, Step, TransferError, accepts, notified, notify, outgoing, serial_in, serial_query,
 };
 use sealane_dns::zone::{Zone, is_newer};
 
@@ -41,10 +41,12 @@ fn a_zone_goes_out_and_comes_in() {
     let query = decode(&encode(&query, 65_535)).unwrap();
     let messages: Vec<Message> = outgoing(&zone, &query).unwrap().collect();
     assert!(messages.len() > 3);
+    let mut extent = Extent::default();
     for (at, message) in messages.iter().enumerate() {
         let bytes = encode(message, 65_535);
         let message = decode(&bytes).unwrap();
         assert!(message.flags.authoritative && !message.flags.truncated);
+        assert_eq!(extent.is_last(&bytes), at + 1 == messages.len());
         match incoming.take(message).unwrap() {
             Step::Done(got) if at + 1 == messages.len() => {
                 assert_eq!(got.records().collect::<Vec<_>>(), zone.records().collect::<Vec<_>>());
@@ -57,9 +59,22 @@ fn a_zone_goes_out_and_comes_in() {
 }
 
 #[test]
+fn what_is_no_transfer_ends_at_once() {
+    let zone = small(5);
+    let (_, query) = Incoming::axfr(&name("e."), 9);
+    let all: Vec<Record> = zone.records().cloned().collect();
+    let last = |message: &Message| Extent::default().is_last(&encode(message, 65_535));
+    assert!(!last(&answer(&query, all.clone())), "the closing SOA is to come");
+    assert!(last(&answer(&query, all[1..].to_vec())));
+    assert!(last(&answer(&query, Vec::new())));
+    assert!(last(&Message { rcode: rcode::REFUSED, ..answer(&query, all) }));
+    assert!(Extent::default().is_last(b"?"));
+}
+
+#[test]
 fn ixfr_out_is_nothing_new_or_everything() {
     let zone = small(5);
-    for (have, count) in [(5, 1), (6, 1), (4, 4), (0, 4)] {
+    for (have, count) in [(5, 1), (6, 4), (4, 4), (0, 4)] {
         let (_, query) = Incoming::ixfr(&small(have), 1);
         assert_eq!(outgoing(&zone, &query).unwrap().len(), count, "{have}");
     }

@@ -188,6 +188,10 @@ impl Plugin for Cache {
 
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
         let question = query.question();
+        // A NOTIFY asks nothing.
+        if query.request.flags.opcode != 0 {
+            return Flow::Next;
+        }
         if !self.config().zones.iter().any(|zone| question.name.is_within(zone)) {
             return Flow::Next;
         }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::log::Format;
+use super::log::{Format, OF_ANSWERS};
 use crate::chain::args::{err, no_more, number, one, unknown};
 use crate::chain::tap::{Socket, Tap, Way};
 use crate::chain::{Context, Flow, Note, Now, Plugin, Query, Setup, Transport, Up};
@@ -144,6 +144,8 @@ fn before(now: Now, ago: Duration) -> Time {
 /// A question to an upstream, and what came of it.
 #[derive(Debug)]
 pub(in crate::plugins) struct Forwarded<'a> {
+    /// From where; `None`: there was no connection.
+    pub(in crate::plugins) local: Option<SocketAddr>,
     /// Who was asked.
     pub(in crate::plugins) to: SocketAddr,
     /// By UDP, or by a stream.
@@ -164,6 +166,7 @@ pub(in crate::plugins) fn forwarded(query: &Query, what: &Forwarded<'_>, cx: &mu
         let bytes = dnstap.full.then(|| encode(&question, usize::from(u16::MAX)));
         let asked = Payload {
             transport: what.transport,
+            client: what.local,
             server: Some(what.to),
             query_time: begun,
             query: bytes,
@@ -175,6 +178,7 @@ pub(in crate::plugins) fn forwarded(query: &Query, what: &Forwarded<'_>, cx: &mu
             let bytes = dnstap.full.then(|| encode(&answer, usize::from(u16::MAX)));
             let answered = Payload {
                 transport: what.transport,
+                client: what.local,
                 server: Some(what.to),
                 query_time: begun,
                 response_time: Some(time(cx.now)),
@@ -193,7 +197,7 @@ impl Dnstap {
     }
 
     fn show(&self, payload: &Payload, query: &Query, cx: &mut Context<'_>) {
-        let extra = self.extra.as_ref().map(|format| format.fill(query, None, cx));
+        let extra = self.extra.as_ref().map(|format| format.fill(query, (&Message::default(), 0), &OF_ANSWERS, cx));
         let own = || format!("Sealane-{}", cx.world.version);
         let identity = self.identity.as_deref().unwrap_or(cx.world.hostname());
         let version = self.version.clone().unwrap_or_else(own);

@@ -13,6 +13,7 @@ use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, rcode};
 use crate::name::Name;
 use crate::zone::Zone;
+use crate::zone::transfer::OPCODE_NOTIFY;
 pub use master::Master;
 
 /// Between two looks at a file where the Corefile says nothing.
@@ -81,9 +82,18 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
 
 impl Plugin for File {
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
-        let name = &query.question().name;
+        let name = query.question().name.clone();
         let entries = self.entries.iter().filter(|entry| name.is_within(entry.master.origin()));
-        match entries.max_by_key(|entry| entry.master.origin().wire().len()).map(|e| e.master.zone()) {
+        let longest = entries.max_by_key(|entry| entry.master.origin().wire().len());
+        if let Some(entry) = longest.filter(|entry| entry.master.zone().is_some())
+            && query.request.flags.opcode == OPCODE_NOTIFY
+        {
+            // Its zones have no primaries (`plugin/file/notify.go`).
+            let (client, origin) = (query.client.ip().to_canonical(), entry.master.origin());
+            cx.log(format!("[INFO] plugin/file: Dropping notify from {client} for {origin}"));
+            return Flow::Drop;
+        }
+        match longest.map(|e| e.master.zone()) {
             Some(Some(zone)) => answer::answer(zone, &self.fallthrough, query, note),
             Some(None) => Flow::refuse(rcode::SERVFAIL),
             None if cx.peers.is_last() => Flow::refuse(rcode::REFUSED),

@@ -241,8 +241,9 @@ impl Plugin for Forward {
         }
         if self.tapped {
             let transport = if waiting.via == Via::Udp { Transport::Udp } else { Transport::Tcp };
-            let (to, took, answer) = (answer.from, answer.took, answer.result.as_ref().ok());
-            forwarded(query, &Forwarded { to, transport, answer, took }, cx);
+            let (to, took, answer_local) = (answer.from, answer.took, answer.local);
+            let answer = answer.result.as_ref().ok();
+            forwarded(query, &Forwarded { local: answer_local, to, transport, answer, took }, cx);
         }
         let message = match answer.result {
             Ok(message) => message,
@@ -298,7 +299,7 @@ impl Plugin for Forward {
     }
 
     fn keeping(&self) -> Keeping {
-        self.config.keeping
+        Keeping { tells: self.tapped, ..self.config.keeping }
     }
 
     fn files(&self) -> Vec<Want> {

@@ -1,13 +1,16 @@
 //! What `k8s_external` asks this plugin for (`plugin/kubernetes/external.go`).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use sealane_catalog::{NamespacedName, Service};
 
 use super::records::endpoint_name;
+use super::transfer::port_name;
 use super::{Kubernetes, view};
 use crate::chain::World;
+use crate::name::Name;
 
 /// An address or name under which a Service is reached from outside, and the port there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +103,35 @@ impl Kubernetes {
             }
         }
         (!rows.is_empty()).then_some(rows)
+    }
+
+    /// The names below a zone that [`Kubernetes::external`] has something for.
+    pub(crate) fn external_names(&self, world: &World, zone: &Name, headless: bool) -> Vec<Name> {
+        let mut names = Vec::new();
+        for (key, entry) in world.snapshot.services() {
+            let Some(service) = self.served(entry) else { continue };
+            if !self.exposed(view(world), &key.namespace) {
+                continue;
+            }
+            let base = zone.under(&[&key.name, &key.namespace]);
+            let by_endpoint = headless && service.headless && hosts(service).is_empty();
+            let ports: BTreeSet<(&str, &str)> = if by_endpoint {
+                let endpoints = self.slices(entry).iter().flat_map(|slice| &slice.endpoints);
+                let hosts: BTreeSet<String> = endpoints
+                    .filter(|endpoint| endpoint.ready)
+                    .map(|endpoint| endpoint_name(endpoint, self.endpoint_pod_names))
+                    .collect();
+                names.extend(hosts.iter().map(|host| base.under(&[host])));
+                let ports = self.slices(entry).iter().flat_map(|slice| &slice.ports);
+                ports.map(|port| (&*port.name, port.protocol.as_str())).collect()
+            } else {
+                service.ports.iter().map(|port| (&*port.name, port.protocol.as_str())).collect()
+            };
+            let named = ports.into_iter().filter(|(name, _)| !name.is_empty());
+            names.extend(named.map(|(name, protocol)| port_name(&base, name, protocol)));
+            names.push(base);
+        }
+        names
     }
 
     /// Addresses under which this server is reached from outside; its own where no Service leads to it.

@@ -7,12 +7,13 @@ mod records;
 mod search;
 mod selector;
 mod topology;
+mod transfer;
 
 use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{ApiAccess, Context, Flow, Needs, Note, Plugin, Query, Reply, Setup, Want, World};
+use crate::chain::{ApiAccess, Context, Flow, Needs, Note, Peers, Plugin, Query, Reply, Setup, Want, World};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, Question, Record, rcode};
 use crate::name::Name;
@@ -160,6 +161,14 @@ impl Plugin for Kubernetes {
             *domains = search_domains(content.unwrap_or(""));
         }
         Ok(())
+    }
+
+    fn transfer(&self, zone: &Name, _: Peers<'_>, world: &World) -> Option<Vec<Record>> {
+        if !world.snapshot.synced() {
+            // Half of a zone is none.
+            return None;
+        }
+        self.records(view(world), zone)
     }
 
     fn needs(&self) -> Needs {

@@ -234,7 +234,7 @@ impl Kubernetes {
         self.fallthrough.iter().flatten().any(|zone| name.is_within(zone))
     }
 
-    fn record(&self, name: &Name, data: Data) -> Record {
+    pub(super) fn record(&self, name: &Name, data: Data) -> Record {
         Record::new(name.clone(), self.ttl, data)
     }
 
@@ -242,7 +242,7 @@ impl Kubernetes {
         Answer::Reply(Reply { rcode, authority: vec![self.soa(view, zone)], ..Reply::default() })
     }
 
-    fn soa(&self, view: View<'_>, zone: &Name) -> Record {
+    pub(super) fn soa(&self, view: View<'_>, zone: &Name) -> Record {
         let soa = Soa {
             mname: zone.under(&["ns", "dns"]),
             rname: zone.under(&["hostmaster"]),
@@ -503,7 +503,7 @@ impl Kubernetes {
         forward.cloned().unwrap_or_else(Name::root)
     }
 
-    fn pointers(&self, view: View<'_>, zone: &Name, name: &Name) -> Result<Vec<Record>, NoName> {
+    pub(super) fn pointers(&self, view: View<'_>, zone: &Name, name: &Name) -> Result<Vec<Record>, NoName> {
         let Some(ip) = name.reverse_address() else {
             return self.rows(view, zone, name).map(|_| Vec::new());
         };
@@ -563,7 +563,12 @@ impl Kubernetes {
         out
     }
 
-    fn name_servers(&self, view: View<'_>, zone: &Name, name: &Name) -> (Vec<Record>, Vec<Record>) {
+    pub(super) fn name_servers(
+        &self,
+        view: View<'_>,
+        zone: &Name,
+        name: &Name,
+    ) -> (Vec<Record>, Vec<Record>) {
         let (mut answers, mut additional) = (Vec::new(), Vec::new());
         for (owner, ip) in self.own_names(view) {
             let labels: Vec<&str> = owner.iter().map(String::as_str).collect();

@@ -129,15 +129,16 @@ fn upstreams() {
         shown(&effects),
         [format!("FORWARDER_QUERY INET TCP to=192.0.2.53:53 asked=0.001000000 query=77 a.example.+0 {tail}")]
     );
-    let second = asked(effects);
+    let mut second = asked(effects);
+    second.pending.came_from(Some("192.0.2.2:4444".parse().unwrap()));
     let bytes = answer(&second.message, 60);
     let effects = server.step(Event::Answer { pending: second.pending, bytes: &bytes }, clock(51));
     let (times, tail) = ("asked=0.021000000", "id=i version=v extra=up 192.0.2.54:53 A -");
     assert_eq!(
         shown(&effects),
         [
-            format!("FORWARDER_QUERY INET TCP to=192.0.2.54:53 {times} query=77 a.example.+0 {tail}"),
-            format!("FORWARDER_RESPONSE INET TCP to=192.0.2.54:53 {times} answered=0.051000000 response=77 a.example.+1 {tail}"),
+            format!("FORWARDER_QUERY INET TCP from=192.0.2.2:4444 to=192.0.2.54:53 {times} query=77 a.example.+0 {tail}"),
+            format!("FORWARDER_RESPONSE INET TCP from=192.0.2.2:4444 to=192.0.2.54:53 {times} answered=0.051000000 response=77 a.example.+1 {tail}"),
             format!("CLIENT_RESPONSE INET UDP from=192.0.2.9:99 asked=0.001000000 answered=0.051000000 response=77 a.example.+1 {tail}"),
         ]
     );

@@ -166,3 +166,15 @@ fn refused_lines() {
         assert_eq!(error, format!("Corefile:{message}"), "{line}");
     }
 }
+
+#[test]
+fn what_is_dropped_is_logged() {
+    let mut server = server(
+        ". {\n log\n acl {\n drop\n }\n whoami\n}\na {\n log . \"{name} {/log/class}\" {\n class success\n }\n acl {\n drop\n }\n}",
+    );
+    let effects = ask(&mut server, &query("b.example A"), Transport::Udp, at(0));
+    let line = "[INFO] 10.244.0.9:4242 - 77 \"A IN b.example. udp 27 false 512\" - - 0 0s";
+    assert_eq!((effects.len(), logs(&effects)), (1, vec![line.to_owned()]));
+    // It is no success.
+    assert!(ask(&mut server, &query("b.a A"), Transport::Udp, at(0)).is_empty());
+}

@@ -8,7 +8,7 @@ use sealane_dns::{Config, Effect, Event, Server, Transport, decode, encode};
 use crate::cluster::{ask, at, check, dig, query};
 
 /// A server with files, handed over as the binary does it.
-fn started(corefile: &str, files: &[(&str, &str)]) -> Result<Server, String> {
+pub fn started(corefile: &str, files: &[(&str, &str)]) -> Result<Server, String> {
     let random = Randomness::new(std::sync::Arc::new(ring::rand::SystemRandom::new()));
     let sources = Sources { random, ..Sources::default() };
     let config = Config::parse("Corefile", corefile, &sources, 53);
@@ -32,11 +32,11 @@ fn started(corefile: &str, files: &[(&str, &str)]) -> Result<Server, String> {
     Ok(Server::new(config, vec![], at(0)))
 }
 
-fn server(corefile: &str, files: &[(&str, &str)]) -> Server {
+pub fn server(corefile: &str, files: &[(&str, &str)]) -> Server {
     started(corefile, files).unwrap()
 }
 
-fn logs(effects: Vec<Effect>) -> Vec<String> {
+pub fn logs(effects: Vec<Effect>) -> Vec<String> {
     let log = |effect| match effect {
         Effect::Log(line) => Some(line),
         _ => None,
@@ -208,10 +208,12 @@ fn refused_lines() {
         ("transfer", "Corefile:2:1: 'transfer' needs a line 'to ADDRESS...'"),
         ("transfer {\n to\n}", "Corefile:3:2: 'to' needs an address, or '*'"),
         ("transfer {\n to somewhere\n}", "Corefile:3:5: 'somewhere' is no address"),
+        ("transfer {\n to *\n source here\n}", "Corefile:4:9: 'here' is no address"),
         (
-            "transfer {\n to *\n source 192.0.2.1\n}",
-            "Corefile:4:2: option 'source' of 'transfer' is unknown, or not",
+            "transfer {\n to *\n source ::1\n source ::1\n}",
+            "Corefile:5:2: 'source' stands twice in this 'transfer'",
         ),
+        ("transfer {\n to *\n from ::1\n}", "Corefile:4:2: option 'from' of 'transfer' is unknown, or not"),
     ] {
         let got = started(
             &format!("example.org {{\n{lines}\n}}"),
@@ -372,6 +374,7 @@ fn zones_are_handed_out() {
     for (question, serial, expected) in [
         ("example.org AXFR", None, vec![whole, "NOERROR 11 SOA..SOA"]),
         ("example.org IXFR", Some(6), vec![whole, "NOERROR 11 SOA..SOA"]),
+        ("example.org IXFR", Some(8), vec![whole, "NOERROR 11 SOA..SOA"]),
         ("example.org IXFR", Some(7), vec![noop, "NOERROR 1 SOA..SOA"]),
         ("example.org IXFR", None, vec!["SERVFAIL 0"]),
         // No zone of its own.
@@ -393,11 +396,13 @@ fn zones_are_handed_out() {
 
 #[test]
 fn secondaries_are_told() {
-    let corefile = "example.org {\n file db\n transfer {\n to * 192.0.2.1 192.0.2.2:5300\n }\n}";
+    let corefile =
+        "example.org {\n file db\n transfer {\n to * 192.0.2.1 192.0.2.2:5300\n source 192.0.2.9\n }\n}";
     let mut server = server(corefile, &[("db", ORG)]);
     let tick = |server: &mut Server| {
         let effects = server.step(Event::Tick, at(0)).into_iter().filter_map(|effect| match effect {
-            Effect::Ask { upstream, message, pending, .. } => {
+            Effect::Ask { upstream, message, pending, keeping, .. } => {
+                assert_eq!(keeping.source, Some([192, 0, 2, 9].into()));
                 Some((upstream.to_string(), decode(&message).unwrap(), pending))
             }
             _ => None,
