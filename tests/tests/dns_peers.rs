@@ -43,8 +43,12 @@ fn each_asks_the_other_over_grpc() {
     for (asks, answers) in [(Program::Sealane, Program::CoreDns), (Program::CoreDns, Program::Sealane)] {
         let (machine, folder) = (Start::new().machine, tempfile::tempdir().unwrap());
         // An answer that is larger than a frame of HTTP/2, too.
-        let hosts: Vec<String> = (0..2000).map(|n| format!("10.1.{}.{} big.example.org", n / 250, n % 250)).collect();
-        let upstream = format!("grpc://.:5301 {{\n hosts {{\n 192.0.2.1 www.example.org\n {}\n }}\n}}\n", hosts.join("\n "));
+        let hosts: Vec<String> =
+            (0..2000).map(|n| format!("10.1.{}.{} big.example.org", n / 250, n % 250)).collect();
+        let upstream = format!(
+            "grpc://.:5301 {{\n hosts {{\n 192.0.2.1 www.example.org\n {}\n }}\n}}\n",
+            hosts.join("\n ")
+        );
         let asking = ".:5300 {\n grpc . 127.0.0.1:5301\n}\n";
         let mut one = start(&machine, folder.path(), answers, "answers", &upstream);
         let mut other = start(&machine, folder.path(), asks, "asks", asking);
@@ -155,7 +159,9 @@ fn who_looks_on_sees_the_same_of_both() {
         machine.within(|| {
             // Nobody counts how often this one was asked.
             answered(&mut [&mut server], &query("www.example.org.", "A"));
-            for (name, kind) in [("www.example.org.", "AAAA"), ("www.example.net.", "A"), ("x.example.com.", "A")] {
+            for (name, kind) in
+                [("www.example.org.", "AAAA"), ("www.example.net.", "A"), ("x.example.com.", "A")]
+            {
                 ask_udp(&query(name, kind)).unwrap();
             }
             ask_tcp(&[&query("tcp.example.net.", "A")]).unwrap();
@@ -223,7 +229,9 @@ fn spans_are_the_same_of_both() {
         }
         server.end();
         let parent = |span: &Value| {
-            let of = spans.iter().find(|other| other["id"] == span["parentId"] && other["traceId"] == span["traceId"]);
+            let of = spans
+                .iter()
+                .find(|other| other["id"] == span["parentId"] && other["traceId"] == span["traceId"]);
             of.map_or(Value::Null, |of| of["name"].clone())
         };
         let line = |span: &Value| {

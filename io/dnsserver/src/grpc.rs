@@ -16,10 +16,10 @@ use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use sealane_dns::chain::{GrpcClient, TlsClient};
+use sealane_dns::decode;
 use sealane_dns::message::grpc::{
     self as packet, INTERNAL, LARGEST, PATH, RESOURCE_EXHAUSTED, Status, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
 };
-use sealane_dns::decode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -165,7 +165,8 @@ impl Clients {
     pub(crate) fn sweep(&self) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.retain(|_, (client, line)| {
-            let open = line.0.try_lock().map_or(true, |sender| sender.as_ref().is_some_and(|s| !s.is_closed()));
+            let open =
+                line.0.try_lock().map_or(true, |sender| sender.as_ref().is_some_and(|s| !s.is_closed()));
             Arc::strong_count(client) > 1 && open
         });
     }

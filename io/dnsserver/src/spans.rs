@@ -51,7 +51,12 @@ impl Collectors {
     }
 }
 
-async fn collect(tracer: Tracer, mut queue: mpsc::Receiver<Vec<String>>, dropped: Arc<Dropped>, log: LogSink) {
+async fn collect(
+    tracer: Tracer,
+    mut queue: mpsc::Receiver<Vec<String>>,
+    dropped: Arc<Dropped>,
+    log: LogSink,
+) {
     let mut waiting = VecDeque::new();
     let mut line = Line { sender: None };
     let mut tick = tokio::time::interval_at(Instant::now() + tracer.interval, tracer.interval);
@@ -119,7 +124,11 @@ impl Line {
             let status = response.status();
             response.into_body().collect().await.map_err(Error::other)?;
             self.sender = Some(sender);
-            return if status.is_success() { Ok(()) } else { Err(Error::other(format!("HTTP status {status}"))) };
+            return if status.is_success() {
+                Ok(())
+            } else {
+                Err(Error::other(format!("HTTP status {status}")))
+            };
         }
     }
 }

@@ -218,7 +218,9 @@ impl Door {
         Ok(match &tap.socket {
             Socket::Unix(path) => match UnixListener::bind(path) {
                 // One that nobody listens at was left by who ended in a hurry.
-                Err(why) if why.kind() == ErrorKind::AddrInUse && UnixStream::connect(path).await.is_err() => {
+                Err(why)
+                    if why.kind() == ErrorKind::AddrInUse && UnixStream::connect(path).await.is_err() =>
+                {
                     std::fs::remove_file(path)?;
                     Door::Unix(UnixListener::bind(path)?, path.clone())
                 }
@@ -237,9 +239,7 @@ impl Door {
         Ok(match self {
             Door::Unix(listener, _) => (Box::new(listener.accept().await?.0), None),
             Door::Tcp(listener) => (Box::new(listener.accept().await?.0), None),
-            Door::Tls(listener, acceptor) => {
-                (Box::new(listener.accept().await?.0), Some(acceptor.clone()))
-            }
+            Door::Tls(listener, acceptor) => (Box::new(listener.accept().await?.0), Some(acceptor.clone())),
         })
     }
 }
@@ -266,7 +266,9 @@ async fn reader(mut stream: Writer, mut queue: mpsc::Receiver<Arc<[u8]>>) {
 
 /// Readers connect to the server; each gets what comes from then on.
 async fn listening(tap: Tap, mut queue: mpsc::Receiver<Vec<u8>>, dropped: Arc<Dropped>, log: LogSink) {
-    let failed = |why: &Error| log(&format!("[ERROR] plugin/dnstap: Failed to start dnstap listener: {}: {why}", tap.socket));
+    let failed = |why: &Error| {
+        log(&format!("[ERROR] plugin/dnstap: Failed to start dnstap listener: {}: {why}", tap.socket))
+    };
     let mut door = Door::open(&tap).await.inspect_err(failed).ok();
     let mut readers: Vec<mpsc::Sender<Arc<[u8]>>> = Vec::new();
     let (mut greetings, mut writing) = (JoinSet::new(), JoinSet::new());

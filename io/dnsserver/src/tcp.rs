@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{grpc, https};
 use crate::patient::Patient;
 use crate::shared::{Shared, told};
 use crate::upstream::framed;
+use crate::{grpc, https};
 
 /// Connections at once.
 const CONNECTIONS: usize = 1024;

@@ -295,7 +295,8 @@ async fn dns_over_grpc() {
 async fn upstreams_over_grpc() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path(), &["dns.example"]);
-    let ports = [free_port().await, free_port().await, free_port().await, free_port().await, free_port().await];
+    let ports =
+        [free_port().await, free_port().await, free_port().await, free_port().await, free_port().await];
     let [plain, encrypted, to_plain, good, bad] = ports;
     let grpc = |port: u16, to: u16, tls: &str| {
         format!(".:{port} {{\n bind 127.0.0.1\n grpc . 127.0.0.1:{to} {{\n {tls}\n }}\n}}\n")
@@ -326,8 +327,7 @@ async fn grpc_connections_are_kept_and_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("s");
     let port = free_port().await;
-    let corefile =
-        format!(".:{port} {{\n bind 127.0.0.1\n grpc . unix://{}\n}}\n", socket.to_str().unwrap());
+    let corefile = format!(".:{port} {{\n bind 127.0.0.1\n grpc . unix://{}\n}}\n", socket.to_str().unwrap());
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
     serve(folder.path(), &corefile, port).await;
     for connection in 1..3u8 {
@@ -336,20 +336,21 @@ async fn grpc_connections_are_kept_and_made_again() {
             (first, udp(port, "a.example").await)
         });
         let (stream, _) = listener.accept().await.unwrap();
-        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
-            let body = request.into_body().collect().await.unwrap().to_bytes();
-            let query = decode(packet::unwrap(&body).unwrap()).unwrap();
-            let mut reply = query.reply(0);
-            let data = Data::A([192, 0, 2, connection].into());
-            reply.answers.push(Record::new(query.questions[0].name.clone(), 60, data));
-            let trailers = http::HeaderMap::from_iter([(
-                http::HeaderName::from_static("grpc-status"),
-                http::HeaderValue::from_static("0"),
-            )]);
-            let body = Full::new(Bytes::from(packet::wrap(&encode(&reply, 512))));
-            let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
-            Ok::<_, std::convert::Infallible>(http::Response::new(body))
-        });
+        let service =
+            hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let query = decode(packet::unwrap(&body).unwrap()).unwrap();
+                let mut reply = query.reply(0);
+                let data = Data::A([192, 0, 2, connection].into());
+                reply.answers.push(Record::new(query.questions[0].name.clone(), 60, data));
+                let trailers = http::HeaderMap::from_iter([(
+                    http::HeaderName::from_static("grpc-status"),
+                    http::HeaderValue::from_static("0"),
+                )]);
+                let body = Full::new(Bytes::from(packet::wrap(&encode(&reply, 512))));
+                let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
+                Ok::<_, std::convert::Infallible>(http::Response::new(body))
+            });
         let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         let serving = tokio::spawn(serving.serve_connection(TokioIo::new(stream), service));
         let (first, second) = asking.await.unwrap();

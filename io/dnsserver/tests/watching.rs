@@ -181,7 +181,8 @@ async fn readers_that_connect() {
     // Left by one that ended in a hurry.
     drop(UnixListener::bind(&socket).unwrap());
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     std::fs::write(folder.path().join("c"), certificate.pem()).unwrap();
     std::fs::write(folder.path().join("k"), key.serialize_pem()).unwrap();
     let dir = folder.path().display();
@@ -241,7 +242,8 @@ async fn readers_that_connect() {
 async fn a_reader_behind_tls() {
     let folder = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
@@ -285,7 +287,9 @@ async fn collector() -> (u16, mpsc::UnboundedReceiver<(String, Json)>) {
                     Ok::<_, std::convert::Infallible>(response.unwrap())
                 }
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+            );
         }
     });
     (port, receiver)
@@ -296,7 +300,9 @@ async fn spans_are_posted_in_batches() {
     for (kind, path, option) in [("zipkin", "/api/v2/spans", "zipkin"), ("otlp", "/v1/traces", "otlp")] {
         let folder = tempfile::tempdir().unwrap();
         let (port, mut bodies) = collector().await;
-        let lines = format!("trace {kind} localhost:{port} {{\n {option}_max_batch_size 4\n {option}_max_batch_interval 1h\n }}");
+        let lines = format!(
+            "trace {kind} localhost:{port} {{\n {option}_max_batch_size 4\n {option}_max_batch_interval 1h\n }}"
+        );
         let server = serve(folder.path(), &lines).await;
         // Two spans each: the query's, and that of `hosts`.
         let spans = |body: &Json| match kind {

@@ -33,7 +33,8 @@ pub use query::{Query, Transport};
 pub use random::Randomness;
 pub use reply::{Class, Reply, classify, shuffle};
 pub use setup::{
-    Block, ClientAuth, Health, HttpServer, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts, TlsServer,
+    Block, ClientAuth, Health, HttpServer, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts,
+    TlsServer,
 };
 pub use spans::{Parent, Spans, Tracer};
 pub use tap::Tap;

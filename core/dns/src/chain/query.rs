@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Ask, Now, Parent, Spans, Via, World};
 use super::setup::Block;
+use super::{Ask, Now, Parent, Spans, Via, World};
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::Basis;
 use crate::tsig::{Checked, Signer};

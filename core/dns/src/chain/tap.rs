@@ -124,7 +124,14 @@ pub mod frames {
             assert_eq!(read(&[0, 0, 0, 5]), Some((Control::Finish, true)));
             let other = b"\0\0\0\x01\0\0\0\x01\0\0\0\x01x";
             assert_eq!(read(other), Some((Control::Accept, false)));
-            for bad in [&b""[..], b"\0\0\0\0", b"\0\0\0\x06", b"\0\0\0\x01\0\0", &other[..12], b"\0\0\0\x01\0\0\0\x01\xff\xff\xff\xff"] {
+            for bad in [
+                &b""[..],
+                b"\0\0\0\0",
+                b"\0\0\0\x06",
+                b"\0\0\0\x01\0\0",
+                &other[..12],
+                b"\0\0\0\x01\0\0\0\x01\xff\xff\xff\xff",
+            ] {
                 assert_eq!(read(bad), None, "{bad:?}");
             }
         }

@@ -136,7 +136,9 @@ mod tests {
 
     #[test]
     fn what_is_no_message() {
-        for octets in [&b"\x08"[..], b"\x08\xff", b"\x12\x07test", b"\x00\x00", b"\x0b", b"\x4d\x01", &[0xff; 12]] {
+        for octets in
+            [&b"\x08"[..], b"\x08\xff", b"\x12\x07test", b"\x00\x00", b"\x0b", b"\x4d\x01", &[0xff; 12]]
+        {
             assert_eq!(fields(octets).last(), Some(Err(Malformed)), "{octets:?}");
         }
     }

@@ -131,8 +131,7 @@ fn url(token: &Token, text: &str, form: Form) -> Result<String, CorefileError> {
         Form::Zipkin => "/api/v2/spans",
         Form::Otlp => "/v1/traces",
     };
-    let whole =
-        if text.contains("://") { text.to_owned() } else { format!("http://{text}{path}") };
+    let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}{path}") };
     let rest = whole.strip_prefix("http://").or_else(|| whole.strip_prefix("https://"));
     let host = rest.map(|rest| rest.split('/').next().unwrap_or(rest)).unwrap_or("");
     // What is behind the last colon is a port, unless it is in an address in brackets.
@@ -141,7 +140,10 @@ fn url(token: &Token, text: &str, form: Form) -> Result<String, CorefileError> {
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     let good = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
     let fine = !bare.is_empty() && bare.chars().all(good) && (!bare.contains(':') || bare != name);
-    if !fine || port.is_some_and(|port| port.parse::<u16>().is_err()) || !whole.bytes().all(|b| b.is_ascii_graphic()) {
+    if !fine
+        || port.is_some_and(|port| port.parse::<u16>().is_err())
+        || !whole.bytes().all(|b| b.is_ascii_graphic())
+    {
         return err(token, format!("'{text}' is neither HOST:PORT nor a URL with http:// or https://"));
     }
     Ok(whole)

@@ -14,8 +14,8 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 
 use crate::chain::{
-    Block, FileWrite, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via, Want,
-    World,
+    Block, FileWrite, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via,
+    Want, World,
 };
 use crate::config::{Config, wanted};
 use crate::message::{decode, encode, rcode};

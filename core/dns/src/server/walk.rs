@@ -516,7 +516,14 @@ impl Server {
             message: encode(&message, usize::from(u16::MAX)),
             timeout,
             keeping,
-            pending: Box::new(Pending { generation, id: message.id, kept: None, local: None, transfer, purpose }),
+            pending: Box::new(Pending {
+                generation,
+                id: message.id,
+                kept: None,
+                local: None,
+                transfer,
+                purpose,
+            }),
         });
     }
 
@@ -529,7 +536,14 @@ impl Server {
         let purpose = Purpose::Waiting(Box::new(walk));
         out.push(Effect::Wait {
             time,
-            pending: Box::new(Pending { generation, id: 0, kept: None, local: None, transfer: false, purpose }),
+            pending: Box::new(Pending {
+                generation,
+                id: 0,
+                kept: None,
+                local: None,
+                transfer: false,
+                purpose,
+            }),
         });
     }
 

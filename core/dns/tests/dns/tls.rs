@@ -61,7 +61,10 @@ fn how_much_http_bears() {
     assert_eq!((grpc.grpc, grpc.https), (of(Some(0), Some(50)), None));
     for (lines, error) in [
         ("https 7", "2:7: 'https' takes no '7'"),
-        ("https {\n max_streams 7\n}", "3:2: option 'max_streams' of 'https' is unknown, or not Sealane's yet"),
+        (
+            "https {\n max_streams 7\n}",
+            "3:2: option 'max_streams' of 'https' is unknown, or not Sealane's yet",
+        ),
         ("https {\n max_connections -1\n}", "3:18: '-1' is no number"),
         ("grpc_server {\n max_streams 1\n max_streams 1\n}", "4:2: 'max_streams' stands twice"),
         ("grpc_server {\n max_streams\n}", "3:2: 'max_streams' needs a number"),

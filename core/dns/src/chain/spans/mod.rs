@@ -206,7 +206,12 @@ mod tests {
         for (headers, found) in [
             (&[("x-b3-traceid", "a"), ("x-b3-spanid", "b")][..], parent(10, 11, None, true)),
             (
-                &[("x-b3-traceid", "a"), ("x-b3-spanid", "b"), ("x-b3-parentspanid", "c"), ("x-b3-sampled", "0")],
+                &[
+                    ("x-b3-traceid", "a"),
+                    ("x-b3-spanid", "b"),
+                    ("x-b3-parentspanid", "c"),
+                    ("x-b3-sampled", "0"),
+                ],
                 parent(10, 11, Some(12), false),
             ),
             (
@@ -216,7 +221,10 @@ mod tests {
             (&[("b3", "a-b")], parent(10, 11, None, true)),
             (&[("b3", "a-b-0-c")], parent(10, 11, Some(12), false)),
             (&[("traceparent", w3c)], parent(trace, 0xb7ad_6b71_6920_3331, None, true)),
-            (&[("traceparent", &w3c.replace("-01", "-00"))], parent(trace, 0xb7ad_6b71_6920_3331, None, false)),
+            (
+                &[("traceparent", &w3c.replace("-01", "-00"))],
+                parent(trace, 0xb7ad_6b71_6920_3331, None, false),
+            ),
             (&[("x-b3-traceid", "a")], None),
             (&[("x-b3-traceid", "x"), ("x-b3-spanid", "b")], None),
             (&[("b3", "0")], None),
@@ -224,7 +232,8 @@ mod tests {
             (&[("traceparent", "")], None),
             (&[], None),
         ] {
-            let header = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            let header =
+                |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
             assert_eq!(Parent::from_headers(header), found, "{headers:?}");
         }
     }

@@ -44,12 +44,18 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
         args => (None, args),
     };
     let [at, rest @ ..] = args else {
-        return err(listen.unwrap_or(&d.name), "'dnstap' needs a socket (unix://PATH, tcp://HOST:PORT, tls://HOST:PORT)");
+        return err(
+            listen.unwrap_or(&d.name),
+            "'dnstap' needs a socket (unix://PATH, tcp://HOST:PORT, tls://HOST:PORT)",
+        );
     };
     let socket = socket(at)?;
     let full = match rest.first() {
         Some(word) if word.text != "full" => {
-            return err(word, format!("'{}' stands where 'full' may; messages are written whole then", word.text));
+            return err(
+                word,
+                format!("'{}' stands where 'full' may; messages are written whole then", word.text),
+            );
         }
         word => word.is_some(),
     };
@@ -116,7 +122,10 @@ fn socket(token: &Token) -> Result<Socket, CorefileError> {
         Some(("tcp", host)) => with_port(host).map(Socket::Tcp),
         Some(("tls", host)) => with_port(host).map(Socket::Tls),
         Some(("unix", path)) if !path.is_empty() => Ok(Socket::Unix(path.to_owned())),
-        Some(_) => err(token, format!("'{}' is no socket (unix://PATH, tcp://HOST:PORT, tls://HOST:PORT)", token.text)),
+        Some(_) => err(
+            token,
+            format!("'{}' is no socket (unix://PATH, tcp://HOST:PORT, tls://HOST:PORT)", token.text),
+        ),
         None => Ok(Socket::Unix(token.text.clone())),
     }
 }
@@ -197,7 +206,8 @@ impl Dnstap {
     }
 
     fn show(&self, payload: &Payload, query: &Query, cx: &mut Context<'_>) {
-        let extra = self.extra.as_ref().map(|format| format.fill(query, (&Message::default(), 0), &OF_ANSWERS, cx));
+        let extra =
+            self.extra.as_ref().map(|format| format.fill(query, (&Message::default(), 0), &OF_ANSWERS, cx));
         let own = || format!("Sealane-{}", cx.world.version);
         let identity = self.identity.as_deref().unwrap_or(cx.world.hostname());
         let version = self.version.clone().unwrap_or_else(own);

@@ -56,7 +56,8 @@ pub struct Forward {
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
     for config in config::read(&setup.settings, d)? {
         let (files, clients, upstreams) = (BTreeMap::new(), Vec::new(), Upstreams::default());
-        let mut forward = Forward { config, files, upstreams, clients, under_way: Arc::default(), tapped: false };
+        let mut forward =
+            Forward { config, files, upstreams, clients, under_way: Arc::default(), tapped: false };
         forward.list();
         setup.add(forward);
     }

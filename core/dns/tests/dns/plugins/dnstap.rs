@@ -20,7 +20,8 @@ fn show(frame: &[u8]) -> String {
             _ => None,
         })
     };
-    let text = |field, of: &[(u32, Value<'_>)]| bytes(field, of).map(|bytes| String::from_utf8(bytes).unwrap());
+    let text =
+        |field, of: &[(u32, Value<'_>)]| bytes(field, of).map(|bytes| String::from_utf8(bytes).unwrap());
     let outer = all(frame);
     assert_eq!(outer.last(), Some(&(15, Value::Varint(1))));
     let inner = bytes(14, &outer).unwrap();
@@ -54,7 +55,12 @@ fn show(frame: &[u8]) -> String {
     for (name, field) in [("query", 10), ("response", 14)] {
         if let Some(message) = bytes(field, &inner) {
             let message = decode(&message).unwrap();
-            out.push(format!("{name}={} {}+{}", message.id, message.questions[0].name, message.answers.len()));
+            out.push(format!(
+                "{name}={} {}+{}",
+                message.id,
+                message.questions[0].name,
+                message.answers.len()
+            ));
         }
     }
     for (name, field) in [("id", 1), ("version", 2), ("extra", 3)] {
@@ -77,7 +83,13 @@ fn clock(millis: u64) -> Now {
     Now { nanos: millis as u32 * 1_000_000, ..at(millis) }
 }
 
-fn from(server: &mut Server, client: &str, transport: Transport, message: &Message, millis: u64) -> Vec<Effect> {
+fn from(
+    server: &mut Server,
+    client: &str,
+    transport: Transport,
+    message: &Message,
+    millis: u64,
+) -> Vec<Effect> {
     let bytes = encode(message, 65_535);
     let event = Event::Query { port: 53, transport, client: client.parse().unwrap(), bytes: &bytes };
     server.step(event, clock(millis))
@@ -119,8 +131,9 @@ fn clients() {
 #[test]
 fn upstreams() {
     let options = "{\n extra \"up {/forward/upstream} {type} {rcode}\"\n identity i\n version v\n }";
-    let corefile =
-        format!(".:53 {{\n metadata\n dnstap /tap full {options}\n forward . 192.0.2.53 192.0.2.54 {{\n policy sequential\n force_tcp\n }}\n}}");
+    let corefile = format!(
+        ".:53 {{\n metadata\n dnstap /tap full {options}\n forward . 192.0.2.53 192.0.2.54 {{\n policy sequential\n force_tcp\n }}\n}}"
+    );
     let mut server = server(&corefile);
     let first = asked(from(&mut server, "192.0.2.9:99", Transport::Udp, &query("a.example A"), 1));
     let effects = server.step(Event::Failed { pending: first.pending, why: "gone".into() }, clock(21));
@@ -137,9 +150,15 @@ fn upstreams() {
     assert_eq!(
         shown(&effects),
         [
-            format!("FORWARDER_QUERY INET TCP from=192.0.2.2:4444 to=192.0.2.54:53 {times} query=77 a.example.+0 {tail}"),
-            format!("FORWARDER_RESPONSE INET TCP from=192.0.2.2:4444 to=192.0.2.54:53 {times} answered=0.051000000 response=77 a.example.+1 {tail}"),
-            format!("CLIENT_RESPONSE INET UDP from=192.0.2.9:99 asked=0.001000000 answered=0.051000000 response=77 a.example.+1 {tail}"),
+            format!(
+                "FORWARDER_QUERY INET TCP from=192.0.2.2:4444 to=192.0.2.54:53 {times} query=77 a.example.+0 {tail}"
+            ),
+            format!(
+                "FORWARDER_RESPONSE INET TCP from=192.0.2.2:4444 to=192.0.2.54:53 {times} answered=0.051000000 response=77 a.example.+1 {tail}"
+            ),
+            format!(
+                "CLIENT_RESPONSE INET UDP from=192.0.2.9:99 asked=0.001000000 answered=0.051000000 response=77 a.example.+1 {tail}"
+            ),
         ]
     );
 }
@@ -151,13 +170,20 @@ fn documented_examples() {
         identity: files.get(1).map(|key| (files[0].to_owned(), (*key).to_owned())),
         authorities: files.get(2).map(|ca| (*ca).to_owned()),
     };
-    let (unix, tcp, tls) = (|s: &str| Socket::Unix(s.into()), |s: &str| Socket::Tcp(s.into()), |s: &str| Socket::Tls(s.into()));
+    let (unix, tcp, tls) =
+        (|s: &str| Socket::Unix(s.into()), |s: &str| Socket::Tcp(s.into()), |s: &str| Socket::Tls(s.into()));
     for (lines, taps) in [
         ("dnstap /tmp/dnstap.sock", vec![(unix("/tmp/dnstap.sock"), connect(1, 1), false)]),
-        ("dnstap /tmp/dnstap.sock full 1024 2048", vec![(unix("/tmp/dnstap.sock"), connect(1024, 2048), false)]),
+        (
+            "dnstap /tmp/dnstap.sock full 1024 2048",
+            vec![(unix("/tmp/dnstap.sock"), connect(1024, 2048), false)],
+        ),
         ("dnstap unix:///tmp/dnstap.sock full", vec![(unix("/tmp/dnstap.sock"), connect(1, 1), false)]),
         ("dnstap tcp://example.com:6000 full", vec![(tcp("example.com:6000"), connect(1, 1), false)]),
-        ("dnstap tls://127.0.0.1:6000 full {\n skipverify\n }", vec![(tls("127.0.0.1:6000"), connect(1, 1), true)]),
+        (
+            "dnstap tls://127.0.0.1:6000 full {\n skipverify\n }",
+            vec![(tls("127.0.0.1:6000"), connect(1, 1), true)],
+        ),
         ("dnstap listen /tmp/dnstap.sock full", vec![(unix("/tmp/dnstap.sock"), listen(&[]), false)]),
         ("dnstap listen tcp://127.0.0.1:6000", vec![(tcp("127.0.0.1:6000"), listen(&[]), false)]),
         (

@@ -149,12 +149,17 @@ fn answers_are_counted_and_have_to_be_answers() {
 #[test]
 fn files() {
     let mut config =
-        Config::parse("C", ". {\n grpc . 10.0.0.1 /r {\n tls c k ca\n }\n}", &Default::default(), 53).unwrap();
+        Config::parse("C", ". {\n grpc . 10.0.0.1 /r {\n tls c k ca\n }\n}", &Default::default(), 53)
+            .unwrap();
     let paths: Vec<String> = config.files().into_iter().map(|want| want.path).collect();
     assert_eq!(paths, ["/r", "c", "ca", "k"]);
     for (path, content, error) in [
         ("c", None, Some("C:2:2: grpc: cannot read c")),
-        ("/r", Some("nonsense"), Some("C:2:2: grpc: /r is no address, and no resolv.conf with a name server")),
+        (
+            "/r",
+            Some("nonsense"),
+            Some("C:2:2: grpc: /r is no address, and no resolv.conf with a name server"),
+        ),
         ("ca", Some("CA"), None),
         ("c", Some("CHAIN"), None),
         ("k", Some("KEY"), None),
@@ -179,10 +184,7 @@ fn refused_lines() {
         ("grpc . 10.0.0.1 {\n except\n}", "3:2: 'except' needs a name"),
         ("grpc . 10.0.0.1 {\n tls a b c d\n}", "3:12: 'tls' takes no 'd'"),
         ("grpc . 10.0.0.1 {\n tls_servername\n}", "3:2: 'tls_servername' needs a name"),
-        (
-            "grpc . 10.0.0.1 {\n policy best\n}",
-            "3:9: 'best' is no policy (random, round_robin, sequential)",
-        ),
+        ("grpc . 10.0.0.1 {\n policy best\n}", "3:9: 'best' is no policy (random, round_robin, sequential)"),
         (
             "grpc . 10.0.0.1 {\n max_fails 3\n}",
             "3:2: option 'max_fails' of 'grpc' is unknown, or not Sealane's yet",

@@ -10,17 +10,24 @@ use crate::cluster::{ask, at, query, server, synced};
 use crate::upstreams::{answer, asked, logs};
 
 fn spans(effects: &[Effect]) -> Vec<Value> {
-    let texts = effects.iter().filter_map(|e| if let Effect::Trace(_, spans) = e { Some(spans) } else { None });
+    let texts =
+        effects.iter().filter_map(|e| if let Effect::Trace(_, spans) = e { Some(spans) } else { None });
     texts.flatten().map(|text| serde_json::from_str(text).unwrap()).collect()
 }
 
 /// `NAME<PARENT begun+took`, times in milliseconds of the test's clock.
 fn tree(spans: &[Value]) -> Vec<String> {
-    let name = |id: &Value| spans.iter().find(|span| span["id"] == *id).map(|span| span["name"].as_str().unwrap());
+    let name =
+        |id: &Value| spans.iter().find(|span| span["id"] == *id).map(|span| span["name"].as_str().unwrap());
     let line = |span: &Value| {
         let begun = span["timestamp"].as_u64().unwrap() / 1000 - 1_700_000_000_000;
-        let parent = span.get("parentId").map(|id| format!("<{}", name(id).unwrap_or("?"))).unwrap_or_default();
-        format!("{}{parent} {begun}+{}", span["name"].as_str().unwrap(), span["duration"].as_u64().unwrap() / 1000)
+        let parent =
+            span.get("parentId").map(|id| format!("<{}", name(id).unwrap_or("?"))).unwrap_or_default();
+        format!(
+            "{}{parent} {begun}+{}",
+            span["name"].as_str().unwrap(),
+            span["duration"].as_u64().unwrap() / 1000
+        )
     };
     spans.iter().map(line).collect()
 }
@@ -94,7 +101,8 @@ fn failures() {
 #[test]
 fn look_ups_are_part_of_what_led_to_them() {
     let mut server = synced(".:53 {\n trace\n kubernetes cluster.local\n forward . 192.0.2.53\n}");
-    let asked = asked(ask(&mut server, &query("outside.default.svc.cluster.local A"), Transport::Udp, clock(1)));
+    let asked =
+        asked(ask(&mut server, &query("outside.default.svc.cluster.local A"), Transport::Udp, clock(1)));
     let bytes = answer(&asked.message, 60);
     let effects = server.step(Event::Answer { pending: asked.pending, bytes: &bytes }, clock(3));
     assert_eq!(
@@ -150,8 +158,9 @@ fn traces_of_others() {
 
 #[test]
 fn open_telemetry() {
-    let mut server =
-        server(".:53 {\n bind 127.0.0.1\n trace otlp collector:4318 {\n service dns\n }\n errors\n acl {\n block type MX\n }\n}");
+    let mut server = server(
+        ".:53 {\n bind 127.0.0.1\n trace otlp collector:4318 {\n service dns\n }\n errors\n acl {\n block type MX\n }\n}",
+    );
     let effects = ask(&mut server, &query("a.example A"), Transport::Udp, clock(5));
     let Some(Effect::Trace(tracer, texts)) = effects.iter().find(|e| matches!(e, Effect::Trace(..))) else {
         panic!("{effects:?}")
