@@ -128,9 +128,11 @@ type Sender = SendRequest<Full<Bytes>>;
 #[derive(Default)]
 struct Line(tokio::sync::Mutex<Option<Sender>>);
 
-/// The connections to all upstreams.
+/// The connections to all upstreams, each with how its upstream is reached.
 #[derive(Default)]
-pub(crate) struct Clients(Mutex<HashMap<Place, (Arc<GrpcClient>, Arc<Line>)>>);
+pub(crate) struct Clients(Mutex<Lines>);
+
+type Lines = HashMap<Place, (Arc<GrpcClient>, Arc<Line>)>;
 
 impl Clients {
     /// Calls an upstream, and says whether that went over a connection that was there already.
