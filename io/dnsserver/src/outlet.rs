@@ -80,11 +80,12 @@ impl<K: Clone + Eq + Hash, M> Outlets<K, M> {
         task: impl FnOnce(mpsc::Receiver<M>, Arc<Dropped>) -> F,
     ) {
         let mut all = self.all();
-        let outlet = all.entry((**to).clone()).or_insert_with(|| {
+        if !all.contains_key(&**to) {
             let (dropped, (queue, receiver)) = (Arc::new(Dropped::default()), mpsc::channel(size));
             self.tasks().spawn(task(receiver, dropped.clone()));
-            Outlet { place: Weak::new(), queue, dropped }
-        });
+            all.insert((**to).clone(), Outlet { place: Weak::new(), queue, dropped });
+        }
+        let Some(outlet) = all.get_mut(&**to) else { return };
         if outlet.place.as_ptr() != Arc::as_ptr(to) {
             outlet.place = Arc::downgrade(to);
         }
