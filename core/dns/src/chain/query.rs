@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::World;
 use super::setup::Block;
+use super::{Ask, Now, Parent, Spans, Via, World};
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::{Aging, Basis};
 use crate::tsig::{Checked, Signer};
@@ -76,6 +76,10 @@ pub struct Query {
     /// The answer, or the order of its records, is meant for this client and no other: it is neither kept nor
     /// shuffled. Handed on from look-ups to who looked up.
     pub for_client: bool,
+    /// The trace that a client's query is part of, where it said so.
+    pub parent: Option<Box<Parent>>,
+    /// What it does, written down for `trace`; `None`: nobody wants to know.
+    pub spans: Option<Box<Spans>>,
     /// It came signed (TSIG), and what is wrong with that; the record is the request's last additional one. `tsig`
     /// takes it.
     pub tsig: Option<Box<Checked>>,
@@ -113,6 +117,8 @@ impl Query {
             basis: None,
             aging: None,
             for_client: false,
+            parent: None,
+            spans: None,
             tsig: None,
             signer: None,
             datagram,
@@ -151,6 +157,36 @@ impl Query {
         while let Some((_, question)) = self.before.pop_if(|(changed, _)| *changed >= place) {
             self.question = question;
         }
+    }
+
+    /// The plugin that has it now begins with it.
+    pub(crate) fn begin_span(&mut self, name: &'static str, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            spans.begin(name, (self.depth, self.place), now);
+        }
+    }
+
+    /// An upstream is asked.
+    pub(crate) fn begin_ask(&mut self, ask: &Ask, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            // CoreDNS's names of the spans of `forward` and `grpc`.
+            let name = if matches!(ask.via, Via::Grpc(_)) { "query" } else { "connect" };
+            spans.begin(name, (self.depth, self.place + 1), now);
+            spans.tag("peer.address", ask.to.to_string());
+        }
+    }
+
+    /// What came behind the plugin that has it now is over.
+    pub(crate) fn end_spans(&mut self, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            spans.end((self.depth, self.place), now);
+        }
+    }
+
+    /// A look-up is over, and gives back what was written down.
+    pub(crate) fn trace_again(&mut self, spans: Option<Box<Spans>>, now: Now) {
+        self.spans = spans;
+        self.end_spans(now);
     }
 
     /// Sets a label of `metadata` for those who come later.

@@ -14,7 +14,8 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 
 use crate::chain::{
-    Block, FileWrite, Keeping, Link, Now, Passage, Plugin, Settings, Transport, Via, Want, World,
+    Block, FileWrite, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via,
+    Want, World,
 };
 use crate::config::{Config, wanted};
 use crate::fairness::Throttled;
@@ -58,6 +59,19 @@ static SERVICES: Family = Family::gauge("sealane_dns_services", "Services known.
 pub enum Event<'a> {
     /// A message came in.
     Query {
+        /// Port that it came to.
+        port: u16,
+        /// How.
+        transport: Transport,
+        /// From whom.
+        client: SocketAddr,
+        /// The message.
+        bytes: &'a [u8],
+    },
+    /// The same, as part of a trace that somebody else began.
+    Traced {
+        /// What it is part of.
+        parent: Parent,
         /// Port that it came to.
         port: u16,
         /// How.
@@ -137,6 +151,10 @@ pub enum Effect {
     Log(String),
     /// Queries go in circles: stop the server and say this.
     Fatal(String),
+    /// A message of dnstap for who looks on; an empty one: open the way to them.
+    Show(Arc<Tap>, Vec<u8>),
+    /// Spans for who collects them, one text each.
+    Trace(Arc<Tracer>, Vec<String>),
 }
 
 /// A block with its chain.
@@ -412,7 +430,10 @@ impl Server {
         let mut out = std::mem::take(&mut self.starting);
         match event {
             Event::Query { port, transport, client, bytes } => {
-                self.query(port, transport, client, bytes, now, &mut out);
+                self.query((port, transport, client, bytes), None, now, &mut out);
+            }
+            Event::Traced { parent, port, transport, client, bytes } => {
+                self.query((port, transport, client, bytes), Some(parent), now, &mut out);
             }
             Event::Answer { pending, bytes } => self.answered(*pending, Ok((bytes, &[])), now, &mut out),
             Event::Transferred { pending, messages } => {
