@@ -187,7 +187,12 @@ impl Builder {
         let gone: Vec<NamespacedName> = match source {
             Source::Services => {
                 let entries = self.next.services.iter();
-                entries.filter(|(_, e)| e.service.is_some()).map(|(key, _)| key).filter(gone).cloned().collect()
+                entries
+                    .filter(|(_, e)| e.service.is_some())
+                    .map(|(key, _)| key)
+                    .filter(gone)
+                    .cloned()
+                    .collect()
             }
             Source::EndpointSlices => self.slices.keys().filter(gone).cloned().collect(),
             Source::Namespaces => self.next.namespaces.keys().map(cluster_scoped).collect(),
@@ -398,12 +403,7 @@ fn restore<K: Clone + Eq + Hash, V: Eq>(
 }
 
 /// Takes `key` from the addresses `before` that are not in `after`, and adds it to those of `after`.
-fn reindex(
-    index: &mut Trie<IpAddr, Keys>,
-    key: &NamespacedName,
-    before: &[IpAddr],
-    after: &[IpAddr],
-) {
+fn reindex(index: &mut Trie<IpAddr, Keys>, key: &NamespacedName, before: &[IpAddr], after: &[IpAddr]) {
     for ip in before.iter().filter(|ip| !after.contains(ip)) {
         let Some(keys) = index.get(ip) else { continue };
         let kept: Vec<NamespacedName> = keys.iter().filter(|k| *k != key).cloned().collect();

@@ -210,8 +210,10 @@ fn endpoint(value: &Document, ipv6: bool, texts: &mut Interner) -> Option<Endpoi
 }
 
 pub(crate) fn namespace(object: &Object, texts: &mut Interner) -> Option<Namespace> {
-    (!object.name().is_empty())
-        .then(|| Namespace { name: texts.text(object.name()), labels: map(object.get(&["metadata", "labels"]), texts) })
+    (!object.name().is_empty()).then(|| Namespace {
+        name: texts.text(object.name()),
+        labels: map(object.get(&["metadata", "labels"]), texts),
+    })
 }
 
 pub(crate) fn node(object: &Object, texts: &mut Interner) -> Option<Node> {

@@ -207,6 +207,12 @@ impl Endpoint {
         Endpoint { place, ..self }
     }
 
+    /// With a place of its own.
+    #[must_use]
+    pub fn on(self, node: &str, zone: &str) -> Self {
+        self.at(Some(Arc::new(Place { node: node.into(), zone: zone.into() })))
+    }
+
     /// With the Pod that it is (`targetRef`), which lives in the slice's namespace; "": it is none.
     #[must_use]
     pub fn with_pod(self, name: &str) -> Self {
@@ -217,11 +223,8 @@ impl Endpoint {
     #[must_use]
     pub fn with(self, hostname: &str, hint_zones: Vec<Arc<str>>, hint_nodes: Vec<Arc<str>>) -> Self {
         let plain = hostname.is_empty() && hint_zones.is_empty() && hint_nodes.is_empty();
-        let extra = Extra {
-            hostname: hostname.into(),
-            hint_zones: hint_zones.into(),
-            hint_nodes: hint_nodes.into(),
-        };
+        let extra =
+            Extra { hostname: hostname.into(), hint_zones: hint_zones.into(), hint_nodes: hint_nodes.into() };
         Endpoint { extra: (!plain).then(|| Box::new(extra)), ..self }
     }
 

@@ -355,7 +355,9 @@ mod tests {
 
     #[test]
     fn what_is_no_list_says_so() {
-        for text in ["", "{}", "[]", "{\"metadata\":{},\"items\":[{}", "{\"metadata\":{},\"items\":[{]}", "]]]"] {
+        for text in
+            ["", "{}", "[]", "{\"metadata\":{},\"items\":[{}", "{\"metadata\":{},\"items\":[{]}", "]]]"]
+        {
             assert!(list(text.as_bytes(), 3).1.is_err(), "{text}");
         }
         assert!(list(&vec![b' '; BESIDE + 1], 4096).1.is_err());
@@ -387,7 +389,10 @@ mod tests {
             read(r#"{"object":{"metadata":{"name":"a"}},"type":"DELETED"}"#),
             Some(Line::Deleted(object))
         );
-        assert_eq!(read(r#"{"type":"ERROR","object":{"code":410}}"#), Some(Line::Error(json!({"code": 410}))));
+        assert_eq!(
+            read(r#"{"type":"ERROR","object":{"code":410}}"#),
+            Some(Line::Error(json!({"code": 410})))
+        );
         assert!(matches!(read(r#"{"type":"BOOKMARK","object":{}}"#), Some(Line::Bookmark(_))));
         for bad in ["", "{}", r#"{"type":"NEWS","object":{}}"#, r#"{"type":"ADDED"}"#] {
             assert_eq!(read(bad), None, "{bad}");

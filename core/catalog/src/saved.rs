@@ -185,8 +185,7 @@ fn endpoint_object(endpoint: &Endpoint) -> Value {
         "addresses": [endpoint.address.to_string()],
         "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
     });
-    let texts =
-        [("hostname", endpoint.hostname()), ("nodeName", endpoint.node()), ("zone", endpoint.zone())];
+    let texts = [("hostname", endpoint.hostname()), ("nodeName", endpoint.node()), ("zone", endpoint.zone())];
     for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
         value[field] = json!(text);
     }

@@ -187,8 +187,7 @@ async fn save(
     }
     *saved = snapshot.sequence();
     let sources = sources.to_vec();
-    let done =
-        tokio::task::spawn_blocking(move || warm::save(&warm.path, &snapshot, &sources, unix())).await;
+    let done = tokio::task::spawn_blocking(move || warm::save(&warm.path, &snapshot, &sources, unix())).await;
     if let Ok(Err(why)) = done {
         tracing::warn!("the snapshot cannot be saved: {why}");
     }

@@ -79,7 +79,8 @@ fn code(error: &Broken) -> u64 {
 
 fn get(uri: String) -> Result<Request<Vec<u8>>, kube::Error> {
     // Compressed streams come late, and cost more than they save so near the API.
-    let request = Request::get(uri).header("accept", "application/json").header("accept-encoding", "identity");
+    let request =
+        Request::get(uri).header("accept", "application/json").header("accept-encoding", "identity");
     request.body(Vec::new()).map_err(kube::Error::HttpError)
 }
 

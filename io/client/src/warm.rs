@@ -52,7 +52,8 @@ mod tests {
 
     fn known() -> Builder {
         let mut builder = Builder::new(&[Source::Services]);
-        let web = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": {"clusterIP": "10.96.0.7"}});
+        let web =
+            json!({"metadata": {"namespace": "default", "name": "web"}, "spec": {"clusterIP": "10.96.0.7"}});
         builder.apply(Event::RelistBegin(Source::Services));
         builder.apply(Event::Applied(Source::Services, Object::new(web)));
         builder.apply(Event::RelistEnd(Source::Services));

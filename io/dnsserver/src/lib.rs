@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 use sealane_dns::Event;
-pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs};
+pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs, WarmFile};
 use tokio::sync::{Notify, watch};
 
 pub use crate::problems::problems;

@@ -24,7 +24,7 @@ use crate::message::{Message, Question};
 use crate::metrics::Metrics;
 use crate::zone::Zone;
 pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
-pub use needs::{ApiAccess, ClientFiles, Needs};
+pub use needs::{ApiAccess, ClientFiles, Needs, WarmFile};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use random::Randomness;

@@ -17,4 +17,5 @@ mod prepared;
 mod search;
 mod tls;
 mod upstreams;
+mod warm_start;
 mod zone_order;
