@@ -294,7 +294,8 @@ impl Builder {
         }
         let elsewhere =
             |ip: &IpAddr| slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.address == *ip);
-        let kept: HashSet<IpAddr> = after.iter().copied().collect();
+        let kept: HashSet<IpAddr> =
+            if before.is_empty() { HashSet::new() } else { after.iter().copied().collect() };
         let lost: Vec<IpAddr> =
             before.into_iter().filter(|ip| !kept.contains(ip) && !elsewhere(ip)).collect();
         reindex(&mut self.next.endpoints, home, &lost, &after);
@@ -414,21 +415,22 @@ fn reindex(index: &mut Trie<IpAddr, Keys>, key: &NamespacedName, before: &[IpAdd
         }
     }
     // Most addresses are one Service's alone, and all of those share the list of one.
-    let mut own: Option<Keys> = before.iter().chain(after).find_map(|ip| match index.get(ip) {
-        Some(keys) if **keys == *std::slice::from_ref(key) => Some(keys.clone()),
-        _ => None,
-    });
+    let (mut own, mut new): (Option<Keys>, Vec<IpAddr>) = (None, Vec::new());
     for ip in after {
-        let keys = index.get(ip).map_or(&[][..], |keys| keys);
-        if let Err(at) = keys.binary_search(key) {
-            let keys = if keys.is_empty() {
-                own.get_or_insert_with(|| Arc::new([key.clone()])).clone()
-            } else {
-                let mut keys = keys.to_vec();
-                keys.insert(at, key.clone());
-                keys.into()
-            };
-            index.insert(*ip, keys);
+        match index.get(ip) {
+            None => new.push(*ip),
+            Some(keys) if **keys == *std::slice::from_ref(key) => own = Some(keys.clone()),
+            Some(keys) => {
+                if let Err(at) = keys.binary_search(key) {
+                    let mut keys = keys.to_vec();
+                    keys.insert(at, key.clone());
+                    index.insert(*ip, keys.into());
+                }
+            }
         }
+    }
+    let own = own.unwrap_or_else(|| Arc::new([key.clone()]));
+    for ip in new {
+        index.insert(ip, own.clone());
     }
 }

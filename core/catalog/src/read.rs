@@ -183,21 +183,30 @@ impl From<serde_json::Error> for ReadError {
     }
 }
 
+/// Where in a list a reader is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Beside,
+    /// In the array of items, between two.
+    Between,
+    Item,
+}
+
 /// A list's octets in pieces of any length; its items come out as soon as they are whole.
 #[derive(Debug)]
 pub struct ListReader {
     fields: &'static Fields,
+    part: Part,
     /// All but the items.
     beside: Vec<u8>,
-    /// The item that has begun.
+    /// What earlier pieces had of the item that has begun.
     item: Vec<u8>,
     depth: usize,
-    in_items: bool,
     in_text: bool,
     escaped: bool,
-    /// Where the last text of the outermost object began in `beside`.
+    /// Where the last text of the outermost object begins in `beside`, and whether it is `items`.
     text: usize,
-    last: Vec<u8>,
+    items_next: bool,
 }
 
 impl ListReader {
@@ -205,14 +214,14 @@ impl ListReader {
     pub fn new(fields: &'static Fields) -> Self {
         ListReader {
             fields,
+            part: Part::Beside,
             beside: Vec::new(),
             item: Vec::new(),
             depth: 0,
-            in_items: false,
             in_text: false,
             escaped: false,
             text: 0,
-            last: Vec::new(),
+            items_next: false,
         }
     }
 
@@ -221,50 +230,76 @@ impl ListReader {
     /// # Errors
     /// Where this is no list; it is of no use any more then.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Value)) -> Result<(), ReadError> {
-        for byte in bytes {
-            if self.in_items && (self.depth > 2 || *byte == b'{') {
-                self.item.push(*byte);
-            } else if !self.in_items || *byte == b']' {
-                self.beside.push(*byte);
-            }
-            if self.beside.len() > BESIDE {
-                return Err(ReadError("this is no list of objects".to_owned()));
-            }
+        // What stands before is kept where it belongs.
+        let mut from = 0;
+        for (at, byte) in bytes.iter().enumerate() {
             if self.in_text {
-                self.within_text(*byte);
+                if self.ends_text(*byte) && self.depth == 1 {
+                    self.beside.extend_from_slice(&bytes[from..at]);
+                    from = at;
+                    self.items_next = self.beside[self.text..] == *b"items";
+                }
                 continue;
             }
             match byte {
-                b'"' => (self.in_text, self.text) = (true, self.beside.len()),
+                b'"' => {
+                    self.in_text = true;
+                    if self.depth == 1 {
+                        self.beside.extend_from_slice(&bytes[from..=at]);
+                        (from, self.text) = (at + 1, self.beside.len());
+                    }
+                }
                 b'{' | b'[' => {
                     self.depth += 1;
-                    self.in_items |= *byte == b'[' && self.depth == 2 && self.last == b"items";
+                    if self.part == Part::Between {
+                        (self.part, from) = (Part::Item, at);
+                    } else if *byte == b'[' && self.depth == 2 && self.items_next {
+                        self.beside.extend_from_slice(&bytes[from..=at]);
+                        self.part = Part::Between;
+                    }
                 }
                 b'}' | b']' => {
                     self.depth = self.depth.saturating_sub(1);
-                    if self.in_items && self.depth == 2 {
-                        each(self.fields.read(&self.item)?);
-                        self.item.clear();
+                    if self.part == Part::Item && self.depth == 2 {
+                        each(self.whole(&bytes[from..=at])?);
+                        self.part = Part::Between;
+                    } else if self.part == Part::Between {
+                        (self.part, from) = (Part::Beside, at);
                     }
-                    self.in_items &= self.depth >= 2;
                 }
                 _ => {}
             }
         }
+        match self.part {
+            Part::Beside => self.beside.extend_from_slice(&bytes[from..]),
+            Part::Item => self.item.extend_from_slice(&bytes[from..]),
+            Part::Between => {}
+        }
+        if self.beside.len() > BESIDE {
+            return Err(ReadError("this is no list of objects".to_owned()));
+        }
         Ok(())
     }
 
-    fn within_text(&mut self, byte: u8) {
+    /// The item of which this is the end.
+    fn whole(&mut self, end: &[u8]) -> Result<Value, ReadError> {
+        if self.item.is_empty() {
+            return Ok(self.fields.read(end)?);
+        }
+        self.item.extend_from_slice(end);
+        let item = self.fields.read(&self.item)?;
+        self.item.clear();
+        Ok(item)
+    }
+
+    fn ends_text(&mut self, byte: u8) -> bool {
         if self.escaped {
             self.escaped = false;
-        } else if byte == b'\\' {
-            self.escaped = true;
-        } else if byte == b'"' {
-            self.in_text = false;
-            if self.depth == 1 {
-                self.last = self.beside[self.text..self.beside.len() - 1].to_vec();
-            }
+            return false;
         }
+        self.escaped = byte == b'\\';
+        self.in_text = byte != b'"';
+        !self.in_text
     }
 
     /// The list's own metadata.

@@ -2,40 +2,57 @@
 
 use std::fs;
 
-/// Gives back what is free in the heap, and unmaps the pages of the program itself that were last used to start: code
-/// that runs comes back from the page cache by itself. For after work that comes once in a while: a start, a list of
-/// the whole cluster.
+/// Gives back what is free in the heap; and where most of what the process has is the program itself, unmaps its pages,
+/// of which starting needs many more than running: code that runs comes back from the page cache by itself. For after
+/// work that comes once in a while: a start, a list of the whole cluster.
 pub fn give_back() {
     sys::trim_heap();
     let Ok(program) = fs::read_link("/proc/self/exe") else { return };
     let Ok(mappings) = fs::read_to_string("/proc/self/smaps") else { return };
-    for (start, end) in untouched(&mappings, &program.to_string_lossy()) {
-        sys::unmap_pages(start, end);
+    let Share { clean, resident, own } = share(&mappings, &program.to_string_lossy());
+    if resident > own {
+        clean.into_iter().for_each(|(start, end)| sys::unmap_pages(start, end));
     }
 }
 
-/// The private mappings of `program` that nobody can write to and in which no page differs from the file: neither
-/// relocated nor patched (a debugger's breakpoint is a page of its own).
-fn untouched(smaps: &str, program: &str) -> Vec<(usize, usize)> {
-    let mut found = Vec::new();
+/// What a process's memory consists of.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Share {
+    /// The private mappings of the program that nobody can write to and in which no page differs from the file: neither
+    /// relocated nor patched (a debugger's breakpoint is a page of its own).
+    clean: Vec<(usize, usize)>,
+    /// What of them is in memory, kB.
+    resident: u64,
+    /// What no file stands behind, kB.
+    own: u64,
+}
+
+fn share(smaps: &str, program: &str) -> Share {
+    let mut share = Share::default();
     let mut current = None;
+    let mut resident = 0;
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         let first = words.next().unwrap_or_default();
+        let second = words.next().unwrap_or_default();
+        let size = || second.parse::<u64>().unwrap_or(0);
         if let Some((start, end)) = first.split_once('-') {
             let number = |text| usize::from_str_radix(text, 16).ok();
-            let clean = matches!(words.next(), Some("r--p" | "r-xp"));
             // Offset, device and inode stand before the path, which may have spaces.
             let ours = line.split_once('/').is_some_and(|(_, path)| path == program.trim_start_matches('/'));
-            current = number(start).zip(number(end)).filter(|_| clean && ours);
-        } else if first == "Anonymous:"
-            && let Some(mapping) = current.take()
-            && words.next() == Some("0")
-        {
-            found.push(mapping);
+            let clean = matches!(second, "r--p" | "r-xp") && ours;
+            current = number(start).zip(number(end)).filter(|_| clean);
+        } else if first == "Rss:" {
+            resident = size();
+        } else if first == "Anonymous:" {
+            share.own += size();
+            if let Some(mapping) = current.take().filter(|_| size() == 0) {
+                share.clean.push(mapping);
+                share.resident += resident;
+            }
         }
     }
-    found
+    share
 }
 
 mod sys {
@@ -68,8 +85,10 @@ mod tests {
 Rss:                  64 kB
 Anonymous:             0 kB
 7f10-7f20 r-xp 00010000 fe:00 1                    /usr/bin/a b
+Rss:                  32 kB
 Anonymous:             0 kB
 7f20-7f30 r--p 00020000 fe:00 1                    /usr/bin/a b
+Rss:                  16 kB
 Anonymous:            16 kB
 7f30-7f40 rw-p 00020000 fe:00 1                    /usr/bin/a b
 Anonymous:             0 kB
@@ -81,8 +100,9 @@ Anonymous:             0 kB
 
     #[test]
     fn only_what_is_as_in_the_file_is_unmapped() {
-        assert_eq!(untouched(SMAPS, "/usr/bin/a b"), [(0x7f00, 0x7f10), (0x7f10, 0x7f20)]);
-        assert!(untouched(SMAPS, "/usr/bin/a").is_empty());
+        let clean = vec![(0x7f00, 0x7f10), (0x7f10, 0x7f20)];
+        assert_eq!(share(SMAPS, "/usr/bin/a b"), Share { clean, resident: 96, own: 16 });
+        assert_eq!(share(SMAPS, "/usr/bin/a"), Share { own: 16, ..Share::default() });
     }
 
     #[test]
