@@ -56,6 +56,8 @@ struct Arguments {
 enum Part {
     /// The DNS server beside CoreDNS (SEALANE_COREDNS, or tests/coredns/coredns) and Knot, asked by dnsperf
     Dns,
+    /// The DNS server's memory when the API server restarts
+    Relist,
 }
 
 /// How often each thing is done.
@@ -110,6 +112,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let mut run = Run { figures: Vec::new(), notes: Vec::new(), failed: false };
     match arguments.part {
         None => run.everything(&binary, &rounds)?,
+        Some(Part::Relist) => run.figures = nameservers::relist::measure(&binary, arguments.short)?,
         Some(Part::Dns) => {
             let coredns = match std::env::var_os("SEALANE_COREDNS") {
                 Some(path) => path.into(),

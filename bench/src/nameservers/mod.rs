@@ -2,6 +2,7 @@
 //! Each server has the first core to itself, dnsperf the second; runs of the servers take turns, and medians count.
 
 mod cluster;
+pub(crate) mod relist;
 mod server;
 
 use std::fs;
