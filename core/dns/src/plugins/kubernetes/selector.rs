@@ -45,7 +45,7 @@ impl Selector {
             Requirement::In(key, values) => holds(key, values),
             Requirement::NotIn(key, values) => !holds(key, values),
             Requirement::Exists(key) => labels.get(key).is_some(),
-            Requirement::Missing(key) => !labels.get(key).is_some(),
+            Requirement::Missing(key) => labels.get(key).is_none(),
         })
     }
 }
