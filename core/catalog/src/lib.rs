@@ -24,9 +24,14 @@
 
 pub mod builder;
 mod compile;
+mod intern;
 pub mod model;
+pub mod read;
+pub mod saved;
 pub mod snapshot;
+mod trie;
 
 pub use builder::{Builder, Event};
 pub use model::*;
+pub use saved::{Saved, SavedError, save};
 pub use snapshot::{Change, Delta, Snapshot, Source};

@@ -49,7 +49,7 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 use sealane_dns::chain::Block;
 use sealane_dns::chain::values::go_duration;
-pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs};
+pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs, WarmFile};
 use sealane_dns::{Config, Event};
 use tokio::sync::{Notify, watch};
 

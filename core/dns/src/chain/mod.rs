@@ -28,7 +28,7 @@ use crate::name::Name;
 use crate::prepared::Share;
 use crate::zone::Zone;
 pub use ask::{Answer, Ask, GrpcClient, Keeping, TlsClient, Via};
-pub use needs::{ApiAccess, ClientFiles, Needs};
+pub use needs::{ApiAccess, ClientFiles, Needs, WarmFile};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use random::Randomness;

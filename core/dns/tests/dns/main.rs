@@ -20,4 +20,5 @@ mod search;
 mod tls;
 mod transfers;
 mod upstreams;
+mod warm_start;
 mod zone_order;
