@@ -3,7 +3,7 @@
 
 use sealane_api::Object;
 use sealane_catalog::imports::source_cluster;
-use sealane_catalog::{Builder, Event, GrpcPolicy, Imports, NamespacedName, Snapshot, Source};
+use sealane_catalog::{Builder, Event, GrpcPolicy, Imports, NamespacedName, Saved, Snapshot, Source, save};
 use serde_json::{Value, json};
 
 fn import(name: &str, spec: Value) -> Event {
@@ -153,4 +153,42 @@ fn the_oldest_rule_counts_whatever_comes_first() {
     assert_eq!(of(&mut builder), (first, 1));
     builder.apply(Event::Deleted(Source::DestinationRules, rule("young", "", json!({}))));
     assert_eq!(of(&mut builder), (None, 1));
+}
+
+/// What is saved has what the rules said, and a watch of rules that breaks makes nothing old.
+#[test]
+fn what_rules_say_is_saved() {
+    let services = [Source::Services];
+    let db = || json!({"metadata": {"namespace": "shop", "name": "db"}, "spec": {"clusterIP": "None"}});
+    let mut builder = Builder::new(&services);
+    for (source, object) in [
+        (Source::Services, Object::new(db())),
+        (Source::DestinationRules, rule("r", "2026-01-01T00:00:00Z", simple("db", "PASSTHROUGH"))),
+    ] {
+        builder.apply(Event::RelistBegin(source));
+        builder.apply(Event::Applied(source, object));
+        builder.apply(Event::RelistEnd(source));
+    }
+    builder.apply(Event::Lost(Source::DestinationRules, 7));
+    let snapshot = builder.publish().0;
+    assert!(snapshot.synced() && snapshot.as_of().is_none());
+    let mut file = Vec::new();
+    save(&snapshot, &services, 9, &mut file).unwrap();
+    let policy = |builder: &mut Builder| {
+        let snapshot = builder.publish().0;
+        let entry = snapshot.service(&NamespacedName::new("shop", "db")).unwrap();
+        entry.service.as_ref().unwrap().grpc_policy
+    };
+    let mut restored = Builder::new(&services);
+    restored.restore(&Saved::read(&file).unwrap()).unwrap();
+    assert_eq!(policy(&mut restored), Some(GrpcPolicy::PickFirst));
+    // The API has no rules any more.
+    for source in [Source::Services, Source::DestinationRules] {
+        restored.apply(Event::RelistBegin(source));
+        if source == Source::Services {
+            restored.apply(Event::Applied(source, Object::new(db())));
+        }
+        restored.apply(Event::RelistEnd(source));
+    }
+    assert_eq!(policy(&mut restored), None);
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::AsyncBufReadExt;
 use http::Request;
 use kube::Client;
-use kube::core::WatchEvent;
 use sealane_api::Kind;
+use sealane_catalog::read::{Fields, Line, ListReader, ReadError, line};
 use serde_json::Value;
 
 /// The first pause after a failure, and the longest.
@@ -54,12 +54,32 @@ pub(crate) enum Fed {
     Listed(Value),
     /// The list is complete, as of this revision.
     ListEnds(u64),
+    /// The list broke off.
+    ListFails,
     /// Added or changed.
     Applied(Value),
     /// Deleted; the last version.
     Deleted(Value),
     /// Nothing changed up to this revision.
     Revision(u64),
+    /// The watch is there.
+    Connected,
+    /// There is no list or watch now; it is tried again.
+    Lost,
+}
+
+/// Why a list or watch ended.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("the connection broke: {0}")]
+    Connection(#[from] std::io::Error),
+    #[error("the API's answer cannot be read: {0}")]
+    Answer(#[from] ReadError),
+    /// A watch's last words.
+    #[error("the watch was ended: {1} ({0})")]
+    Status(u64, String),
 }
 
 /// The path of all objects of a kind.
@@ -80,27 +100,37 @@ fn number(revision: &str) -> u64 {
     revision.parse().unwrap_or(0)
 }
 
-fn code(error: &kube::Error) -> u16 {
+fn code(error: &Broken) -> u64 {
     match error {
-        kube::Error::Api(status) => status.code,
+        Broken::Api(kube::Error::Api(status)) => status.code.into(),
+        Broken::Status(code, _) => *code,
         _ => 0,
     }
 }
 
 fn get(uri: String) -> Result<Request<Vec<u8>>, kube::Error> {
-    Request::get(uri).header("accept", "application/json").body(Vec::new()).map_err(kube::Error::HttpError)
+    // Compressed streams come late, and cost more than they save so near the API.
+    let request =
+        Request::get(uri).header("accept", "application/json").header("accept-encoding", "identity");
+    request.body(Vec::new()).map_err(kube::Error::HttpError)
 }
 
 /// Feeds `emit` until it says that nobody listens any more. Lists, watches on from there, resumes a watch that ends, and
-/// lists again where the API has forgotten the revision. A kind that isn't served counts as one without objects.
-pub(crate) async fn feed(client: Client, watched: impl Into<Watched>, mut emit: impl FnMut(Fed) -> bool) {
+/// lists again where the API has forgotten the revision. A kind that isn't served counts as one without objects. Of
+/// objects only `fields` are kept, and never more than one at a time.
+pub(crate) async fn feed(
+    client: Client,
+    watched: impl Into<Watched>,
+    fields: &'static Fields,
+    mut emit: impl FnMut(Fed) -> bool,
+) {
     let watched = watched.into();
     let mut pause = PAUSES.0;
     let mut at: Option<String> = None;
     let mut absent = false;
     loop {
         let error = match at.take() {
-            None => match list(&client, watched, &mut emit).await {
+            None => match list(&client, watched, fields, &mut emit).await {
                 Ok(Some(revision)) => {
                     at = Some(revision);
                     absent = false;
@@ -110,7 +140,7 @@ pub(crate) async fn feed(client: Client, watched: impl Into<Watched>, mut emit: 
                 Ok(None) => return,
                 Err(error) => error,
             },
-            Some(from) => match watch(&client, watched, from, &mut emit).await {
+            Some(from) => match watch(&client, watched, fields, from, &mut emit).await {
                 Ok(Some(revision)) => {
                     at = Some(revision);
                     pause = PAUSES.0;
@@ -128,13 +158,16 @@ pub(crate) async fn feed(client: Client, watched: impl Into<Watched>, mut emit: 
         if code == 410 {
             continue;
         }
-        if code == 404 && at.is_none() && !absent {
-            absent = true;
-            if !emit(Fed::ListBegins) || !emit(Fed::ListEnds(0)) {
+        if code == 404 && at.is_none() {
+            if !absent && (!emit(Fed::ListBegins) || !emit(Fed::ListEnds(0))) {
                 return;
             }
-        } else if code != 404 {
+            absent = true;
+        } else {
             tracing::warn!(kind = watched.plural, %error, "watching failed; trying again");
+            if !emit(Fed::Lost) {
+                return;
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
@@ -144,66 +177,98 @@ pub(crate) async fn feed(client: Client, watched: impl Into<Watched>, mut emit: 
 async fn list(
     client: &Client,
     watched: Watched,
+    fields: &'static Fields,
     emit: &mut impl FnMut(Fed) -> bool,
-) -> Result<Option<String>, kube::Error> {
-    let mut value: Value = client.request(get(watched.uri(""))?).await?;
-    let at = value["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
-    let items = value.get_mut("items").map(Value::take);
+) -> Result<Option<String>, Broken> {
+    let body = client.request_stream(get(watched.uri(""))?).await?;
     if !emit(Fed::ListBegins) {
         return Ok(None);
     }
-    if let Some(Value::Array(items)) = items {
-        for item in items {
-            if !emit(Fed::Listed(item)) {
-                return Ok(None);
-            }
-        }
+    let listed = items(body, fields, emit).await;
+    if listed.is_err() && !emit(Fed::ListFails) {
+        return Ok(None);
     }
+    let Some(metadata) = listed? else { return Ok(None) };
+    let at = metadata["resourceVersion"].as_str().unwrap_or("0").to_owned();
     Ok(emit(Fed::ListEnds(number(&at))).then_some(at))
+}
+
+/// A list's items as they come; then its metadata.
+async fn items(
+    body: impl futures::AsyncBufRead,
+    fields: &'static Fields,
+    emit: &mut impl FnMut(Fed) -> bool,
+) -> Result<Option<Value>, Broken> {
+    let mut body = std::pin::pin!(body);
+    let (mut reader, mut heard) = (ListReader::new(fields), true);
+    loop {
+        let bytes = body.fill_buf().await?;
+        if bytes.is_empty() {
+            return Ok(Some(reader.finish()?));
+        }
+        reader.push(bytes, |item| heard = heard && emit(Fed::Listed(item)))?;
+        if !heard {
+            return Ok(None);
+        }
+        let taken = bytes.len();
+        body.as_mut().consume(taken);
+    }
 }
 
 /// Watches from a revision on; returns the last one seen when the watch ends, also beside an error.
 async fn watch(
     client: &Client,
     watched: Watched,
+    fields: &'static Fields,
     from: String,
     emit: &mut impl FnMut(Fed) -> bool,
-) -> Result<Option<String>, (kube::Error, String)> {
+) -> Result<Option<String>, (Broken, String)> {
     let uri = watched.uri(&format!(
         "watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}"
     ));
     let mut at = from;
-    let request = get(uri).map_err(|e| (e, at.clone()))?;
-    let events = client.request_events::<Value>(request).await.map_err(|e| (e, at.clone()))?;
-    let mut events = std::pin::pin!(events);
+    let request = get(uri).map_err(|e| (e.into(), at.clone()))?;
+    let body = client.request_stream(request).await.map_err(|e| (e.into(), at.clone()))?;
+    if !emit(Fed::Connected) {
+        return Ok(None);
+    }
+    let mut body = std::pin::pin!(body);
+    let mut text = Vec::new();
     let mut quiet = true;
     loop {
-        let event = match events.try_next().await {
-            Ok(Some(event)) => event,
-            Ok(None) if quiet => {
-                // A watch that ends at once is not asked for again at once.
-                tokio::time::sleep(PAUSES.0).await;
+        text.clear();
+        match body.read_until(b'\n', &mut text).await {
+            // What a line lacks at the end of the stream comes with the next watch.
+            Ok(_) if text.last() != Some(&b'\n') => {
+                if quiet {
+                    // A watch that ends at once is not asked for again at once.
+                    tokio::time::sleep(PAUSES.0).await;
+                }
                 return Ok(Some(at));
             }
-            Ok(None) => return Ok(Some(at)),
-            Err(error) => return Err((error, at)),
-        };
-        quiet = false;
+            Ok(_) if text.trim_ascii().is_empty() => continue,
+            Ok(_) => quiet = false,
+            Err(error) => return Err((error.into(), at)),
+        }
+        let line = line(fields, &text).map_err(|e| (e.into(), at.clone()))?;
         let seen = |object: &Value| object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-        let fed = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+        let fed = match line {
+            Line::Applied(object) => {
                 at = seen(&object).unwrap_or(at);
                 Fed::Applied(object)
             }
-            WatchEvent::Deleted(object) => {
+            Line::Deleted(object) => {
                 at = seen(&object).unwrap_or(at);
                 Fed::Deleted(object)
             }
-            WatchEvent::Bookmark(bookmark) => {
-                at = bookmark.metadata.resource_version;
+            Line::Bookmark(object) => {
+                at = seen(&object).unwrap_or(at);
                 Fed::Revision(number(&at))
             }
-            WatchEvent::Error(status) => return Err((kube::Error::Api(status), at)),
+            Line::Error(status) => {
+                let why = status["message"].as_str().unwrap_or_default().to_owned();
+                return Err((Broken::Status(status["code"].as_u64().unwrap_or(0), why), at));
+            }
         };
         if !emit(fed) {
             return Ok(None);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kube::Client;
 use sealane_api::kinds::by_kind;
 use sealane_catalog::imports::SERVICE_LABEL;
+use sealane_catalog::read::Fields;
 use sealane_catalog::{Imports, Snapshot, Source};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,7 +34,9 @@ pub async fn watch_imports(
     for (source, watched) in all {
         if let Some(watched) = watched {
             let (client, sender) = (client.clone(), sender.clone());
-            feeds.spawn(feed(client, watched, move |fed| sender.send((source, fed)).is_ok()));
+            feeds.spawn(feed(client, watched, Fields::of(source), move |fed| {
+                sender.send((source, fed)).is_ok()
+            }));
         }
     }
     drop(sender);

@@ -9,7 +9,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use sealane_catalog::{Snapshot, Source};
-//! use sealane_client::{ControllersConfig, run_controllers, watch_catalog};
+//! use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
 //!
 //! /// Runs until `stop` is set; DNS and proxy read Snapshots from the other end of `publish`.
 //! async fn wire(
@@ -22,7 +22,7 @@
 //!     };
 //!     let sources = [Source::Services, Source::EndpointSlices, Source::Namespaces, Source::Nodes];
 //!     let controllers = run_controllers(client.clone(), ControllersConfig::default(), stopped(stop.clone()));
-//!     let catalog = watch_catalog(client, &sources, publish, stopped(stop));
+//!     let catalog = watch_catalog(client, &sources, CatalogOptions::default(), publish, stopped(stop));
 //!     tokio::join!(controllers, catalog);
 //! }
 //! ```
@@ -34,7 +34,8 @@ mod execute;
 mod feed;
 mod imports;
 mod queue;
+mod warm;
 
-pub use catalog::watch_catalog;
+pub use catalog::{CatalogOptions, WarmStart, watch_catalog};
 pub use controllers::{ControllersConfig, run_controllers};
 pub use imports::watch_imports;

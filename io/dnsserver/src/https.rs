@@ -10,13 +10,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use sealane_dns::chain::Parent;
 use sealane_dns::server::max_age;
 use sealane_dns::{Event, Transport, decode};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -42,24 +43,46 @@ pub(crate) async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     (from, port): (SocketAddr, u16),
     limits: Limits,
-    mut closed: watch::Receiver<bool>,
+    closed: watch::Receiver<bool>,
 ) -> Result<()> {
-    let work = Arc::new(Work::default());
-    let of_requests = work.clone();
-    let service = service_fn(move |request| {
-        let (shared, work) = (shared.clone(), of_requests.clone());
-        async move {
-            work.0.fetch_add(1, Ordering::Relaxed);
-            let response = respond(&shared, request, (from, port), limits.read).await;
-            work.1.fetch_add(1, Ordering::Relaxed);
-            shared.server(|server| server.answered_https(port, response.status().as_u16()));
-            Ok::<_, Infallible>(response)
-        }
-    });
     let mut builder = Builder::new(TokioExecutor::new());
     // It begins with the wait for a request.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle.max(limits.read));
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    conversation(&builder, stream, limits, closed, move |request| {
+        let shared = shared.clone();
+        async move {
+            let response = respond(&shared, request, (from, port), limits.read).await;
+            shared.server(|server| server.answered_https(port, response.status().as_u16()));
+            response
+        }
+    })
+    .await
+}
+
+/// Answers the requests of one connection, until it has been idle for too long, or is told to end.
+pub(crate) async fn conversation<F, B>(
+    builder: &Builder<TokioExecutor>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    limits: Limits,
+    mut closed: watch::Receiver<bool>,
+    respond: impl Fn(Request<Incoming>) -> F,
+) -> Result<()>
+where
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    let work = Arc::new(Work::default());
+    let of_requests = work.clone();
+    let service = service_fn(move |request| {
+        let (work, response) = (of_requests.clone(), respond(request));
+        async move {
+            work.0.fetch_add(1, Ordering::Relaxed);
+            let response = response.await;
+            work.1.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
+    });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let (mut seen, mut ending) = (0, false);
@@ -74,13 +97,30 @@ pub(crate) async fn connection(
             }
             () = tokio::time::sleep(patience) => {
                 let (begun, ended) = (work.0.load(Ordering::Relaxed), work.1.load(Ordering::Relaxed));
-                if begun == ended && begun == seen {
+                if begun == ended && begun == seen && !ending {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                } else if begun == ended && begun == seen {
                     // It has had its time: a client that does not see that is left.
                     return Ok(());
                 }
                 (seen, patience) = (begun, limits.idle);
             }
         }
+    }
+}
+
+/// The trace that a request is part of, where it says so.
+pub(crate) fn parent(headers: &HeaderMap) -> Option<Parent> {
+    Parent::from_headers(|name| headers.get(name).and_then(|value| value.to_str().ok()))
+}
+
+/// A request's query.
+pub(crate) fn asked(parent: Option<Parent>, (port, client): (u16, SocketAddr), bytes: &[u8]) -> Event<'_> {
+    let transport = Transport::Tcp;
+    match parent {
+        Some(parent) => Event::Traced { parent, port, transport, client, bytes },
+        None => Event::Query { port, transport, client, bytes },
     }
 }
 
@@ -99,11 +139,11 @@ async fn respond(
     if request.uri().path() != PATH {
         return bare(StatusCode::NOT_FOUND, "");
     }
+    let parent = parent(request.headers());
     let Some(query) = query(request, patience).await.filter(|query| decode(query).is_ok()) else {
         return bare(StatusCode::BAD_REQUEST, "invalid request\n");
     };
-    let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes: &query };
-    let effects = shared.step(event);
+    let effects = shared.step(asked(parent, (port, from), &query));
     let mut messages = shared.carry_out(effects).await.into_iter();
     let Some(answer) = messages.next() else {
         return bare(StatusCode::INTERNAL_SERVER_ERROR, "No response\n");

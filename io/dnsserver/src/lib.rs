@@ -20,16 +20,20 @@ mod corefile;
 mod datagrams;
 mod fair;
 mod files;
+mod grpc;
 mod https;
 mod limits;
 mod listen;
 mod machine;
 mod mmsg;
+mod outlet;
 mod panics;
 mod patient;
 mod problems;
 mod shared;
 mod sockets;
+mod spans;
+mod tap;
 mod tcp;
 mod tls;
 mod udp;
@@ -45,7 +49,7 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 use sealane_dns::chain::Block;
 use sealane_dns::chain::values::go_duration;
-pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs};
+pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs, WarmFile};
 use sealane_dns::{Config, Event};
 use tokio::sync::{Notify, watch};
 
@@ -196,6 +200,8 @@ pub async fn run(
             _ = tick.tick() => {
                 shared.background(Event::Tick);
                 shared.upstreams.sweep();
+                shared.taps.sweep();
+                shared.collectors.sweep();
                 let changed = files.content();
                 for (path, content) in &changed {
                     shared.background(Event::File { path, content: content.as_deref() });
@@ -220,6 +226,7 @@ pub async fn run(
         shared.stop();
     }
     drop(listeners);
+    tokio::join!(shared.taps.close(), shared.collectors.close());
     ended
 }
 

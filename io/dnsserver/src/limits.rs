@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sealane_dns::chain::Timeouts;
+use sealane_dns::chain::{HttpServer, Timeouts};
 
 /// How long a connection may take for what, and how much it may ask (`timeouts`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +15,15 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
     /// Messages; `u32::MAX`: as many as there are.
     pub(crate) queries: u32,
+    /// Over HTTP: connections, and requests at once on one of them.
+    pub(crate) http: HttpServer,
 }
 
 impl Default for Limits {
     /// `NewServer` in core/dnsserver/server.go.
     fn default() -> Self {
         let [read, write, idle] = [3, 5, 10].map(Duration::from_secs);
-        Limits { read, write, idle, queries: u32::MAX }
+        Limits { read, write, idle, queries: u32::MAX, http: HttpServer::default() }
     }
 }
 

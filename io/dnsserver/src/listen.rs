@@ -34,6 +34,7 @@ enum Listener {
     Tcp(Option<IpAddr>, u16),
     Tls(Option<IpAddr>, u16),
     Https(Option<IpAddr>, u16),
+    Grpc(Option<IpAddr>, u16),
     Http(Page, Option<IpAddr>, u16),
 }
 
@@ -160,6 +161,7 @@ impl Listeners {
                     let kind = match listener {
                         Listener::Tls(..) => Kind::Tls,
                         Listener::Https(..) => Kind::Https,
+                        Listener::Grpc(..) => Kind::Grpc,
                         _ => Kind::Plain,
                     };
                     tasks.spawn(tcp::serve(shared, socket, listener.port().1, kind, of_tasks, ends));
@@ -249,6 +251,7 @@ impl Listener {
             Listener::Tcp(_, port)
             | Listener::Tls(_, port)
             | Listener::Https(_, port)
+            | Listener::Grpc(_, port)
             | Listener::Http(_, _, port) => (true, port),
         }
     }
@@ -263,6 +266,7 @@ impl Listener {
             | Listener::Tcp(ip, _)
             | Listener::Tls(ip, _)
             | Listener::Https(ip, _)
+            | Listener::Grpc(ip, _)
             | Listener::Http(_, ip, _) => ip,
         }
     }
@@ -278,6 +282,7 @@ impl Listener {
             Listener::Tcp(..) => "DNS over TCP",
             Listener::Tls(..) => "DNS over TLS",
             Listener::Https(..) => "DNS over HTTPS",
+            Listener::Grpc(..) => "DNS over gRPC",
             Listener::Http(page, ..) => page.name(),
         }
     }
@@ -303,6 +308,7 @@ fn of_keys(block: &Block) -> Vec<Listener> {
             match key.scheme {
                 Scheme::Tls => out.push(Listener::Tls(*ip, key.port)),
                 Scheme::Https => out.push(Listener::Https(*ip, key.port)),
+                Scheme::Grpc => out.push(Listener::Grpc(*ip, key.port)),
                 // There are no others: `Config` refuses them.
                 _ => out.extend([Listener::Udp(*ip, key.port), Listener::Tcp(*ip, key.port)]),
             }
@@ -311,16 +317,18 @@ fn of_keys(block: &Block) -> Vec<Listener> {
     out
 }
 
-/// What all blocks want together. Of those on one address the first says how many sockets there are (`plugin/multisocket`),
-/// the last that says something how long connections may take (`NewServer`).
+/// What all blocks want together. Of those on one address the first says how many sockets there are (`plugin/multisocket`)
+/// and how much goes over HTTP, the last that says something how long connections may take (`NewServer`).
 fn wanted(blocks: &[Arc<Block>], processors: u16) -> Result<BTreeMap<Listener, Wanted>, DnsError> {
     let mut out = BTreeMap::new();
     for block in blocks {
         let settings = &block.settings;
         for listener in of_keys(block) {
-            let wanted = out.entry(listener).or_insert_with(|| Wanted {
-                sockets: listener.sockets(settings.sockets, processors),
-                terms: Terms::default(),
+            let wanted = out.entry(listener).or_insert_with(|| {
+                let mut terms = Terms::default();
+                let http = if let Listener::Grpc(..) = listener { settings.grpc } else { settings.https };
+                terms.limits.http = http.unwrap_or_default();
+                Wanted { sockets: listener.sockets(settings.sockets, processors), terms }
             });
             if let Some(timeouts) = &settings.timeouts {
                 wanted.terms.limits.take(timeouts);
@@ -328,6 +336,7 @@ fn wanted(blocks: &[Arc<Block>], processors: u16) -> Result<BTreeMap<Listener, W
             let scheme = match listener {
                 Listener::Tls(..) => Scheme::Tls,
                 Listener::Https(..) => Scheme::Https,
+                Listener::Grpc(..) => Scheme::Grpc,
                 _ => continue,
             };
             if let Some(tls) = &settings.tls {

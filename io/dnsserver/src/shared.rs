@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::datagrams::Datagrams;
 use crate::panics::{self, Caught};
+use crate::spans::Collectors;
+use crate::tap::Taps;
 use crate::upstream::{Outgoing, Upstreams};
 use crate::{LogSink, Settings, files, machine};
 
@@ -31,6 +33,8 @@ pub(crate) struct Shared {
     counting: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
     pub(crate) upstreams: Upstreams,
     pub(crate) datagrams: Datagrams,
+    pub(crate) taps: Taps,
+    pub(crate) collectors: Collectors,
 }
 
 /// The last changes of what prepared answers are made from, each with its number, and the SOA's serial number.
@@ -62,6 +66,8 @@ impl Shared {
             counting: Mutex::default(),
             upstreams: Upstreams::default(),
             datagrams: Datagrams::default(),
+            taps: Taps::default(),
+            collectors: Collectors::default(),
         };
         (Arc::new(shared), receiver)
     }
@@ -130,7 +136,10 @@ impl Shared {
         event: Event<'a>,
         step: impl FnOnce(&mut Server, Event<'a>) -> Vec<Effect>,
     ) -> Vec<Effect> {
-        let query = if let Event::Query { port, bytes, .. } = &event { Some((*port, *bytes)) } else { None };
+        let query = match &event {
+            Event::Query { port, bytes, .. } | Event::Traced { port, bytes, .. } => Some((*port, *bytes)),
+            _ => None,
+        };
         let result = panics::catch(|| self.server(|server| step(server, event)));
         result.unwrap_or_else(|Caught { what, place }| {
             self.server(|server| server.panicked(query, &what, &place))
@@ -198,6 +207,8 @@ impl Shared {
         }
         let mut text = String::new();
         self.server(|server| server.render_metrics(&mut text));
+        self.taps.render(&mut text);
+        self.collectors.render(&mut text);
         text
     }
 
@@ -221,6 +232,8 @@ impl Shared {
                     shared.carry_out(vec![waits]).await;
                 });
             }
+            Effect::Show(tap, message) => self.taps.show(&tap, message, &self.log),
+            Effect::Trace(tracer, spans) => self.collectors.send(&tracer, spans, &self.log),
             Effect::Write(file) => {
                 let shared = self.clone();
                 tokio::task::spawn_blocking(move || {
@@ -260,8 +273,9 @@ impl Shared {
                         };
                         continue;
                     }
-                    let (answer, kept) = self.upstreams.exchange(&outgoing).await;
-                    pending.went_over(kept);
+                    let (answer, way) = self.upstreams.exchange(&outgoing).await;
+                    pending.went_over(way.kept);
+                    pending.came_from(way.local);
                     match answer {
                         Ok(bytes) => self.step(Event::Answer { pending, bytes: &bytes }),
                         Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
@@ -321,7 +335,12 @@ fn waits_for(effect: &Effect) -> bool {
 fn has_client(effect: &Effect) -> bool {
     match effect {
         Effect::Ask { pending, .. } | Effect::Wait { pending, .. } => pending.has_client(),
-        Effect::Reply(_) | Effect::Log(_) | Effect::Fatal(_) | Effect::Write(_) => false,
+        Effect::Reply(_)
+        | Effect::Log(_)
+        | Effect::Fatal(_)
+        | Effect::Write(_)
+        | Effect::Show(..)
+        | Effect::Trace(..) => false,
     }
 }
 
@@ -331,11 +350,8 @@ fn local(settings: &Settings) -> Vec<IpAddr> {
 }
 
 fn now(start: Instant) -> Now {
-    Now {
-        monotonic: start.elapsed(),
-        unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        random: random(),
-    }
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { monotonic: start.elapsed(), unix: unix.as_secs(), nanos: unix.subsec_nanos(), random: random() }
 }
 
 /// Octets of the kernel's, fetched by the page: a system call for each step costs as much as the step.

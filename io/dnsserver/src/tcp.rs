@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use rustls::ServerConfig;
+use sealane_dns::chain::HttpServer;
 use sealane_dns::{Event, Transport};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,16 +17,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use crate::https;
 use crate::limits::Limits;
 use crate::patient::Patient;
 use crate::shared::{Shared, told};
 use crate::upstream::framed;
+use crate::{grpc, https};
 
 /// Connections at once.
 const CONNECTIONS: usize = 1024;
-/// The same for DNS over HTTPS (CoreDNS's `DefaultHTTPSMaxConnections`).
-const HTTPS_CONNECTIONS: usize = 200;
+/// The same over HTTP (CoreDNS's `DefaultHTTPSMaxConnections`, `DefaultGRPCMaxConnections`).
+const HTTP_CONNECTIONS: u32 = 200;
 /// A connection that is told to end has so long for a query that is on its way.
 const LAST: Duration = Duration::from_millis(50);
 
@@ -43,6 +44,7 @@ pub(crate) enum Kind {
     Plain,
     Tls,
     Https,
+    Grpc,
 }
 
 /// What says that it is over: for a socket, and for all connections that came to its place.
@@ -59,6 +61,15 @@ fn canonical(client: SocketAddr) -> SocketAddr {
     SocketAddr::new(client.ip().to_canonical(), client.port())
 }
 
+/// Connections at once.
+fn most(kind: Kind, said: HttpServer) -> usize {
+    match (kind, said.connections.unwrap_or(HTTP_CONNECTIONS)) {
+        (Kind::Plain | Kind::Tls, _) => CONNECTIONS,
+        (Kind::Https | Kind::Grpc, 0) => usize::MAX,
+        (Kind::Https | Kind::Grpc, number) => number as usize,
+    }
+}
+
 /// Takes connections until told to end, and with those that wait by then; returns when the last of them has ended.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
@@ -68,7 +79,6 @@ pub(crate) async fn serve(
     terms: watch::Receiver<Terms>,
     mut ends: Ends,
 ) {
-    let most = if kind == Kind::Https { HTTPS_CONNECTIONS } else { CONNECTIONS };
     let mut tasks = JoinSet::new();
     let closed = ends.place.clone();
     let serve = |tasks: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
@@ -81,7 +91,7 @@ pub(crate) async fn serve(
         let accepted = tokio::select! {
             () = told(&mut ends.socket) => break,
             accepted = async {
-                if tasks.len() >= most {
+                if tasks.len() >= most(kind, terms.borrow().limits.http) {
                     tasks.join_next().await;
                 }
                 listener.accept().await
@@ -122,24 +132,27 @@ impl Client {
         let encrypted = kind != Kind::Plain;
         let Some(certificate) = terms.tls.filter(|_| encrypted) else {
             return match kind {
-                Kind::Https => self.https(stream, limits).await,
+                Kind::Https | Kind::Grpc => self.http(stream, kind, limits).await,
                 Kind::Plain | Kind::Tls => self.plain(stream, limits).await,
             };
         };
         let stream = timeout(limits.read, TlsAcceptor::from(certificate).accept(stream)).await??;
         match kind {
-            Kind::Https => self.https(stream, limits).await,
+            Kind::Https | Kind::Grpc => self.http(stream, kind, limits).await,
             Kind::Plain | Kind::Tls => self.within_tls(stream, limits).await,
         }
     }
 
-    async fn https<S>(self, stream: S, limits: Limits) -> Result<()>
+    async fn http<S>(self, stream: S, kind: Kind, limits: Limits) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Client { shared, from, port, closed } = self;
         let stream = Patient::new(stream, limits.write);
-        https::connection(shared, stream, (from, port), limits, closed).await
+        match kind {
+            Kind::Grpc => grpc::connection(shared, stream, (from, port), limits, closed).await,
+            _ => https::connection(shared, stream, (from, port), limits, closed).await,
+        }
     }
 
     async fn plain(mut self, mut stream: TcpStream, limits: Limits) -> Result<()> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use sealane_tests::{Machine, sealane};
 
 use super::codec::{Query, Reply, decode};
@@ -91,6 +92,13 @@ impl Server {
             Ok(Some(status)) => format!("{text}({status})"),
             _ => text,
         }
+    }
+
+    /// Tells it to end, and waits until it has.
+    #[allow(dead_code, reason = "not all tests end servers in peace")]
+    pub fn end(&mut self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Whether it runs.

@@ -5,14 +5,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::World;
 use super::setup::Block;
+use super::{Ask, Now, Parent, Spans, Via, World};
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::{Aging, Basis};
 use crate::tsig::{Checked, Signer};
 
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
 const ECHOED: [u16; 5] = [3, 9, 10, 11, 12];
+
+/// EDNS option of extended errors (RFC 8914 section 2).
+const EXTENDED_ERROR: u16 = 15;
 
 /// How a client's message travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,6 +79,10 @@ pub struct Query {
     /// The answer, or the order of its records, is meant for this client and no other: it is neither kept nor
     /// shuffled. Handed on from look-ups to who looked up.
     pub for_client: bool,
+    /// The trace that a client's query is part of, where it said so.
+    pub parent: Option<Box<Parent>>,
+    /// What it does, written down for `trace`; `None`: nobody wants to know.
+    pub spans: Option<Box<Spans>>,
     /// It came signed (TSIG), and what is wrong with that; the record is the request's last additional one. `tsig`
     /// takes it.
     pub tsig: Option<Box<Checked>>,
@@ -113,6 +120,8 @@ impl Query {
             basis: None,
             aging: None,
             for_client: false,
+            parent: None,
+            spans: None,
             tsig: None,
             signer: None,
             datagram,
@@ -151,6 +160,36 @@ impl Query {
         while let Some((_, question)) = self.before.pop_if(|(changed, _)| *changed >= place) {
             self.question = question;
         }
+    }
+
+    /// The plugin that has it now begins with it.
+    pub(crate) fn begin_span(&mut self, name: &'static str, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            spans.begin(name, (self.depth, self.place), now);
+        }
+    }
+
+    /// An upstream is asked.
+    pub(crate) fn begin_ask(&mut self, ask: &Ask, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            // CoreDNS's names of the spans of `forward` and `grpc`.
+            let name = if matches!(ask.via, Via::Grpc(_)) { "query" } else { "connect" };
+            spans.begin(name, (self.depth, self.place + 1), now);
+            spans.tag("peer.address", ask.to.to_string());
+        }
+    }
+
+    /// What came behind the plugin that has it now is over.
+    pub(crate) fn end_spans(&mut self, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            spans.end((self.depth, self.place), now);
+        }
+    }
+
+    /// A look-up is over, and gives back what was written down.
+    pub(crate) fn trace_again(&mut self, spans: Option<Box<Spans>>, now: Now) {
+        self.spans = spans;
+        self.end_spans(now);
     }
 
     /// Sets a label of `metadata` for those who come later.
@@ -194,6 +233,15 @@ impl Query {
         let more = &self.block.settings.echoed;
         let options = self.request.edns.iter().flat_map(|edns| &edns.options);
         options.filter(|(code, _)| ECHOED.contains(code) || more.contains(code))
+    }
+
+    /// Says why an answer is as it is, beside the options that the client gets anyway (RFC 8914 section 2).
+    pub fn explain(&self, reply: &mut Message, code: u16, text: &str) {
+        let mut data = code.to_be_bytes().to_vec();
+        data.extend_from_slice(text.as_bytes());
+        let mut options: Vec<EdnsOption> = self.echoed().cloned().collect();
+        options.push((EXTENDED_ERROR, data.into()));
+        reply.edns = Some(Edns { options, ..Edns::default() });
     }
 
     /// Makes an answer this query's: id, question and flags of the request, EDNS as the client's.

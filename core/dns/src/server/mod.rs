@@ -14,7 +14,8 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 
 use crate::chain::{
-    Block, FileWrite, Keeping, Link, Now, Passage, Plugin, Settings, Transport, Via, Want, World,
+    Block, FileWrite, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via,
+    Want, World,
 };
 use crate::config::{Config, wanted};
 use crate::fairness::Throttled;
@@ -52,12 +53,29 @@ static UNHEALTHY: Family =
 static REVISION: Family =
     Family::gauge("sealane_dns_applied_revision", "The newest resourceVersion that answers are made from.");
 static SERVICES: Family = Family::gauge("sealane_dns_services", "Services known.");
+static AGE: Family = Family::gauge(
+    "sealane_dns_view_age_seconds",
+    "How long ago the cluster was as it is answered from: 0 while the API tells what changes.",
+);
 
 /// What happened.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A message came in.
     Query {
+        /// Port that it came to.
+        port: u16,
+        /// How.
+        transport: Transport,
+        /// From whom.
+        client: SocketAddr,
+        /// The message.
+        bytes: &'a [u8],
+    },
+    /// The same, as part of a trace that somebody else began.
+    Traced {
+        /// What it is part of.
+        parent: Parent,
         /// Port that it came to.
         port: u16,
         /// How.
@@ -139,6 +157,10 @@ pub enum Effect {
     Log(String),
     /// Queries go in circles: stop the server and say this.
     Fatal(String),
+    /// A message of dnstap for who looks on; an empty one: open the way to them.
+    Show(Arc<Tap>, Vec<u8>),
+    /// Spans for who collects them, one text each.
+    Trace(Arc<Tracer>, Vec<String>),
 }
 
 /// A block with its chain.
@@ -178,6 +200,8 @@ pub struct Server {
     metrics: Metrics,
     reloads_failed: u64,
     fingerprint: String,
+    /// The last event's time, seconds since 1970.
+    unix: u64,
     /// Where queries of each sort are counted.
     sorts: HashMap<finish::Sort, [Handle; 5]>,
     /// The last query's answer may be kept.
@@ -406,15 +430,23 @@ impl Server {
         }
         page.add(&REVISION, "", self.applied_revision() as f64);
         page.add(&SERVICES, "", self.world.snapshot.services().count() as f64);
+        if self.world.snapshot.synced() {
+            let age = self.world.snapshot.as_of().map_or(0, |as_of| self.unix.saturating_sub(as_of));
+            page.add(&AGE, "", age as f64);
+        }
         page.render(out);
     }
 
     /// Takes one event. A query has one answer at most, now or when its `Ask` is over.
     pub fn step(&mut self, event: Event<'_>, now: Now) -> Vec<Effect> {
         let mut out = std::mem::take(&mut self.starting);
+        self.unix = now.unix;
         match event {
             Event::Query { port, transport, client, bytes } => {
-                self.query(port, transport, client, bytes, now, &mut out);
+                self.query((port, transport, client, bytes), None, now, &mut out);
+            }
+            Event::Traced { parent, port, transport, client, bytes } => {
+                self.query((port, transport, client, bytes), Some(parent), now, &mut out);
             }
             Event::Answer { pending, bytes } => self.answered(*pending, Ok((bytes, &[])), now, &mut out),
             Event::Transferred { pending, messages } => {
@@ -454,7 +486,8 @@ impl Server {
 
     fn snapshot(&mut self, snapshot: Arc<Snapshot>, now: Now, out: &mut Vec<Effect>) {
         let delta = snapshot.since(&self.world.snapshot);
-        let synced = snapshot.synced() != self.world.snapshot.synced();
+        let old = &self.world.snapshot;
+        let synced = snapshot.synced() != old.synced() || snapshot.restored() != old.restored();
         let changed = !delta.is_empty() || synced;
         let what = if synced { Changed::All } else { Changed::by(&delta) };
         let old = std::mem::replace(&mut self.world.snapshot, snapshot);

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 /// Monotonic milliseconds on the test's clock.
 pub fn at(millis: u64) -> Now {
-    Now { monotonic: Duration::from_millis(millis), unix: 1_700_000_000, random: 0x1234_5678_9abc_def0 }
+    let random = 0x1234_5678_9abc_def0;
+    Now { monotonic: Duration::from_millis(millis), unix: 1_700_000_000, random, ..Now::default() }
 }
 
 pub fn service(namespace: &str, name: &str, spec: Value) -> (Source, Value) {
@@ -32,7 +33,7 @@ pub fn slice(namespace: &str, name: &str, of: &str, ports: Value, endpoints: Val
     )
 }
 
-fn objects() -> Vec<(Source, Value)> {
+pub fn objects() -> Vec<(Source, Value)> {
     let http = json!([{"name": "http", "port": 8080, "protocol": "TCP"}]);
     let mut objects = vec![
         service(

@@ -302,6 +302,9 @@ fn refused() {
         ("search", "3:2: 'search' needs a thing"),
         ("search expand", "3:9: 'expand' is nothing to do with searches (collapse)"),
         ("startup_timeout 5", "3:18: '5' is no duration"),
+        ("warm_start", "3:2: 'warm_start' is followed by FILE [MAX_AGE]"),
+        ("warm_start f 5", "3:15: '5' is no duration"),
+        ("warm_start f 5h x", "3:18: 'warm_start' takes no 'x'"),
         ("grpc_config x", "3:14: 'grpc_config' takes no 'x'"),
     ] {
         let corefile = format!(". {{\n kubernetes cluster.local {{\n {lines}\n }}\n}}");

@@ -21,4 +21,5 @@ mod search;
 mod tls;
 mod transfers;
 mod upstreams;
+mod warm_start;
 mod zone_order;

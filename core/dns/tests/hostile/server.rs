@@ -191,7 +191,7 @@ impl Stage {
                 (want.path == "/etc/resolv.conf").then_some("search corp.example\nnameserver 192.0.2.9\n");
             config.load(&want.path, content).unwrap();
         }
-        let now = Now { monotonic: Duration::from_secs(1), unix: 1_700_000_000, random: 7 };
+        let now = Now { monotonic: Duration::from_secs(1), unix: 1_700_000_000, nanos: 0, random: 7 };
         let mut server = Server::new(config, vec!["10.96.0.10".parse().unwrap()], now);
         server.step(Event::Snapshot(cluster()), now);
         Stage { server, prepared: Prepared::new(1 << 20), now, asked: Vec::new(), kept: Vec::new() }
@@ -230,7 +230,7 @@ impl Stage {
             assert!(steps < 2000, "it does not end");
             match effect {
                 Effect::Reply(bytes) => replies.push(bytes),
-                Effect::Log(_) | Effect::Write(_) => {}
+                Effect::Log(_) | Effect::Write(_) | Effect::Show(..) | Effect::Trace(..) => {}
                 Effect::Fatal(why) => panic!("{why}"),
                 Effect::Wait { pending, time } => {
                     self.now.monotonic += time;

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use super::{Kubernetes, PodMode, Selector};
 use crate::chain::args::{self, duration, err, no_more, number, one, unknown};
-use crate::chain::{ApiAccess, ClientFiles, Setup};
+use crate::chain::{ApiAccess, ClientFiles, Setup, WarmFile};
 use crate::corefile::{CorefileError, Directive};
 use crate::name::Name;
 
+/// How old a saved snapshot may be, where `warm_start` says nothing: a day off the API is an incident, a week is a
+/// cluster that was switched off.
+const WARM_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// CoreDNS's, where `startup_timeout` says nothing.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,6 +45,7 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
         collapse: None,
         grpc_config: false,
         zone_order: None,
+        warm_start: None,
     };
     for option in d.block.iter().flatten() {
         read(&mut k, option)?;
@@ -101,6 +105,7 @@ fn read(k: &mut Kubernetes, o: &Directive) -> Result<(), CorefileError> {
         }
         "fallthrough" => k.fallthrough = args::fallthrough(o)?,
         "startup_timeout" => k.startup_timeout = duration(one(o, "duration")?)?,
+        "warm_start" => k.warm_start = Some(warm_start(o)?),
         "search" => {
             let token = one(o, "thing")?;
             if token.text != "collapse" {
@@ -156,6 +161,16 @@ fn multicluster(o: &Directive, zones: &[Name]) -> Result<Vec<Name>, CorefileErro
         }
     }
     Ok(out)
+}
+
+/// `warm_start FILE [MAX_AGE]`
+fn warm_start(o: &Directive) -> Result<WarmFile, CorefileError> {
+    let Some((path, rest)) = o.args.split_first() else {
+        return err(&o.name, "'warm_start' is followed by FILE [MAX_AGE]");
+    };
+    no_more("warm_start", rest.get(1..).unwrap_or(&[]))?;
+    let max_age = rest.first().map_or(Ok(WARM_MAX_AGE), duration)?;
+    Ok(WarmFile { path: path.text.clone(), max_age })
 }
 
 fn selector(o: &Directive) -> Result<Option<Selector>, CorefileError> {

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{ApiAccess, Context, Flow, Needs, Note, Peers, Plugin, Query, Reply, Setup, Want, World};
+use crate::chain::{
+    ApiAccess, Context, Flow, Needs, Note, Peers, Plugin, Query, Reply, Setup, Want, WarmFile, World,
+};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, Question, Record, rcode};
 use crate::name::Name;
@@ -73,6 +75,8 @@ pub struct Kubernetes {
     pub grpc_config: bool,
     /// Endpoints near the client come first.
     zone_order: Option<Box<topology::Topology>>,
+    /// Where the cluster as it was is kept, for a start while the API is away.
+    warm_start: Option<WarmFile>,
 }
 
 /// `kubernetes [ZONES...] { OPTIONS }`
@@ -106,7 +110,7 @@ impl Plugin for Kubernetes {
                     return search.go_on(query, note);
                 }
                 self.order(query, &mut reply, cx);
-                Flow::Reply(reply.into())
+                Flow::Reply(as_old_as_it_is(reply.into(), query, cx.world))
             }
             Answer::Chase { aliases, target } => {
                 note.set(aliases);
@@ -130,7 +134,7 @@ impl Plugin for Kubernetes {
         answers.extend(found.answers);
         let mut reply = Message::from(Reply { answers, ..Reply::default() });
         reply.flags.truncated = found.flags.truncated;
-        Flow::Reply(reply)
+        Flow::Reply(as_old_as_it_is(reply, query, cx.world))
     }
 
     fn metadata(&self, label: &str, query: &Query, world: &World) -> Option<String> {
@@ -176,6 +180,7 @@ impl Plugin for Kubernetes {
             imports: !self.multicluster.is_empty(),
             destination_rules: self.grpc_config,
             access: vec![self.access.clone()],
+            warm_start: self.warm_start.iter().cloned().collect(),
             startup_timeout: self.startup_timeout,
         }
     }
@@ -183,6 +188,21 @@ impl Plugin for Kubernetes {
     fn ready(&self, world: &World) -> bool {
         world.snapshot.synced() && (self.multicluster.is_empty() || world.imports.synced())
     }
+}
+
+/// Extended errors (RFC 8914 sections 4.4 and 4.20): what is answered from a saved snapshot may have changed.
+const STALE: u16 = 3;
+const STALE_NXDOMAIN: u16 = 19;
+
+/// Tells clients that speak EDNS where an answer is from a saved snapshot.
+fn as_old_as_it_is(mut reply: Message, query: &mut Query, world: &World) -> Message {
+    if world.snapshot.restored() {
+        let code = if reply.rcode == rcode::NXDOMAIN { STALE_NXDOMAIN } else { STALE };
+        query.explain(&mut reply, code, "the Kubernetes API does not answer");
+        // The next one who asks may be answered from the API.
+        query.basis = None;
+    }
+    reply
 }
 
 impl Kubernetes {

@@ -152,14 +152,12 @@ pub(super) fn service_key(name: &Name, zone: &Name) -> Option<NamespacedName> {
 
 /// The label under which an endpoint is found below its Service.
 pub(super) fn endpoint_name(endpoint: &Endpoint, pod_names: bool) -> String {
-    if !endpoint.hostname.is_empty() {
-        return endpoint.hostname.to_string();
+    if !endpoint.hostname().is_empty() {
+        return endpoint.hostname().to_owned();
     }
     // A longer Pod name is no label (RFC 1035 section 2.3.4).
-    if let (true, Some(pod)) = (pod_names, &endpoint.pod)
-        && pod.name.len() < 64
-    {
-        return pod.name.to_string();
+    if pod_names && matches!(endpoint.pod().len(), 1..64) {
+        return endpoint.pod().to_owned();
     }
     let name = endpoint.address.to_string().replace(['.', ':'], "-");
     let (head, tail) =
@@ -407,7 +405,7 @@ impl Kubernetes {
         rows: &mut Vec<Row>,
     ) {
         let ready = |e: &&Endpoint| e.ready;
-        let near = |e: &Endpoint| e.zone.eq_ignore_ascii_case(&r.zone);
+        let near = |e: &Endpoint| e.zone().eq_ignore_ascii_case(&r.zone);
         let mut endpoints = self.slices(entry).iter().flat_map(|slice| &slice.endpoints).filter(ready);
         let anywhere = r.zone.is_empty() || r.prefers && !endpoints.any(near);
         for slice in self.slices(entry) {
