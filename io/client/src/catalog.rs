@@ -43,8 +43,13 @@ pub struct CatalogOptions {
 }
 
 /// Istio's, which Sealane's own API does not serve.
-const DESTINATION_RULES: Watched =
-    Watched { group: "networking.istio.io", version: "v1", plural: "destinationrules", label: "" };
+const DESTINATION_RULES: Watched = Watched {
+    group: "networking.istio.io",
+    version: "v1",
+    plural: "destinationrules",
+    label: "",
+    optional: true,
+};
 
 fn watched(source: Source) -> Option<Watched> {
     let kind = match source {

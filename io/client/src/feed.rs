@@ -22,19 +22,21 @@ pub(crate) struct Watched {
     pub(crate) plural: &'static str,
     /// Key of a label that they have; "": all of them.
     pub(crate) label: &'static str,
+    /// Who may not see them goes on as if there were none.
+    pub(crate) optional: bool,
 }
 
 /// All objects of a kind.
 impl From<&Kind> for Watched {
     fn from(kind: &Kind) -> Self {
-        Watched { group: kind.group, version: kind.version, plural: kind.plural, label: "" }
+        Watched { group: kind.group, version: kind.version, plural: kind.plural, label: "", optional: false }
     }
 }
 
 impl Watched {
     /// Path and query.
     fn uri(self, query: &str) -> String {
-        let Watched { group, version, plural, label } = self;
+        let Watched { group, version, plural, label, .. } = self;
         let path =
             if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
         let selector = format!("labelSelector={}", label.replace('/', "%2F"));
@@ -148,8 +150,8 @@ pub(crate) async fn feed(
                 }
                 Ok(None) => return,
                 Err((error, last)) => {
-                    // 410: the revision is too old, so list again; anything else may pass.
-                    at = Some(last).filter(|_| code(&error) != 410);
+                    // 410: the revision is too old, 404: the kind has gone, so list again; anything else may pass.
+                    at = Some(last).filter(|_| !matches!(code(&error), 404 | 410));
                     error
                 }
             },
@@ -158,9 +160,14 @@ pub(crate) async fn feed(
         if code == 410 {
             continue;
         }
-        if code == 404 && at.is_none() {
-            if !absent && (!emit(Fed::ListBegins) || !emit(Fed::ListEnds(0))) {
-                return;
+        if (code == 404 || code == 403 && watched.optional) && at.is_none() {
+            if !absent {
+                if code == 403 {
+                    tracing::warn!(kind = watched.plural, %error, "going on without");
+                }
+                if !emit(Fed::ListBegins) || !emit(Fed::ListEnds(0)) {
+                    return;
+                }
             }
             absent = true;
         } else {
@@ -282,10 +289,15 @@ mod tests {
 
     #[test]
     fn where_objects_are() {
-        let slices =
-            Watched { group: "discovery.k8s.io", version: "v1", plural: "endpointslices", label: "" };
+        let slices = Watched {
+            group: "discovery.k8s.io",
+            version: "v1",
+            plural: "endpointslices",
+            label: "",
+            optional: false,
+        };
         let labelled = Watched { label: "a.b/c", ..slices };
-        let pods = Watched { group: "", version: "v1", plural: "pods", label: "" };
+        let pods = Watched { group: "", version: "v1", plural: "pods", label: "", optional: false };
         for (watched, query, uri) in [
             (slices, "", "/apis/discovery.k8s.io/v1/endpointslices"),
             (slices, "watch=true", "/apis/discovery.k8s.io/v1/endpointslices?watch=true"),

@@ -15,8 +15,13 @@ use crate::catalog::event;
 use crate::feed::{Fed, Watched, feed};
 
 /// The Multi-Cluster Services API's, which comes as a CustomResourceDefinition.
-const SERVICE_IMPORTS: Watched =
-    Watched { group: "multicluster.x-k8s.io", version: "v1alpha1", plural: "serviceimports", label: "" };
+const SERVICE_IMPORTS: Watched = Watched {
+    group: "multicluster.x-k8s.io",
+    version: "v1alpha1",
+    plural: "serviceimports",
+    label: "",
+    optional: false,
+};
 
 /// Watches ServiceImports and the EndpointSlices that stand for them, and publishes a whole [`Snapshot`] for every
 /// change, the first one when both lists are in; without ServiceImports in the API an empty one. Returns when `shutdown`
