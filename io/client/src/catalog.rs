@@ -1,7 +1,6 @@
 //! Feeds the catalog and publishes its Snapshots.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::feed::{Fed, Watched, feed};
-use crate::warm;
+use crate::warm::{self, WarmStart};
 
 /// An API that has not listed all by then is away, where a saved snapshot is at hand.
 const AWAY: Duration = Duration::from_secs(2);
@@ -23,15 +22,6 @@ const AWAY: Duration = Duration::from_secs(2);
 const SAVE: Duration = Duration::from_secs(60);
 /// Readers have this long to take what a list brought before [`CatalogOptions::loaded`] is called.
 const SETTLE: Duration = Duration::from_secs(1);
-
-/// A snapshot on disk, to answer from while the API is away.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WarmStart {
-    /// The file; its folder exists.
-    pub path: PathBuf,
-    /// An older one is not taken.
-    pub max_age: Duration,
-}
 
 /// What else the catalog does.
 #[derive(Default)]

@@ -36,6 +36,7 @@ mod imports;
 mod queue;
 mod warm;
 
-pub use catalog::{CatalogOptions, WarmStart, watch_catalog};
+pub use catalog::{CatalogOptions, watch_catalog};
 pub use controllers::{ControllersConfig, run_controllers};
 pub use imports::watch_imports;
+pub use warm::WarmStart;

@@ -2,11 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sealane_catalog::{Builder, Saved, Snapshot, Source};
 
-use crate::catalog::WarmStart;
+/// A snapshot on disk, to answer from while the API is away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmStart {
+    /// The file; its folder exists.
+    pub path: PathBuf,
+    /// An older one is not taken.
+    pub max_age: Duration,
+}
 
 /// Takes the file into the builder: what is to be said of it; `None`: there is none yet.
 pub(crate) fn restore(warm: &WarmStart, now: u64, builder: &mut Builder) -> Result<Option<String>, String> {
@@ -42,8 +50,6 @@ pub(crate) fn save(path: &Path, snapshot: &Snapshot, sources: &[Source], now: u6
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use sealane_api::Object;
     use sealane_catalog::{Event, NamespacedName};
     use serde_json::json;
