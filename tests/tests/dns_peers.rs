@@ -159,18 +159,24 @@ fn who_looks_on_sees_the_same_of_both() {
         let mut server = start(&machine, folder.path(), program, "Corefile", &corefile);
         machine.within(|| {
             // Nobody counts how often this one was asked.
-            answered(&mut [&mut server], &query("www.example.org.", "A"));
-            for (name, kind) in
-                [("www.example.org.", "AAAA"), ("www.example.net.", "A"), ("x.example.com.", "A")]
-            {
+            answered(&mut [&mut server], &query("ready.example.net.", "A"));
+            for (name, kind) in [
+                ("www.example.org.", "A"),
+                ("www.example.org.", "AAAA"),
+                ("www.example.net.", "A"),
+                ("x.example.com.", "A"),
+            ] {
                 ask_udp(SERVER, &query(name, kind)).unwrap();
             }
             ask_tcp(SERVER, &[&query("tcp.example.net.", "A")]).unwrap();
         });
         server.end();
-        let all: Vec<String> = reading.join().unwrap().iter().map(|frame| words(frame, false)).collect();
-        let first = all.iter().rposition(|frame| frame.contains("www.example.org. A")).map_or(0, |at| at + 1);
-        seen.push(all[first..].join("\n"));
+        let all = reading.join().unwrap();
+        // An answer may be shown after the next question.
+        let mut all: Vec<String> = all.iter().map(|frame| words(frame, false)).collect();
+        all.retain(|frame| !frame.contains("ready.example.net."));
+        all.sort();
+        seen.push(all.join("\n"));
     }
     assert!(seen[0].lines().count() >= 12, "{}", seen[0]);
     assert_eq!(seen[0], seen[1]);

@@ -95,7 +95,14 @@ impl Listeners {
 
     /// Binds what is new in a configuration. Where something cannot be bound nothing has changed.
     pub(crate) fn bind(&self, blocks: &[Arc<Block>]) -> Result<Fresh, DnsError> {
-        let wanted = wanted(blocks, self.processors)?;
+        let mut wanted = wanted(blocks, self.processors)?;
+        // A connection whose handshake is under way when its socket closes is reset, other sockets of the place or not
+        // (net.ipv4.tcp_migrate_req in ip-sysctl.rst is the host's to set). So they stay as long as their place does.
+        for (listener, number) in self.running.keys() {
+            if let (false, Some(wanted)) = (matches!(listener, Listener::Udp(..)), wanted.get_mut(listener)) {
+                wanted.sockets = wanted.sockets.max(number + 1);
+            }
+        }
         let mut fresh = Fresh { bound: BTreeMap::new(), wanted };
         let slots = fresh.wanted.iter().flat_map(|(listener, wanted)| {
             (0..wanted.sockets).map(|number| (*listener, number)).collect::<Vec<_>>()

@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Where so many come at once, more are on their way: they are given the time to be many, too. What many share is
 /// most of what an answer costs.
-const MANY: usize = 16;
+const MANY: usize = 8;
 const GATHER: Duration = Duration::from_micros(50);
 /// How exact such sleeps are, ns. The kernel would make them 50 us longer.
 const SLACK: NonZeroU64 = NonZeroU64::MIN;
