@@ -45,10 +45,10 @@ fn port_frontends(
         target,
         outside,
     };
-    let inside_masquerade = match (node.masquerade_all, node.pod_cidrs.is_empty()) {
+    let inside_masquerade = match (node.masquerade_all, node.detects_pods(ipv6)) {
         (true, _) => Masquerade::Always,
-        (false, false) => Masquerade::OffCluster,
-        (false, true) => Masquerade::Never,
+        (false, true) => Masquerade::OffCluster,
+        (false, false) => Masquerade::Never,
     };
     for address in cluster_ips {
         let target = target_for(service.internal_policy, &selection);

@@ -77,6 +77,25 @@ impl FromStr for Cidr {
     }
 }
 
+/// Which links Pods are behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodInterface {
+    /// The one of this name (`detectLocalMode: BridgeInterface`).
+    Named(Arc<str>),
+    /// Those whose names begin so (`detectLocalMode: InterfaceNamePrefix`).
+    Prefix(Arc<str>),
+}
+
+impl PodInterface {
+    /// Whether a link of this name is one.
+    pub fn matches(&self, link: &str) -> bool {
+        match self {
+            PodInterface::Named(name) => **name == *link,
+            PodInterface::Prefix(prefix) => link.starts_with(&**prefix),
+        }
+    }
+}
+
 /// The node as the proxy sees it, and how the proxy is set up there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeContext {
@@ -88,6 +107,8 @@ pub struct NodeContext {
     pub node_port_addresses: Vec<IpAddr>,
     /// The Pods' ranges (`--cluster-cidr`): others who speak to cluster addresses are masqueraded. Empty: nobody is.
     pub pod_cidrs: Vec<Cidr>,
+    /// The links that Pods are behind: what comes in by others is masqueraded. `None`: links do not count.
+    pub pod_interface: Option<PodInterface>,
     /// `--masquerade-all`: whoever speaks to cluster addresses is masqueraded.
     pub masquerade_all: bool,
     /// `--iptables-masquerade-bit`: the bit of the packet mark that asks for masquerade, 0-31.
@@ -102,9 +123,25 @@ impl NodeContext {
             zone: "".into(),
             node_port_addresses: Vec::new(),
             pod_cidrs: Vec::new(),
+            pod_interface: None,
             masquerade_all: false,
             masquerade_bit: 14,
         }
+    }
+
+    /// Whether Pods of a family can be told from others: where not, nobody is masqueraded for being none
+    /// (pkg/proxy/util/localdetector.go, IsImplemented).
+    pub fn detects_pods(&self, ipv6: bool) -> bool {
+        self.pod_interface.is_some() || self.pod_cidrs.iter().any(|c| c.network().is_ipv6() == ipv6)
+    }
+
+    /// Whether rules are written alike for both: they differ at most in who and where they are, which frontends
+    /// alone follow.
+    pub fn same_rules(&self, other: &NodeContext) -> bool {
+        let rules = |n: &NodeContext| (n.masquerade_all, n.masquerade_bit);
+        rules(self) == rules(other)
+            && self.pod_cidrs == other.pod_cidrs
+            && self.pod_interface == other.pod_interface
     }
 
     /// Whether an address lies in a Pod range.

@@ -102,8 +102,16 @@ pub(crate) fn target_for(policy: TrafficPolicy, selection: &Selection) -> Target
     }
 }
 
-/// The Service of an entry, where rules are due to it: not headless, not a mere CNAME.
+/// Leaves a Service to another proxy (pkg/proxy/apis/well_known_labels.go).
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+
+/// The Service of an entry, where rules are due to it: not headless, not a mere CNAME, not another proxy's.
 pub(crate) fn proxied(entry: &Entry) -> Option<&Arc<Service>> {
     use sealane_catalog::ServiceType::ExternalName;
-    entry.service.as_ref().filter(|s| !s.headless && s.kind != ExternalName && !s.cluster_ips.is_empty())
+    entry.service.as_ref().filter(|s| {
+        !s.headless
+            && s.kind != ExternalName
+            && !s.cluster_ips.is_empty()
+            && !s.labels.contains_key(OTHER_PROXY)
+    })
 }

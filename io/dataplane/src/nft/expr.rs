@@ -50,6 +50,10 @@ pub(crate) enum Expr<'a> {
     SetMetaMark {
         from: Register,
     },
+    /// The name of the link that it came in by, in four registers; empty where it was made here.
+    MetaInputName {
+        to: Register,
+    },
     CtStatus {
         to: Register,
     },
@@ -115,7 +119,10 @@ impl Expr<'_> {
     fn name(&self) -> &'static str {
         match self {
             Expr::Payload { .. } => "payload",
-            Expr::MetaProtocol { .. } | Expr::MetaMark { .. } | Expr::SetMetaMark { .. } => "meta",
+            Expr::MetaProtocol { .. }
+            | Expr::MetaMark { .. }
+            | Expr::SetMetaMark { .. }
+            | Expr::MetaInputName { .. } => "meta",
             Expr::CtStatus { .. } => "ct",
             Expr::SourceType { .. } => "fib",
             Expr::Random { .. } => "numgen",
@@ -146,6 +153,8 @@ impl Expr<'_> {
             // NFT_META_L4PROTO, NFT_META_MARK
             Expr::MetaProtocol { to } => numbers(a, &[(1, to.number()), (2, 16)]),
             Expr::MetaMark { to } => numbers(a, &[(1, to.number()), (2, 3)]),
+            // NFT_META_IIFNAME
+            Expr::MetaInputName { to } => numbers(a, &[(1, to.number()), (2, 6)]),
             Expr::SetMetaMark { from } => numbers(a, &[(2, 3), (3, from.number())]),
             // NFT_CT_STATUS
             Expr::CtStatus { to } => numbers(a, &[(1, to.number()), (2, 2)]),

@@ -4,7 +4,7 @@ use super::action::{Action, Verdict as Serves};
 use super::expr::{Base, Expr, Register, Verdict};
 use crate::message::{Attributes, Messages, flags};
 use crate::netlink::SUBSYSTEM_NFTABLES;
-use sealane_proxy::{Masquerade, NodeContext};
+use sealane_proxy::{Masquerade, NodeContext, PodInterface};
 
 /// The table's name in both families.
 pub(crate) const TABLE: &str = "sealane";
@@ -303,7 +303,7 @@ pub(crate) fn static_chains(family: Family, node: &NodeContext, out: &mut Messag
     rule(family, "services", &unused, out);
 
     new_chain(family, "offcluster", out);
-    for range in pod_ranges(family, node) {
+    for range in from_pods(family, node) {
         rule(family, "offcluster", &[&range[..], &[Expr::Verdict(Verdict::Return)]].concat(), out);
     }
     rule(family, "offcluster", &mark(node), out);
@@ -363,8 +363,8 @@ fn load_key(family: Family) -> Vec<Expr<'static>> {
     ]
 }
 
-/// For each Pod range, what matches sources in it.
-fn pod_ranges(family: Family, node: &NodeContext) -> Vec<Vec<Expr<'static>>> {
+/// What matches packets of Pods: for each Pod range sources in it, and the links that Pods are behind.
+fn from_pods(family: Family, node: &NodeContext) -> Vec<Vec<Expr<'static>>> {
     let octets = |address| match address {
         std::net::IpAddr::V4(a) => a.octets().to_vec(),
         std::net::IpAddr::V6(a) => a.octets().to_vec(),
@@ -379,7 +379,23 @@ fn pod_ranges(family: Family, node: &NodeContext) -> Vec<Vec<Expr<'static>>> {
                 Expr::Equal { register, value: octets(range.network()) },
             ]
         })
+        .chain(node.pod_interface.as_ref().map(from_interface))
         .collect()
+}
+
+/// What comes in by a link. A name fills its 16 bytes; a prefix is compared as far as it goes.
+fn from_interface(interface: &PodInterface) -> Vec<Expr<'static>> {
+    const IFNAMSIZ: usize = 16;
+    let register = Register(0);
+    let value = match interface {
+        PodInterface::Named(name) => {
+            let mut value = name.as_bytes().to_vec();
+            value.resize(IFNAMSIZ, 0);
+            value
+        }
+        PodInterface::Prefix(prefix) => prefix.as_bytes().iter().copied().take(IFNAMSIZ).collect(),
+    };
+    vec![Expr::MetaInputName { to: register }, Expr::Equal { register, value }]
 }
 
 /// Asks postrouting for masquerade.
@@ -427,7 +443,7 @@ fn split_rules(family: Family, name: &str, action: Action, node: &NodeContext, o
     const LOCAL: u32 = 2;
     let (pods, own) = action.inside();
     let (pods, own) = (pods.to_string(), own.to_string());
-    for range in pod_ranges(family, node) {
+    for range in from_pods(family, node) {
         rule(family, name, &[&range[..], &[Expr::Verdict(Verdict::Goto(&pods))]].concat(), out);
     }
     let from_node = [
