@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// The DNS server alone, with CoreDNS's flags and Corefile
     #[command(
         disable_help_flag = true,
-        after_help = "Flags (as CoreDNS's): -conf FILE, -dns.port PORT, -plugins, -version"
+        after_help = "Flags (as CoreDNS's): -conf FILE, -dns.port PORT, -pidfile FILE, -plugins, -quiet, -version"
     )]
     Dns {
         /// CoreDNS's flags
