@@ -17,6 +17,11 @@ pub struct Cidr {
 pub struct CidrError(String);
 
 impl Cidr {
+    /// One address alone.
+    pub fn host(address: IpAddr) -> Self {
+        Self { network: address, bits: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// First address of the range.
     pub fn network(&self) -> IpAddr {
         self.network
