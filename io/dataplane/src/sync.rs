@@ -1,8 +1,9 @@
 //! The thread that keeps a sink in step with the table.
 
 use crate::Metrics;
+use crate::metrics::Synced;
 use sealane_catalog::{Entry, NamespacedName};
-use sealane_proxy::{Change, NodeContext, RuleSink, Table};
+use sealane_proxy::{Change, NodeContext, RuleSink, Table, Tally, Unserved, tally};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What changed. The first update carries everything there is: rules are written with it, and not before.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Update {
     /// The revision that is in force once this update is.
     pub revision: u64,
@@ -62,7 +63,16 @@ where
 {
     let (publish, applied) = watch::channel(0);
     let metrics = Arc::new(Metrics::default());
-    let mut worker = Worker { table, sink, publish, metrics: metrics.clone(), whole: false, revision: 0 };
+    let mut worker = Worker {
+        table,
+        sink,
+        publish,
+        metrics: metrics.clone(),
+        unserved: Unserved::default(),
+        waiting: Tally::default(),
+        whole: false,
+        revision: 0,
+    };
     let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || worker.run(&updates))?;
     Ok(Proxy { applied, metrics, thread })
 }
@@ -72,6 +82,9 @@ struct Worker<S> {
     sink: S,
     publish: watch::Sender<u64>,
     metrics: Arc<Metrics>,
+    unserved: Unserved,
+    /// What is in the table and not in force.
+    waiting: Tally,
     /// What the sink has is what the table says.
     whole: bool,
     revision: u64,
@@ -90,13 +103,13 @@ impl<S: RuleSink> Worker<S> {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) if !started => continue,
-                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Timeout) => [Vec::new(), Vec::new()],
             };
             match self.step(&changes) {
                 Ok(()) => retry = LONGEST_RETRY / 100,
                 Err(error) => {
                     self.whole = false;
-                    self.metrics.failed();
+                    self.metrics.failed(self.families(&changes));
                     tracing::warn!(%error, ?retry, "service rules were not written; all will be written anew");
                     retry = (retry * 2).min(LONGEST_RETRY);
                 }
@@ -105,7 +118,8 @@ impl<S: RuleSink> Worker<S> {
     }
 
     /// Takes updates into the table: of each Service, the last state alone.
-    fn take(&mut self, updates: impl Iterator<Item = Update>) -> Vec<Change> {
+    /// Changes come in batches, in each of which a frontend stands once.
+    fn take(&mut self, updates: impl Iterator<Item = Update>) -> [Vec<Change>; 2] {
         let mut changed: BTreeMap<NamespacedName, Option<Arc<Entry>>> = BTreeMap::new();
         let mut node = None;
         for update in updates {
@@ -113,33 +127,69 @@ impl<S: RuleSink> Worker<S> {
             changed.extend(update.services);
             node = update.node.or(node);
         }
-        self.metrics.queued(changed.len());
-        if let Some(node) = node.filter(|n| n != self.table.node()) {
-            // Rules as well as frontends depend on the node.
-            self.whole = false;
-            self.table.set_node(node);
+        let mut counted = Tally::default();
+        for (name, entry) in &changed {
+            let one = tally(self.table.entry(name), entry.as_deref());
+            counted.services += one.services;
+            counted.slices += one.slices;
+            counted.triggered.extend(one.triggered);
         }
-        self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())))
+        self.metrics.queued(&counted);
+        self.waiting.triggered.append(&mut counted.triggered);
+        let mut of_node = Vec::new();
+        if let Some(node) = node.filter(|n| n != self.table.node()) {
+            // Where the node's rules depend on what changed, frontends alone are not enough.
+            self.whole &= node.same_rules(self.table.node());
+            of_node = self.table.set_node(node);
+        }
+        let of_services = self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())));
+        self.unserved.note(&of_node);
+        self.unserved.note(&of_services);
+        [of_node, of_services]
     }
 
-    fn step(&mut self, changes: &[Change]) -> Result<(), S::Error> {
-        if self.whole && changes.is_empty() && !self.sink.intact()? {
+    /// Whether IPv4 and IPv6 have a part in a round: with everything, those that have rules.
+    fn families(&self, changes: &[Vec<Change>; 2]) -> [bool; 2] {
+        [false, true].map(|ipv6| match self.whole {
+            true => changes.iter().flatten().any(|c| c.key().address.is_ipv6() == ipv6),
+            // IPv4's table always stands.
+            false => !ipv6 || self.table.frontends().keys().next_back().is_some_and(|k| k.address.is_ipv6()),
+        })
+    }
+
+    fn step(&mut self, changes: &[Vec<Change>; 2]) -> Result<(), S::Error> {
+        let idle = changes.iter().all(Vec::is_empty);
+        if self.whole && idle && !self.sink.intact()? {
             tracing::warn!("somebody removed the service rules; writing them anew");
             self.whole = false;
         }
         let begun = Instant::now();
         let full = !self.whole;
+        let families = self.families(changes);
         if full {
             self.sink.replace(self.table.node(), self.table.frontends())?;
             self.whole = true;
-        } else if !changes.is_empty() {
-            self.sink.apply(changes)?;
+        } else {
+            for batch in changes.iter().filter(|batch| !batch.is_empty()) {
+                self.sink.apply(batch)?;
+            }
         }
-        if full || !changes.is_empty() {
-            let frontends = self.table.frontends().len();
-            self.metrics.synced(begun.elapsed(), full, frontends, self.revision);
+        if full || !idle {
+            self.metrics.synced(&Synced {
+                took: begun.elapsed(),
+                full,
+                families,
+                frontends: self.table.frontends().len(),
+                unserved: self.unserved.counts(),
+            });
         }
+        self.metrics.up_to_date(self.revision, &std::mem::take(&mut self.waiting.triggered));
         self.publish.send_if_modified(|r| std::mem::replace(r, self.revision) != self.revision);
-        self.sink.settle()
+        let settled = self.sink.settle();
+        self.metrics.flows(self.sink.flows());
+        if settled.is_err() {
+            self.metrics.not_cleaned(families);
+        }
+        settled
     }
 }

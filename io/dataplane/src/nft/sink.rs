@@ -66,6 +66,8 @@ pub struct NftSink {
     applied_at: Instant,
     /// Frontends whose stale flows are yet to be forgotten.
     flows: conntrack::Served,
+    /// What was forgotten of them.
+    forgotten: conntrack::Forgotten,
 }
 
 impl NftSink {
@@ -81,6 +83,7 @@ impl NftSink {
             leaving: Vec::new(),
             applied_at: Instant::now(),
             flows: conntrack::Served::new(),
+            forgotten: [None; 2],
         })
     }
 
@@ -345,7 +348,11 @@ impl RuleSink for NftSink {
         }
         // A walk over all flows takes milliseconds, so that new connections do not wait for it.
         let flows = std::mem::take(&mut self.flows);
-        conntrack::forget_stale(&mut self.netlink, &flows)
+        conntrack::forget_stale(&mut self.netlink, &flows, &mut self.forgotten)
+    }
+
+    fn flows(&mut self) -> conntrack::Forgotten {
+        std::mem::take(&mut self.forgotten)
     }
 
     fn intact(&mut self) -> Result<bool, NetlinkError> {
