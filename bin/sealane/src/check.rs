@@ -71,7 +71,8 @@ fn proxy(name: &Path, text: &str) -> Vec<CorefileError> {
         }
         Err(problems) => {
             let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            let at = |line, column| Position { file: file.clone(), line: number(line), column: number(column) };
+            let at =
+                |line, column| Position { file: file.clone(), line: number(line), column: number(column) };
             let placed = problems.into_iter().map(|p| (at(p.line, p.column), p.message));
             placed.map(|(at, message)| CorefileError { at, message }).collect()
         }

@@ -11,7 +11,9 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{Selection, watch_selected};
-use sealane_dataplane::{NftSink, address_sockets, follow_addresses, netlink_socket, set_conntrack, set_oom_score};
+use sealane_dataplane::{
+    NftSink, address_sockets, follow_addresses, netlink_socket, set_conntrack, set_oom_score,
+};
 use sealane_proxy::config::{Config, Flags, Problem, USAGE};
 use sealane_proxy::{NodeContext, Table};
 use tokio::sync::watch;
@@ -56,7 +58,8 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
         tracing::warn!("{warning}");
     }
     if let Some(path) = &flags.write_config_to {
-        return std::fs::write(path, config.to_yaml()).map_err(|e| format!("proxy: cannot write {path}: {e}"));
+        return std::fs::write(path, config.to_yaml())
+            .map_err(|e| format!("proxy: cannot write {path}: {e}"));
     }
     if flags.cleanup {
         return sink()?.clear().map_err(|e| format!("proxy: the rules could not be removed: {e}"));
@@ -82,7 +85,10 @@ fn said(flags: &Flags, problems: &[Problem]) -> String {
     };
     match &flags.config {
         Some(path) if first.line > 0 => {
-            format!("proxy: {path}:{}:{}: {first}{more}; sealane check {path} says all", first.line, first.column)
+            format!(
+                "proxy: {path}:{}:{}: {first}{more}; sealane check {path} says all",
+                first.line, first.column
+            )
         }
         Some(path) => format!("proxy: {path}: {first}{more}; sealane check {path} says all"),
         None => format!("proxy: {first}{more}; see sealane proxy --help"),
@@ -112,7 +118,9 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
         Selection { fields: of_node, ..Selection::all(Source::Nodes) },
     ];
     let watched =
-        tokio::spawn(async move { watch_selected(client, &selections, publish, std::future::pending()).await });
+        tokio::spawn(
+            async move { watch_selected(client, &selections, publish, std::future::pending()).await },
+        );
     let (own, addresses) = watch::channel(None::<std::collections::BTreeSet<IpAddr>>);
     address_sockets().and_then(|s| follow_addresses(s, own)).map_err(|e| format!("proxy: {e}"))?;
 

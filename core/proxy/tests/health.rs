@@ -1,5 +1,7 @@
 //! What health checks are told.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use sealane_catalog::{Endpoint, Entry, NamespacedName, Service, ServiceType, Slice, TrafficPolicy};
 use sealane_proxy::config::Span;
 use sealane_proxy::health::{HealthChecks, Progress};

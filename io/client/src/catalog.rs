@@ -108,3 +108,18 @@ pub async fn watch_selected(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_become_queries() {
+        let all = Selection::all(Source::Services);
+        assert_eq!(all.query(), "");
+        let labels = Selection { labels: "!a/b,c=d".to_owned(), ..all.clone() };
+        assert_eq!(labels.query(), "labelSelector=!a/b%2Cc%3Dd");
+        let both = Selection { fields: "metadata.name=n".to_owned(), ..labels };
+        assert_eq!(both.query(), "labelSelector=!a/b%2Cc%3Dd&fieldSelector=metadata.name%3Dn");
+    }
+}

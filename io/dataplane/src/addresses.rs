@@ -34,8 +34,7 @@ pub fn address_sockets() -> Result<AddressSockets, NetlinkError> {
     let open = |extra| {
         let kind = SocketFlags::CLOEXEC | extra;
         // Protocol 0 is NETLINK_ROUTE.
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, kind, None)
-            .map_err(fail("open a route socket"))
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, kind, None).map_err(fail("open a route socket"))
     };
     let (ask, told) = (open(SocketFlags::empty())?, open(SocketFlags::NONBLOCK)?);
     bind(&told, &SocketAddrNetlink::new(0, GROUPS)).map_err(fail("listen for addresses"))?;

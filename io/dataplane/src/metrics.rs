@@ -189,7 +189,9 @@ impl Metrics {
     }
 
     pub(crate) fn not_cleaned(&self, families: [bool; 2]) {
-        self.with(|f| f.families.iter_mut().zip(families).for_each(|(f, part)| f.not_cleaned += u64::from(part)));
+        self.with(|f| {
+            f.families.iter_mut().zip(families).for_each(|(f, part)| f.not_cleaned += u64::from(part))
+        });
     }
 
     pub(crate) fn flows(&self, forgotten: [Option<(Duration, u64)>; 2]) {
@@ -255,9 +257,13 @@ type Of<T> = fn(&Family) -> &T;
 
 fn histograms(figures: &Figures, out: &mut String) {
     let table: [(&str, &str, Of<Histogram>); 5] = [
-        ("kubeproxy_sync_proxy_rules_duration_seconds", "Time that a round of writing rules took", |f| &f.all),
+        ("kubeproxy_sync_proxy_rules_duration_seconds", "Time that a round of writing rules took", |f| {
+            &f.all
+        }),
         ("kubeproxy_sync_full_proxy_rules_duration_seconds", "Time that writing all rules took", |f| &f.full),
-        ("kubeproxy_sync_partial_proxy_rules_duration_seconds", "Time that writing changes took", |f| &f.partial),
+        ("kubeproxy_sync_partial_proxy_rules_duration_seconds", "Time that writing changes took", |f| {
+            &f.partial
+        }),
         (
             "kubeproxy_network_programming_duration_seconds",
             "Time from what changed a slice to rules that follow it",
@@ -280,13 +286,13 @@ fn histograms(figures: &Figures, out: &mut String) {
 /// Name, type, help and value.
 type Row<V> = (&'static str, &'static str, &'static str, V);
 
-const BY_FAMILY: [Row<fn(&Figures, &Family) -> f64>; 5] = [
-    (
-        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
-        "counter",
-        "Rounds that failed",
-        |_, f| f.failures as f64,
-    ),
+/// A figure of a family.
+type Figure = fn(&Figures, &Family) -> f64;
+
+const BY_FAMILY: [Row<Figure>; 5] = [
+    ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "counter", "Rounds that failed", |_, f| {
+        f.failures as f64
+    }),
     (
         "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
         "counter",
@@ -305,12 +311,9 @@ const BY_FAMILY: [Row<fn(&Figures, &Family) -> f64>; 5] = [
         "When a change last came in",
         |all, _| all.queued,
     ),
-    (
-        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-        "gauge",
-        "When rules were last written",
-        |_, f| f.synced,
-    ),
+    ("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "gauge", "When rules were last written", |_, f| {
+        f.synced
+    }),
 ];
 
 fn plain(figures: &Figures) -> [Row<f64>; 6] {

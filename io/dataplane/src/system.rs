@@ -15,7 +15,8 @@ fn set(path: &Path, value: u64) -> Result<(), String> {
     if number(path) == Some(value) {
         return Ok(());
     }
-    fs::write(path, value.to_string()).map_err(|e| format!("{} cannot be set to {value}: {e}", path.display()))
+    fs::write(path, value.to_string())
+        .map_err(|e| format!("{} cannot be set to {value}: {e}", path.display()))
 }
 
 /// Sets conntrack's sysctls as configured; what could not be set is given back, a sentence each.

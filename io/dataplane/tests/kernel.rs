@@ -304,7 +304,8 @@ fn pods_are_told_by_their_links() {
         sink.replace(&context, table.frontends()).unwrap();
         [&lab.pods[1], &lab.outside].map(|from| answers(from, "10.96.0.20:80", 1)[0].1)
     };
-    let (node, outside): (IpAddr, IpAddr) = ("10.244.0.1".parse().unwrap(), lab::OUTSIDE_ADDRESS.parse().unwrap());
+    let (node, outside): (IpAddr, IpAddr) =
+        ("10.244.0.1".parse().unwrap(), lab::OUTSIDE_ADDRESS.parse().unwrap());
     assert_eq!(reached(PodInterface::Prefix("pod".into())), [pod_ip(1), node]);
     assert_eq!(reached(PodInterface::Named("pod1".into())), [pod_ip(1), node]);
     assert_eq!(reached(PodInterface::Named("pod".into())), [node, node], "a name is no prefix");

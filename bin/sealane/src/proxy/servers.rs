@@ -59,7 +59,8 @@ impl State {
         match path {
             "/metrics" => {
                 let mut answer = Answer::text(self.metrics.render());
-                answer.headers = vec![("Content-Type", "text/plain; version=0.0.4; charset=utf-8".to_owned())];
+                answer.headers =
+                    vec![("Content-Type", "text/plain; version=0.0.4; charset=utf-8".to_owned())];
                 answer
             }
             "/proxyMode" => Answer::text(MODE),
