@@ -28,7 +28,7 @@ fn candidates<'a>(
         let Some(target) = target.and_then(|p| p.port) else { continue };
         for endpoint in slice.endpoints.iter().filter(|e| e.address.is_ipv6() == ipv6) {
             let backend = Backend { address: endpoint.address, port: target };
-            let on_node = *endpoint.node == *node.name;
+            let on_node = *endpoint.node() == *node.name;
             if on_node {
                 found.insert(backend, endpoint);
             } else {
@@ -49,12 +49,12 @@ enum Topology {
 
 /// Hints count only where every ready endpoint has them and at least one is for us (topology.go, topologyModeFromHints).
 fn topology(ready: &[&Endpoint], node: &NodeContext) -> Topology {
-    let all_nodes = ready.iter().all(|e| !e.hint_nodes.is_empty());
-    if all_nodes && ready.iter().any(|e| e.hint_nodes.contains(&node.name)) {
+    let all_nodes = ready.iter().all(|e| !e.hint_nodes().is_empty());
+    if all_nodes && ready.iter().any(|e| e.hint_nodes().contains(&node.name)) {
         return Topology::SameNode;
     }
-    let all_zones = ready.iter().all(|e| !e.hint_zones.is_empty());
-    if all_zones && !node.zone.is_empty() && ready.iter().any(|e| e.hint_zones.contains(&node.zone)) {
+    let all_zones = ready.iter().all(|e| !e.hint_zones().is_empty());
+    if all_zones && !node.zone.is_empty() && ready.iter().any(|e| e.hint_zones().contains(&node.zone)) {
         return Topology::SameZone;
     }
     Topology::Anywhere
@@ -77,14 +77,14 @@ pub(crate) fn select(entry: &Entry, port: &ServicePort, ipv6: bool, node: &NodeC
         e.ready
             && match mode {
                 Topology::Anywhere => true,
-                Topology::SameZone => e.hint_zones.contains(&node.zone),
-                Topology::SameNode => e.hint_nodes.contains(&node.name),
+                Topology::SameZone => e.hint_zones().contains(&node.zone),
+                Topology::SameNode => e.hint_nodes().contains(&node.name),
             }
     });
     if cluster.is_empty() {
         cluster = pick(&leaving);
     }
-    let here = |e: &Endpoint| *e.node == *node.name;
+    let here = |e: &Endpoint| *e.node() == *node.name;
     let mut local = pick(&|e| e.ready && here(e));
     if local.is_empty() {
         local = pick(&|e| leaving(e) && here(e));
@@ -112,6 +112,6 @@ pub(crate) fn proxied(entry: &Entry) -> Option<&Arc<Service>> {
         !s.headless
             && s.kind != ExternalName
             && !s.cluster_ips.is_empty()
-            && !s.labels.contains_key(OTHER_PROXY)
+            && !s.labels.get(OTHER_PROXY).is_some()
     })
 }

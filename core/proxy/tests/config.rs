@@ -5,7 +5,7 @@
 use sealane_catalog::Node;
 use sealane_proxy::PodInterface;
 use sealane_proxy::config::{Config, Flags, LocalMode, Mode, NodePorts, Problem, Span, parse};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
@@ -288,7 +288,7 @@ fn node(addresses: &[&str], pod_cidrs: &[&str]) -> Node {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         pod_cidrs: pod_cidrs.iter().map(|c| (*c).into()).collect(),
         leaving: false,
-        labels: BTreeMap::new(),
+        labels: Default::default(),
     }
 }
 

@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, NamespacedName, Protocol, Service, ServicePort, ServiceType, Slice,
-    TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Labels, NamespacedName, Protocol, Service, ServicePort, ServiceType,
+    Slice, TrafficPolicy,
 };
 use sealane_proxy::{Class, Masquerade, NodeContext, PodInterface, Table, Unserved, service_table};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn name() -> NamespacedName {
@@ -39,8 +38,9 @@ fn entry(change: impl FnOnce(&mut Service)) -> Entry {
         health_check_node_port: 0,
         publish_not_ready: false,
         traffic_distribution: "".into(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
+        grpc_policy: None,
+        labels: Labels::default(),
+        annotations: Labels::default(),
     };
     change(&mut service);
     let slice = |ipv6: bool, address: &str| {
@@ -49,24 +49,14 @@ fn entry(change: impl FnOnce(&mut Service)) -> Entry {
             service: name(),
             revision: 1,
             ipv6,
-            ports: vec![EndpointPort {
+            ports: [EndpointPort {
                 name: "".into(),
                 protocol: Protocol::Tcp,
                 port: Some(8080),
                 app_protocol: "".into(),
-            }],
-            endpoints: vec![Endpoint {
-                address: address.parse().unwrap(),
-                ready: true,
-                serving: true,
-                terminating: false,
-                hostname: "".into(),
-                node: "n2".into(),
-                zone: "".into(),
-                hint_zones: vec![],
-                hint_nodes: vec![],
-                pod: None,
-            }],
+            }]
+            .into(),
+            endpoints: [Endpoint::new(address.parse().unwrap()).on("n2", "")].into(),
             triggered: 0,
         })
     };
@@ -84,7 +74,8 @@ fn node() -> NodeContext {
 #[test]
 fn a_service_of_another_proxy_has_no_frontends() {
     let other = entry(|s| {
-        s.labels.insert("service.kubernetes.io/service-proxy-name".into(), "cilium".into());
+        s.labels =
+            [("service.kubernetes.io/service-proxy-name".into(), "cilium".into())].into_iter().collect();
     });
     assert!(service_table(&other, &node()).is_empty());
     assert_eq!(service_table(&entry(|_| {}), &node()).len(), 4);
