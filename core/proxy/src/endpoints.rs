@@ -112,6 +112,6 @@ pub(crate) fn proxied(entry: &Entry) -> Option<&Arc<Service>> {
         !s.headless
             && s.kind != ExternalName
             && !s.cluster_ips.is_empty()
-            && !s.labels.get(OTHER_PROXY).is_some()
+            && s.labels.get(OTHER_PROXY).is_none()
     })
 }
