@@ -20,8 +20,7 @@ const UDP: u8 = 17;
 pub(crate) type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
 
 fn backends(frontend: &Frontend) -> BTreeSet<Backend> {
-    let targets = [Some(&frontend.target), frontend.outside.as_ref()];
-    targets.into_iter().flatten().flat_map(|t| t.backends().iter().copied()).collect()
+    frontend.flows_to().copied().collect()
 }
 
 /// All frontends of UDP.
@@ -143,6 +142,8 @@ mod tests {
             affinity: None,
             masquerade: Masquerade::Never,
             target: if list.is_empty() { Target::Reject } else { Target::Balance(list.into()) },
+            sources: None,
+            lingering: Arc::default(),
             outside: None,
         })
     }

@@ -111,6 +111,11 @@ pub(crate) fn elements(frontend: &Frontend, actions: (u32, Option<u32>)) -> Elem
         }
         out.insert((Set::Endpoints, endpoint_octets(&key, index)), value);
     }
+    for range in frontend.sources.iter().flat_map(|r| r.iter()) {
+        let [first, last] = [range.network(), range.last()].map(|a| [&key[..], &octets(a)].concat());
+        // Where a range begins and where it ends, in one.
+        out.insert((Set::Sources, [first, last].concat()), Vec::new());
+    }
     out.insert((Set::Services, key), actions.0.to_ne_bytes().to_vec());
     out
 }
@@ -150,8 +155,14 @@ impl ElementList {
                 a.text(2, set.name());
                 a.nest(3, |list| {
                     for (key, value) in part {
+                        // A range's key is its beginning and its end.
+                        let half = if set == Set::Sources { key.len() / 2 } else { key.len() };
+                        let (key, end) = key.split_at(half);
                         list.nest(1, |e| {
                             e.nest(1, |k| k.bytes(1, key));
+                            if !end.is_empty() {
+                                e.nest(10, |k| k.bytes(1, end));
+                            }
                             if !value.is_empty() {
                                 e.nest(2, |v| v.bytes(1, value));
                             }

@@ -10,6 +10,7 @@
 //! affinity   (source, address, protocol, port)            -> (address, port)   learnt by the kernel, with a timeout
 //! members    (address, protocol, port, address, port)     set: backends that affinity may still lead to
 //! cluster    address                                      set: other ports of cluster addresses are refused
+//! sources    (address, protocol, port, address range)     set: whom a load balancer's address admits
 //! hairpin    (address, address)                           set: endpoints that reach themselves
 //! ```
 //!

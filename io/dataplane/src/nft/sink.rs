@@ -186,7 +186,9 @@ impl TableState {
         if let Some(number) = self.actions.get(&action) {
             return *number;
         }
-        if action.split {
+        if action.guarded {
+            self.action(family, action.behind_guard(), node, out);
+        } else if action.split {
             let (pods, own) = action.inside();
             self.action(family, pods, node, out);
             self.action(family, own, node, out);
@@ -197,7 +199,8 @@ impl TableState {
         layout::action_chain(family, action, node, out);
         let chain = action.to_string();
         add_action(family, Set::Actions, number, &chain, out);
-        if !action.split {
+        // What serves those outside leads to no further map.
+        if !action.split && !action.guarded {
             add_action(family, Set::Leaves, number, &chain, out);
         }
         number
