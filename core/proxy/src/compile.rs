@@ -16,7 +16,9 @@ pub fn service_table(entry: &Entry, node: &NodeContext) -> Vec<Frontend> {
     for ipv6 in [false, true] {
         // A family without a cluster address is not the Service's, whatever else it has of that family
         // (servicechangetracker.go, serviceToServiceMap).
-        let Some(cluster_ip) = service.cluster_ips.iter().copied().find(|a| a.is_ipv6() == ipv6) else { continue };
+        let Some(cluster_ip) = service.cluster_ips.iter().copied().find(|a| a.is_ipv6() == ipv6) else {
+            continue;
+        };
         let family = FamilyOf { entry, service, cluster_ip, ipv6, node };
         let balancers = family.balancers();
         let sources = family.sources(&balancers);
@@ -113,7 +115,9 @@ impl FamilyOf<'_> {
         }
         if port.node_port != 0 {
             let addresses = self.own(node.node_port_addresses.iter());
-            out.extend(addresses.into_iter().filter(|a| !a.is_loopback()).map(|a| external(a, port.node_port)));
+            out.extend(
+                addresses.into_iter().filter(|a| !a.is_loopback()).map(|a| external(a, port.node_port)),
+            );
         }
     }
 }

@@ -109,7 +109,12 @@ fn entry(key: &NamespacedName, number: u8, dice: &mut Dice) -> Entry {
         external_ips: if dice.once_in(3) { vec![Ipv4Addr::new(203, 0, 113, 1).into()] } else { vec![] },
         ingress: if kind == ServiceType::LoadBalancer { vec![ingress] } else { vec![] },
         source_ranges: match dice.roll(4) {
-            0 => vec!["198.18.0.0/16".into(), "198.18.0.0/24".into(), "192.0.2.0/24".into(), "fd00::/16".into()],
+            0 => vec![
+                "198.18.0.0/16".into(),
+                "198.18.0.0/24".into(),
+                "192.0.2.0/24".into(),
+                "fd00::/16".into(),
+            ],
             1 => vec!["10.244.0.0/16".into(), "garbage".into()],
             _ => vec![],
         },

@@ -88,7 +88,12 @@ fn the_rows_cross_all_dimensions() {
             let plain = plain.replace("###", "#").replace("##", "#");
             // Which family is a word's last digit, and no number.
             let family = row.packet.destination.is_ipv6();
-            assert!(seen.insert(format!("{plain} {family}")), "line {}: {} is there twice", row.line, row.text);
+            assert!(
+                seen.insert(format!("{plain} {family}")),
+                "line {}: {} is there twice",
+                row.line,
+                row.text
+            );
         }
     }
     println!("{rows} rows");

@@ -27,5 +27,5 @@ mod sync;
 
 pub use metrics::Metrics;
 pub use netlink::{Netlink, NetlinkError, netlink_socket};
-pub use nft::NftSink;
+pub use nft::{NftSink, Ruleset, TraceError};
 pub use sync::{Proxy, Update, spawn};

@@ -20,7 +20,9 @@ pub(crate) mod kind {
     pub(crate) const GET_TABLE: u16 = nftables(1);
     pub(crate) const DELETE_TABLE: u16 = nftables(2);
     pub(crate) const NEW_CHAIN: u16 = nftables(3);
+    pub(crate) const GET_CHAIN: u16 = nftables(4);
     pub(crate) const NEW_RULE: u16 = nftables(6);
+    pub(crate) const GET_RULE: u16 = nftables(7);
     pub(crate) const NEW_SET: u16 = nftables(9);
     pub(crate) const NEW_ELEMENTS: u16 = nftables(12);
     pub(crate) const GET_ELEMENTS: u16 = nftables(13);
@@ -421,15 +423,14 @@ fn from_pods(family: Family, node: &NodeContext) -> Vec<Vec<Expr<'static>>> {
     let links =
         named.map(|value| vec![Expr::InputInterface { to: register }, Expr::Equal { register, value }]);
     let ranges = node.pod_cidrs.iter().filter(|c| c.network().is_ipv4() == (family == Family::V4));
-    let ranges = ranges
-        .map(|range| {
-            let register = family.source();
-            vec![
-                load_address(family, register),
-                Expr::Bitwise { register, mask: range.mask(), xor: vec![0; family.octets()] },
-                Expr::Equal { register, value: octets(range.network()) },
-            ]
-        });
+    let ranges = ranges.map(|range| {
+        let register = family.source();
+        vec![
+            load_address(family, register),
+            Expr::Bitwise { register, mask: range.mask(), xor: vec![0; family.octets()] },
+            Expr::Equal { register, value: octets(range.network()) },
+        ]
+    });
     ranges.chain(links).collect()
 }
 

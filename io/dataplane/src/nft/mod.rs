@@ -22,5 +22,7 @@ mod expr;
 mod layout;
 mod read;
 mod sink;
+mod trace;
 
 pub use sink::NftSink;
+pub use trace::{Ruleset, TraceError};

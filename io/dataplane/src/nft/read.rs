@@ -22,7 +22,7 @@ fn dump(
 }
 
 /// As [`dump`], with the end of each element that is a range.
-fn dump_ranges(
+pub(super) fn dump_ranges(
     netlink: &mut Netlink,
     family: Family,
     set: Set,
@@ -129,9 +129,9 @@ pub(super) fn frontends(netlink: &mut Netlink, family: Family) -> Result<Install
             affinity: action.affinity.or(outside.and_then(|a| a.affinity)),
             masquerade: action.masquerade,
             target: target(key, action),
-            sources: action.guarded.then(|| {
-                Cidr::outermost(sources.get(key).into_iter().flatten().copied()).into()
-            }),
+            sources: action
+                .guarded
+                .then(|| Cidr::outermost(sources.get(key).into_iter().flatten().copied()).into()),
             lingering: Arc::default(),
             outside: outside.map(|a| target(key, a)),
         };

@@ -4,6 +4,7 @@ use super::action::Action;
 use super::elements::{ElementList, Elements, add_action, elements, family, octets};
 use super::layout::{self, Family, Set, TABLE, kind};
 use super::read;
+use super::trace::Ruleset;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, NetlinkError};
@@ -97,6 +98,15 @@ impl NftSink {
         self.netlink.transact(&messages)
     }
 
+    /// The rules and elements that stand in the kernel, to trace packets through.
+    ///
+    /// # Errors
+    ///
+    /// The socket failed.
+    pub fn ruleset(&mut self) -> Result<Ruleset, NetlinkError> {
+        Ruleset::read(&mut self.netlink)
+    }
+
     /// Bytes that one batch may have.
     #[cfg(test)]
     pub(crate) fn set_limit(&mut self, limit: usize) {
@@ -109,9 +119,13 @@ impl NftSink {
         self.leaving.clear();
         self.tables.clear();
         let mut plans: BTreeMap<Family, Plan> = BTreeMap::new();
-        // IPv4 stands always; IPv6 with the first frontend that needs it.
+        // IPv4 stands always; IPv6 with the first frontend or Service range that needs it.
         plans.insert(Family::V4, Plan::default());
         self.tables.insert(Family::V4, TableState::default());
+        if self.node.service_cidrs.iter().any(|c| c.network().is_ipv6()) {
+            plans.insert(Family::V6, Plan::default());
+            self.tables.insert(Family::V6, TableState::default());
+        }
         for frontend in self.installed.values() {
             let family = family(&frontend.key);
             let plan = plans.entry(family).or_default();
