@@ -53,6 +53,11 @@ impl Site {
         lab.outside.ip(&format!("-6 route add default via {}", word("node6")));
         lab.outside.ip(&format!("addr add {}/32 dev eth0", word("far")));
         lab.outside.ip(&format!("addr add {}/128 dev eth0 nodad", word("far6")));
+        // A machine says "port unreachable" to one sender so many times a second, and these are more.
+        for machine in [&lab.node, &lab.outside] {
+            machine.sysctl("ipv4/icmp_ratelimit", "0");
+            machine.sysctl("ipv6/icmp/ratelimit", "0");
+        }
         let watch = sctp::Watch::new();
         for (number, pod) in lab.pods.iter().enumerate() {
             for address in [pod_ip(number), pod_ip6(number)] {
