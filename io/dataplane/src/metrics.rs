@@ -1,5 +1,6 @@
 //! kube-proxy's metrics under kube-proxy's names.
 
+use sealane_proxy::FlowTable;
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,6 +45,9 @@ struct Figures {
     full: Histogram,
     partial: Histogram,
     failures: u64,
+    noticed: u64,
+    found: u64,
+    flows: Option<FlowTable>,
     services: u64,
     frontends: usize,
     revision: u64,
@@ -88,6 +92,21 @@ impl Metrics {
 
     pub(crate) fn failed(&self) {
         self.with(|f| f.failures += 1);
+    }
+
+    /// Somebody else had changed the rules: noticed at once, or found later.
+    pub(crate) fn repaired(&self, at_once: bool) {
+        self.with(|f| if at_once { f.noticed += 1 } else { f.found += 1 });
+    }
+
+    /// How full the kernel's table of flows is; gives back what it was.
+    pub(crate) fn flow_table(&self, now: Option<FlowTable>) -> Option<FlowTable> {
+        self.with(|f| std::mem::replace(&mut f.flows, now))
+    }
+
+    /// How often rules that somebody else had changed were written anew: noticed at once, and found by looking.
+    pub fn repairs(&self) -> (u64, u64) {
+        self.with(|f| (f.noticed, f.found))
     }
 
     /// How often rules were written, in full and in part, and how often that failed.
@@ -147,7 +166,26 @@ impl Metrics {
             ("sealane_proxy_frontends", "gauge", "Addresses and ports in force", figures.frontends as f64),
             ("sealane_proxy_applied_revision", "gauge", "Revision in force", figures.revision as f64),
         ];
-        for (name, kind, help, value) in gauges {
+        let flows = figures.flows.unwrap_or_default();
+        let flows = [
+            ("sealane_conntrack_entries", "gauge", "Flows that the kernel keeps", flows.entries),
+            ("sealane_conntrack_limit", "gauge", "Flows that the kernel keeps at most", flows.limit),
+            (
+                "sealane_conntrack_dropped_packets_total",
+                "counter",
+                "Packets lost because the table of flows was full",
+                flows.dropped,
+            ),
+        ];
+        let flows = flows.map(|(name, kind, help, value)| (name, kind, help, value as f64));
+        let repairs = "sealane_proxy_repairs_total";
+        let _ = writeln!(
+            out,
+            "# HELP {repairs} Rules written anew because somebody else changed them\n# TYPE {repairs} counter\n\
+             {repairs}{{noticed=\"at once\"}} {}\n{repairs}{{noticed=\"later\"}} {}",
+            figures.noticed, figures.found
+        );
+        for (name, kind, help, value) in gauges.into_iter().chain(flows) {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         }
         out

@@ -1,19 +1,26 @@
 //! The thread that keeps a sink in step with the table.
 
-use crate::Metrics;
+use crate::watch::Notice;
+use crate::{Metrics, Watch};
 use sealane_catalog::{Entry, NamespacedName};
-use sealane_proxy::{Change, NodeContext, RuleSink, Table};
+use sealane_proxy::{Change, FlowTable, Frontend, NodeContext, RuleSink, Table};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often it is looked whether others removed the rules.
+/// How often it is looked whether others removed the rules, and how full the table of flows is.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a failed round waits at most for its next try; it begins with a hundredth of that.
+/// How long notices of what is done to the rules are gathered: our own are many, and those of others rare.
+const GATHER: Duration = Duration::from_millis(2);
+/// Elements beyond which a change is written unheard: the kernel tells each to whoever listens.
+const LOUD: usize = 2000;
+/// How long a failed round waits for its next try but one, and at most; twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What changed. The first update carries everything there is: rules are written with it, and not before.
@@ -60,11 +67,99 @@ pub fn spawn<S>(table: Table, sink: S, updates: Receiver<Update>) -> io::Result<
 where
     S: RuleSink + Send + 'static,
 {
+    start(table, sink, updates, None)
+}
+
+/// As [`spawn`], with a second thread that listens to what others do to the rules: they are repaired within
+/// milliseconds rather than a second. `watch` comes from [`NftSink::watch`](crate::NftSink::watch).
+pub fn spawn_watched<S>(table: Table, sink: S, updates: Receiver<Update>, watch: Watch) -> io::Result<Proxy>
+where
+    S: RuleSink + Send + 'static,
+{
+    start(table, sink, updates, Some(Arc::new(watch)))
+}
+
+fn start<S>(table: Table, sink: S, updates: Receiver<Update>, watch: Option<Arc<Watch>>) -> io::Result<Proxy>
+where
+    S: RuleSink + Send + 'static,
+{
     let (publish, applied) = watch::channel(0);
     let metrics = Arc::new(Metrics::default());
-    let mut worker = Worker { table, sink, publish, metrics: metrics.clone(), whole: false, revision: 0 };
-    let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || worker.run(&updates))?;
+    let worker = Arc::new(Mutex::new(Worker {
+        table,
+        sink,
+        publish,
+        metrics: metrics.clone(),
+        watch: watch.clone(),
+        state: State::Waiting,
+        failing: None,
+        retry: FIRST_RETRY,
+        losing: false,
+        revision: 0,
+    }));
+    // Its other end is closed with the thread that follows updates, whichever way that ends.
+    let (alive, end) = UnixStream::pair()?;
+    let listener = match watch {
+        Some(watch) => {
+            let worker = worker.clone();
+            let listen = move || listen(&worker, &watch, &end);
+            Some(std::thread::Builder::new().name("proxy-watch".to_owned()).spawn(listen)?)
+        }
+        None => None,
+    };
+    let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || {
+        follow(&worker, &updates);
+        drop(alive);
+        if listener.is_some_and(|l| l.join().is_err()) {
+            tracing::error!("the proxy's watch panicked");
+        }
+    })?;
     Ok(Proxy { applied, metrics, thread })
+}
+
+/// A poisoned lock holds a worker whose last step broke off: that is repaired as any failure is.
+fn lock<S>(worker: &Mutex<Worker<S>>) -> MutexGuard<'_, Worker<S>> {
+    worker.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Carries updates out until their senders are gone.
+fn follow<S: RuleSink>(worker: &Mutex<Worker<S>>, updates: &Receiver<Update>) {
+    loop {
+        let wait = lock(worker).patience();
+        match updates.recv_timeout(wait) {
+            Ok(first) => {
+                let mut worker = lock(worker);
+                let changes = worker.take(std::iter::once(first).chain(updates.try_iter()));
+                worker.advance(&changes);
+            }
+            Err(RecvTimeoutError::Timeout) => lock(worker).look(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Has the rules repaired as soon as somebody else has changed them, until `end` closes.
+fn listen<S: RuleSink>(worker: &Mutex<Worker<S>>, watch: &Watch, end: &UnixStream) {
+    loop {
+        match watch.wait(end, LOOK) {
+            Notice::Ended => return,
+            Notice::Quiet => continue,
+            Notice::Harmless => {}
+            Notice::Disturbed => lock(worker).repair(true),
+        }
+        std::thread::sleep(GATHER);
+    }
+}
+
+/// What is known of the rules in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The first update has not come: nothing is written.
+    Waiting,
+    /// They may be anything: all are to be written.
+    Unknown,
+    /// They are what the table says.
+    Whole,
 }
 
 struct Worker<S> {
@@ -72,36 +167,21 @@ struct Worker<S> {
     sink: S,
     publish: watch::Sender<u64>,
     metrics: Arc<Metrics>,
-    /// What the sink has is what the table says.
-    whole: bool,
+    watch: Option<Arc<Watch>>,
+    state: State,
+    /// What is said of the present failure, which is said once.
+    failing: Option<String>,
+    /// How long to wait before trying again.
+    retry: Duration,
+    /// Packets are being lost for want of room in the table of flows.
+    losing: bool,
     revision: u64,
 }
 
 impl<S: RuleSink> Worker<S> {
-    fn run(&mut self, updates: &Receiver<Update>) {
-        let mut started = false;
-        let mut retry = LONGEST_RETRY / 100;
-        loop {
-            let wait = if started && !self.whole { retry } else { LOOK };
-            let changes = match updates.recv_timeout(wait) {
-                Ok(first) => {
-                    started = true;
-                    self.take(std::iter::once(first).chain(updates.try_iter()))
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) if !started => continue,
-                Err(RecvTimeoutError::Timeout) => Vec::new(),
-            };
-            match self.step(&changes) {
-                Ok(()) => retry = LONGEST_RETRY / 100,
-                Err(error) => {
-                    self.whole = false;
-                    self.metrics.failed();
-                    tracing::warn!(%error, ?retry, "service rules were not written; all will be written anew");
-                    retry = (retry * 2).min(LONGEST_RETRY);
-                }
-            }
-        }
+    /// How long to wait for updates before something else is to be done.
+    fn patience(&self) -> Duration {
+        if self.state == State::Unknown { self.retry } else { LOOK }
     }
 
     /// Takes updates into the table: of each Service, the last state alone.
@@ -114,26 +194,88 @@ impl<S: RuleSink> Worker<S> {
             node = update.node.or(node);
         }
         self.metrics.queued(changed.len());
+        if self.state == State::Waiting {
+            self.state = State::Unknown;
+        }
         if let Some(node) = node.filter(|n| n != self.table.node()) {
             // Rules as well as frontends depend on the node.
-            self.whole = false;
+            self.state = State::Unknown;
             self.table.set_node(node);
         }
         self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())))
     }
 
-    fn step(&mut self, changes: &[Change]) -> Result<(), S::Error> {
-        if self.whole && changes.is_empty() && !self.sink.intact()? {
-            tracing::warn!("somebody removed the service rules; writing them anew");
-            self.whole = false;
+    /// Once in a while, when nothing comes: tries again, and looks whether all is as it was left.
+    fn look(&mut self) {
+        match self.state {
+            State::Waiting => return,
+            State::Unknown => return self.advance(&[]),
+            State::Whole => {}
         }
+        match self.sink.intact() {
+            Ok(true) => {}
+            Ok(false) => self.repair(false),
+            Err(error) => self.failed(&error),
+        }
+        // What it tells is worth no failure.
+        if let Ok(now) = self.sink.flow_table() {
+            self.weigh(now);
+        }
+    }
+
+    /// Writes all anew because somebody else changed the rules.
+    fn repair(&mut self, at_once: bool) {
+        if self.state == State::Waiting {
+            return;
+        }
+        tracing::warn!("somebody else changed the service rules; writing them anew");
+        self.metrics.repaired(at_once);
+        self.state = State::Unknown;
+        self.advance(&[]);
+    }
+
+    /// Carries changes out. What fails is tried once more at once, with everything written anew: the kernel had, or
+    /// had not, what it was thought to have (EEXIST, ENOENT), or its answers were lost (ENOBUFS).
+    fn advance(&mut self, changes: &[Change]) {
+        let incremental = self.state == State::Whole;
+        let mut outcome = self.step(changes);
+        if let (Err(error), true) = (&outcome, incremental) {
+            self.failed(error);
+            outcome = self.step(&[]);
+        }
+        match outcome {
+            Ok(()) => {
+                self.retry = FIRST_RETRY;
+                if self.failing.take().is_some() {
+                    tracing::info!(revision = self.revision, "service rules are in force again");
+                }
+            }
+            Err(error) => {
+                self.failed(&error);
+                self.retry = (self.retry * 2).min(LONGEST_RETRY);
+            }
+        }
+    }
+
+    /// Counts a failure, and says it unless it was the last that was said.
+    fn failed(&mut self, error: &S::Error) {
+        self.state = State::Unknown;
+        self.metrics.failed();
+        let text = error.to_string();
+        if self.failing.as_ref() != Some(&text) {
+            tracing::warn!(error = text, "service rules were not written; all will be written anew");
+            self.failing = Some(text);
+        }
+    }
+
+    fn step(&mut self, changes: &[Change]) -> Result<(), S::Error> {
         let begun = Instant::now();
-        let full = !self.whole;
+        let full = self.state != State::Whole;
         if full {
-            self.sink.replace(self.table.node(), self.table.frontends())?;
-            self.whole = true;
+            self.unheard(true, |worker| worker.sink.replace(worker.table.node(), worker.table.frontends()))?;
+            self.state = State::Whole;
         } else if !changes.is_empty() {
-            self.sink.apply(changes)?;
+            self.unheard(elements(changes) > LOUD, |worker| worker.sink.apply(changes))?;
         }
         if full || !changes.is_empty() {
             let frontends = self.table.frontends().len();
@@ -142,4 +284,50 @@ impl<S: RuleSink> Worker<S> {
         self.publish.send_if_modified(|r| std::mem::replace(r, self.revision) != self.revision);
         self.sink.settle()
     }
+
+    /// Writes, where `quietly` without anybody listening; what others did meanwhile is looked for behind it.
+    fn unheard(
+        &mut self,
+        quietly: bool,
+        write: impl FnOnce(&mut Self) -> Result<(), S::Error>,
+    ) -> Result<(), S::Error> {
+        let Some(watch) = self.watch.clone().filter(|_| quietly) else { return write(self) };
+        // Where the watch fails, the look once in a while is what is left.
+        let left = watch.listen(false);
+        let written = write(self);
+        if let Err(error) = left.and(watch.listen(true)) {
+            tracing::debug!(%error, "the rules are not listened to");
+        }
+        written?;
+        if !self.sink.intact()? {
+            self.metrics.repaired(false);
+            self.sink.replace(self.table.node(), self.table.frontends())?;
+        }
+        Ok(())
+    }
+
+    /// Says once that packets are lost for want of room, and once that they no longer are.
+    fn weigh(&mut self, now: Option<FlowTable>) {
+        let before = self.metrics.flow_table(now);
+        let (Some(before), Some(now)) = (before, now) else { return };
+        let losing = now.dropped > before.dropped;
+        match (self.losing, losing) {
+            (false, true) => tracing::warn!(
+                flows = now.entries,
+                limit = now.limit,
+                "the kernel's table of flows is full and new connections are lost: raise net.netfilter.nf_conntrack_max"
+            ),
+            (true, false) => {
+                tracing::info!(flows = now.entries, "the kernel's table of flows has room again")
+            }
+            _ => {}
+        }
+        self.losing = losing;
+    }
+}
+
+/// About how many elements changes write.
+fn elements(changes: &[Change]) -> usize {
+    let of = |f: Option<&Arc<Frontend>>| f.map_or(0, |f| 1 + f.flows_to().count());
+    changes.iter().map(|c| of(c.before()) + of(c.after())).sum()
 }

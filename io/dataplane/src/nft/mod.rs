@@ -24,5 +24,6 @@ mod read;
 mod sink;
 mod trace;
 
+pub(crate) use layout::TABLE;
 pub use sink::NftSink;
 pub use trace::{Ruleset, TraceError};

@@ -8,9 +8,11 @@ use super::trace::Ruleset;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::watch::Watch;
 use rustix::fd::OwnedFd;
-use sealane_proxy::{Change, Class, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
-use std::collections::BTreeMap;
+use sealane_catalog::Protocol;
+use sealane_proxy::{Change, Class, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -96,6 +98,16 @@ impl NftSink {
         self.tables.clear();
         self.installed.clear();
         self.netlink.transact(&messages)
+    }
+
+    /// Listens over another socket of the same network namespace to what others do to our table, for
+    /// [`spawn_watched`](crate::spawn_watched).
+    ///
+    /// # Errors
+    ///
+    /// The socket failed.
+    pub fn watch(&self, socket: OwnedFd) -> Result<Watch, NetlinkError> {
+        Watch::new(socket, self.netlink.socket())
     }
 
     /// The rules and elements that stand in the kernel, to trace packets through.
@@ -315,14 +327,18 @@ impl RuleSink for NftSink {
         frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
     ) -> Result<(), NetlinkError> {
         self.node = node.clone();
+        // Of those that are gone no flow may be left either, whether or not their going was ever told.
+        let gone = self.installed.keys().filter(|k| k.protocol == Protocol::Udp);
+        self.flows.extend(gone.map(|key| (*key, BTreeSet::new())));
         self.installed = frontends.clone();
-        self.rebuild()?;
-        self.flows = conntrack::served(self.installed.values());
-        Ok(())
+        self.flows.extend(conntrack::served(self.installed.values()));
+        self.rebuild()
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
         self.settle()?;
+        // Kept over a failure: what serves them then is settled by the `replace` that follows.
+        self.flows.extend(conntrack::changed(changes));
         let mut plans: BTreeMap<Family, Plan> = BTreeMap::new();
         let mut fresh = false;
         for change in changes {
@@ -345,7 +361,6 @@ impl RuleSink for NftSink {
         } else {
             self.commit(plans)?;
         }
-        self.flows = conntrack::changed(changes);
         Ok(())
     }
 
@@ -361,8 +376,11 @@ impl RuleSink for NftSink {
             }
         }
         // A walk over all flows takes milliseconds, so that new connections do not wait for it.
-        let flows = std::mem::take(&mut self.flows);
-        conntrack::forget_stale(&mut self.netlink, &flows)
+        if !self.flows.is_empty() {
+            conntrack::forget_stale(&mut self.netlink, &self.flows)?;
+            self.flows.clear();
+        }
+        Ok(())
     }
 
     fn intact(&mut self) -> Result<bool, NetlinkError> {
@@ -374,6 +392,10 @@ impl RuleSink for NftSink {
             }
         }
         Ok(true)
+    }
+
+    fn flow_table(&mut self) -> Result<Option<FlowTable>, NetlinkError> {
+        conntrack::flow_table(&mut self.netlink).map(Some)
     }
 
     fn read_back(&mut self) -> Result<Installed, NetlinkError> {
