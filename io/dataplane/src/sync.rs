@@ -331,3 +331,124 @@ fn elements(changes: &[Change]) -> usize {
     let of = |f: Option<&Arc<Frontend>>| f.map_or(0, |f| 1 + f.flows_to().count());
     changes.iter().map(|c| of(c.before()) + of(c.after())).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealane_proxy::{FrontendKey, InMemorySink, Installed, contract};
+
+    #[derive(Clone, Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Trouble(&'static str);
+
+    /// Fails so many times in a row, with what is left of its list.
+    #[derive(Default)]
+    struct Flaky(InMemorySink, Vec<&'static str>);
+
+    impl Flaky {
+        fn trouble(&mut self) -> Result<(), Trouble> {
+            self.1.pop().map_or(Ok(()), |text| Err(Trouble(text)))
+        }
+    }
+
+    impl RuleSink for Flaky {
+        type Error = Trouble;
+        fn replace(
+            &mut self,
+            node: &NodeContext,
+            frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
+        ) -> Result<(), Trouble> {
+            self.trouble()?;
+            let _ = self.0.replace(node, frontends);
+            Ok(())
+        }
+        fn apply(&mut self, changes: &[Change]) -> Result<(), Trouble> {
+            self.trouble()?;
+            let _ = self.0.apply(changes);
+            Ok(())
+        }
+        fn read_back(&mut self) -> Result<Installed, Trouble> {
+            self.0.read_back().map_err(|_| Trouble("never"))
+        }
+    }
+
+    fn worker(sink: Flaky) -> Worker<Flaky> {
+        Worker {
+            table: Table::new(contract::node()),
+            sink,
+            publish: watch::channel(0).0,
+            metrics: Arc::default(),
+            watch: None,
+            state: State::Waiting,
+            failing: None,
+            retry: FIRST_RETRY,
+            losing: false,
+            revision: 0,
+        }
+    }
+
+    fn updates(seed: u64) -> impl Iterator<Item = Update> {
+        contract::history(seed, 8).into_iter().zip(1..).map(|(round, revision)| Update {
+            revision,
+            services: round.into_iter().map(|(name, entry)| (name, entry.map(Arc::new))).collect(),
+            node: None,
+        })
+    }
+
+    #[test]
+    fn a_change_that_fails_is_written_anew_at_once() {
+        let mut worker = worker(Flaky::default());
+        for (number, update) in updates(5).enumerate() {
+            // Every change: the kernel has what it was thought not to have.
+            if number > 0 {
+                worker.sink.1 = vec!["EEXIST"];
+            }
+            let changes = worker.take(std::iter::once(update));
+            worker.advance(&changes);
+            worker.sink.1.clear();
+            assert_eq!(worker.state, State::Whole);
+            let installed = worker.sink.read_back().unwrap();
+            let wanted = worker.table.frontends();
+            assert!(installed.len() == wanted.len() && installed.iter().all(|(k, f)| f.means(&wanted[k])));
+        }
+        assert!(worker.metrics.syncs().2 > 0);
+        assert_eq!(worker.failing, None);
+    }
+
+    #[test]
+    fn what_keeps_failing_is_tried_ever_more_seldom_and_said_once() {
+        let mut worker = worker(Flaky(InMemorySink::default(), vec!["ENOBUFS"; 20]));
+        let mut waits = Vec::new();
+        let first = updates(5).next().unwrap();
+        let changes = worker.take(std::iter::once(first));
+        worker.advance(&changes);
+        while worker.state != State::Whole {
+            assert_eq!(worker.failing.as_deref(), Some("ENOBUFS"));
+            waits.push(worker.patience());
+            worker.look();
+        }
+        assert_eq!((waits.len() as u64, worker.metrics.syncs().2), (20, 20));
+        assert!(waits.is_sorted() && waits[0] == 2 * FIRST_RETRY && waits[19] == LONGEST_RETRY, "{waits:?}");
+        assert_eq!((worker.failing.clone(), worker.retry), (None, FIRST_RETRY));
+    }
+
+    #[test]
+    fn nothing_is_written_before_the_first_update() {
+        let mut worker = worker(Flaky::default());
+        worker.look();
+        worker.repair(true);
+        assert_eq!((worker.sink.0.replaced, worker.state), (0, State::Waiting));
+    }
+
+    #[test]
+    fn a_table_of_flows_that_is_full_is_noticed_and_forgotten() {
+        let mut worker = worker(Flaky::default());
+        let seen = [(0, false), (5, true), (9, true), (9, false), (9, false), (10, true)].map(
+            |(dropped, expected)| {
+                worker.weigh(Some(FlowTable { entries: 1, limit: 1, dropped }));
+                (worker.losing, expected)
+            },
+        );
+        assert!(seen.iter().all(|(is, expected)| is == expected), "{seen:?}");
+    }
+}
