@@ -56,6 +56,10 @@ struct Arguments {
 enum Part {
     /// The DNS server beside CoreDNS (SEALANE_COREDNS, or tests/coredns/coredns) and Knot, asked by dnsperf
     Dns,
+    /// The DNS server on one core and on two, asked by dnsperf
+    Workers,
+    /// The DNS server under a CPU quota, asked five times as much as it can answer, by dnsperf
+    Overload,
 }
 
 /// How often each thing is done.
@@ -110,6 +114,12 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let mut run = Run { figures: Vec::new(), notes: Vec::new(), failed: false };
     match arguments.part {
         None => run.everything(&binary, &rounds)?,
+        Some(Part::Workers) => {
+            run.figures = nameservers::workers::measure(&binary, nameservers::Rounds::new(arguments.short))?;
+        }
+        Some(Part::Overload) => {
+            run.figures = nameservers::overload::measure(&binary, nameservers::Rounds::new(arguments.short))?;
+        }
         Some(Part::Dns) => {
             let coredns = match std::env::var_os("SEALANE_COREDNS") {
                 Some(path) => path.into(),

@@ -1,5 +1,7 @@
 //! What a developer runs, under one name: `cargo xtask COMMAND`.
 
+mod real_api;
+
 use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
@@ -11,12 +13,19 @@ cargo xtask COMMAND
   ci                 everything that a change must pass (.ci/run)
   bench [FLAGS]      the figures and their bars, on a release build (as root; --json, --short)
   bench dns [FLAGS]  those of the DNS server, beside CoreDNS and Knot (dnsperf, knot: of the distribution)
+  bench workers      of these what a second worker costs
+  overload [FLAGS]   the DNS server under a CPU quota, asked five times as much as it can answer (as root, dnsperf)
   coredns            builds the CoreDNS that tables and figures compare with (tests/coredns, by go)
+  real-api           the tables of DNS answers once more, over a kube-apiserver (tests/apiserver, by go; etcd, openssl)
   kill [ROUNDS]      kill -9 at any point, ROUNDS times (50), and what the next start finds
+  fuzz dns [--minutes N]
+                     messages of strangers for the DNS server's parser and for the server itself (10 minutes)
   golden             kube-apiserver's recorded answers against ours: what agrees, and the list of the rest
   help               this
 ";
 
+/// How long strangers' messages come unless told otherwise.
+const MINUTES: u32 = 10;
 /// How often the kill test kills unless told otherwise.
 const ROUNDS: u32 = 50;
 
@@ -32,11 +41,18 @@ fn main() -> ExitCode {
         ["ci"] => run(Command::new("bash").arg(".ci/run")),
         ["bench", "dns", flags @ ..] => coredns().and_then(|()| bench(&[&["dns"], flags].concat())),
         ["bench", flags @ ..] => bench(flags),
+        ["overload", flags @ ..] => bench(&[&["overload"], flags].concat()),
         ["coredns"] => coredns(),
+        ["real-api"] => coredns().and_then(|()| real_api::tables()),
         ["kill"] => kill(ROUNDS),
         ["kill", rounds] => match rounds.parse() {
             Ok(rounds) if rounds > 0 => kill(rounds),
             _ => return wrong(&format!("`{rounds}` is not a number of rounds")),
+        },
+        ["fuzz", "dns"] => fuzz(MINUTES),
+        ["fuzz", "dns", "--minutes", minutes] => match minutes.parse() {
+            Ok(minutes) if minutes > 0 => fuzz(minutes),
+            _ => return wrong(&format!("`{minutes}` is not a number of minutes")),
         },
         ["golden"] => golden(),
         _ => return wrong(&format!("no such command: {}", words.join(" "))),
@@ -78,6 +94,12 @@ fn kill(rounds: u32) -> Result<(), String> {
     run(cargo().env("SEALANE_KILL_ROUNDS", rounds).args(test))
 }
 
+/// Both targets at once take two cores; one after the other, each has half of the time.
+fn fuzz(minutes: u32) -> Result<(), String> {
+    let test = ["test", "-p", "sealane-dns", "--test", "hostile", "--", "--nocapture", "--test-threads=1"];
+    run(cargo().env("SEALANE_FUZZ_MINUTES", minutes.to_string()).args(test))
+}
+
 fn golden() -> Result<(), String> {
     run(cargo().args(["build", "-p", "sealane"]))?;
     run(cargo().args(["test", "-p", "sealane-tests", "--test", "golden", "--", "--nocapture"]))
@@ -88,11 +110,16 @@ fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// The workspace's root.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
 /// Runs a program at the workspace's root.
 fn run(command: &mut Command) -> Result<(), String> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.current_dir(here.parent().unwrap_or(here)).status();
+    let status = command.current_dir(root()).status();
     let status: ExitStatus = status.map_err(|error| format!("{name}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{name}: {status}")) }
 }

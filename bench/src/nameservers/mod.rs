@@ -3,7 +3,11 @@
 
 mod changes;
 mod cluster;
+mod forwarding;
+pub(crate) mod overload;
+mod scene;
 mod server;
+pub(crate) mod workers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -114,6 +118,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
         &[median(&knot.lone)],
         1.0,
     ));
+    figures.extend(workers::measure(&binaries.sealane, rounds)?);
     figures.extend(changes::measure(&binaries.sealane, CLUSTER, rounds.changes)?);
     let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
     let services = rounds.large.services;
@@ -133,6 +138,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
     // "The same" is within what two runs of the same thing differ by.
     let grown = [median(&large[0].full)];
     figures.push(ratio("CPU at saturation: large / small cluster", &grown, &[median(&ours.full)], 1.1));
+    figures.extend(forwarding::measure(binaries, rounds)?);
     Ok(figures)
 }
 

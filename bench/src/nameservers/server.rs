@@ -91,10 +91,34 @@ impl Server {
         kubeconfig: &Path,
         name: &str,
     ) -> Result<Server> {
+        Server::start_on(CORES[0], program, binary, folder, kubeconfig, name)
+    }
+
+    /// The same on other cores.
+    pub(crate) fn start_on(
+        cores: &str,
+        program: Program,
+        binary: &Path,
+        folder: &Path,
+        kubeconfig: &Path,
+        name: &str,
+    ) -> Result<Server> {
+        let configuration = program.configuration(folder, kubeconfig);
+        Server::configured((program, cores, &configuration), binary, folder, kubeconfig, name)
+    }
+
+    /// The same with a configuration of its own.
+    pub(crate) fn configured(
+        (program, cores, configuration): (Program, &str, &str),
+        binary: &Path,
+        folder: &Path,
+        kubeconfig: &Path,
+        name: &str,
+    ) -> Result<Server> {
         let file = folder.join(format!("{}.conf", program.name()));
-        fs::write(&file, program.configuration(folder, kubeconfig))?;
+        fs::write(&file, configuration)?;
         let mut command = Command::new("taskset");
-        command.args(["-c", CORES[0]]).arg(binary);
+        command.args(["-c", cores]).arg(binary);
         match program {
             Program::Sealane => command.args(["dns", "-conf"]).arg(&file),
             Program::CoreDns => command.arg("-conf").arg(&file),
@@ -117,6 +141,11 @@ impl Server {
         }
         server.loaded = begun.elapsed().as_secs_f64() * 1e3;
         Ok(server)
+    }
+
+    /// Its process, as this one sees it.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// CPU time of all its threads, µs, to a tick.

@@ -1,6 +1,7 @@
 //! `sealane dns`: the DNS server alone, with CoreDNS's flags.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kube::config::{
@@ -8,14 +9,17 @@ use kube::config::{
 };
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::watch_catalog;
-use sealane_dnsserver::{ApiAccess, Settings};
+use sealane_dnsserver::{ApiAccess, LogSink, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 /// CoreDNS's flags (`coremain/run.go`), one dash or two.
+#[derive(Default)]
 struct Flags {
-    conf: PathBuf,
+    conf: Option<PathBuf>,
     port: Option<u16>,
+    pidfile: Option<PathBuf>,
+    quiet: bool,
     ask: Option<Ask>,
 }
 
@@ -25,8 +29,23 @@ enum Ask {
     Help,
 }
 
+const HELP: &str = "\
+Usage: sealane dns [-conf FILE] [-dns.port PORT] [-pidfile FILE] [-quiet] [-plugins] [-version]
+
+The DNS server alone, configured by a Corefile as CoreDNS is.
+
+  -conf FILE       the Corefile, or `stdin` [default: Corefile; where there is none: whoami and log on all zones]
+  -dns.port PORT   port of server blocks that name none (also -p) [default: 53]
+  -pidfile FILE    where to write the process's id
+  -quiet           nothing is said of zones and version at the start
+  -plugins         list the plugins
+  -version         print the version
+
+Example:
+  sealane dns -conf /etc/coredns/Corefile";
+
 fn parse(words: &[String]) -> Result<Flags, String> {
-    let mut flags = Flags { conf: "Corefile".into(), port: None, ask: None };
+    let mut flags = Flags::default();
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
         let bare = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
@@ -36,6 +55,10 @@ fn parse(words: &[String]) -> Result<Flags, String> {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (bare, None),
         };
+        let on = match given.as_deref() {
+            None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
+            Some(_) => false,
+        };
         let mut value = || {
             given
                 .clone()
@@ -43,18 +66,20 @@ fn parse(words: &[String]) -> Result<Flags, String> {
                 .ok_or_else(|| format!("dns: -{name} needs a value"))
         };
         match name {
-            "conf" => flags.conf = value()?.into(),
+            "conf" => flags.conf = Some(value()?.into()).filter(|path: &PathBuf| *path != PathBuf::new()),
             "dns.port" | "p" => {
                 let text = value()?;
                 flags.port = Some(text.parse().map_err(|_| format!("dns: -{name} {text}: not a port"))?);
             }
-            "plugins" => flags.ask = Some(Ask::Plugins),
-            "version" => flags.ask = Some(Ask::Version),
-            "quiet" => {}
+            "pidfile" => flags.pidfile = Some(value()?.into()),
+            "plugins" => flags.ask = on.then_some(Ask::Plugins).or(flags.ask),
+            "version" => flags.ask = on.then_some(Ask::Version).or(flags.ask),
+            "quiet" => flags.quiet = on,
             "h" | "help" => flags.ask = Some(Ask::Help),
             _ => {
                 return Err(format!(
-                    "dns: unknown flag -{name}; known are -conf, -dns.port, -plugins, -version"
+                    "dns: unknown flag -{name}; known are -conf, -dns.port, -p, -pidfile, -plugins, -quiet, \
+                     -version"
                 ));
             }
         }
@@ -67,36 +92,65 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
     let flags = parse(words)?;
     match flags.ask {
         Some(Ask::Plugins) => {
-            for name in sealane_dns::config::plugin_names() {
-                println!("dns.{name}");
-            }
+            let names: BTreeSet<&str> = sealane_dns::config::plugin_names().collect();
+            names.iter().for_each(|name| println!("{name}"));
             return Ok(());
         }
         Some(Ask::Version) => {
-            println!("sealane-{}", env!("CARGO_PKG_VERSION"));
+            println!("Sealane-{}", env!("CARGO_PKG_VERSION"));
+            println!("{}/{}", std::env::consts::OS, std::env::consts::ARCH);
             return Ok(());
         }
         Some(Ask::Help) => {
-            println!(
-                "Usage: sealane dns [-conf FILE] [-dns.port PORT] [-plugins] [-version]\n\n\
-                 The DNS server alone, configured by a Corefile as CoreDNS is.\n\n\
-                 Example:\n  sealane dns -conf /etc/coredns/Corefile"
-            );
+            println!("{HELP}");
             return Ok(());
         }
         None => {}
     }
     crate::logging::start(crate::cli::LogFormat::Text, 0);
+    let _written = flags.pidfile.as_deref().map(PidFile::write).transpose()?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(serve(flags))
 }
 
-async fn serve(flags: Flags) -> Result<(), String> {
-    let mut settings = Settings::new(flags.conf);
+/// The process's id, in a file for as long as it runs.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: &Path) -> Result<Self, String> {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .map_err(|e| format!("dns: cannot write -pidfile {}: {e}", path.display()))?;
+        Ok(PidFile(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Somebody else may have taken it away.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The Corefile that is meant, or what stands in for it (`confLoader`, `defaultLoader`, and core/dnsserver/register.go).
+fn settings(flags: &Flags) -> Result<Settings, String> {
+    let stdin = flags.conf.as_deref() == Some(Path::new("stdin"));
+    let mut settings = Settings::new(flags.conf.clone().unwrap_or_else(|| "Corefile".into()));
     if let Some(port) = flags.port {
         settings.default_port = port;
     }
+    settings.quiet = flags.quiet;
+    if stdin {
+        let text = std::io::read_to_string(std::io::stdin().lock());
+        settings.text = Some(text.map_err(|e| format!("dns: cannot read standard input: {e}"))?);
+    } else if flags.conf.is_none() && !settings.corefile.exists() {
+        settings.text = Some(format!(".:{} {{\nwhoami\nlog\n}}\n", settings.default_port));
+    }
+    Ok(settings)
+}
+
+async fn serve(flags: Flags) -> Result<(), String> {
+    let settings = settings(&flags)?;
     reload_on_signal(settings.reload.clone())?;
     let needs = sealane_dnsserver::check(&settings).map_err(|e| e.to_string())?;
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
@@ -114,7 +168,25 @@ async fn serve(flags: Flags) -> Result<(), String> {
         // Nobody will write; the channel stays open all the same.
         std::mem::forget(publish);
     }
-    sealane_dnsserver::run(settings, snapshots, crate::up::terminated()).await.map_err(|e| e.to_string())
+    let ended = terminated(settings.log.clone())?;
+    sealane_dnsserver::run(settings, snapshots, ended).await.map_err(|e| e.to_string())
+}
+
+/// Comes with the first INT or TERM; a second INT waits for nothing, as CoreDNS's.
+fn terminated(log: LogSink) -> Result<impl Future<Output = ()> + Send, String> {
+    let wait = |kind| signal(kind).map_err(|e| format!("cannot wait for signals: {e}"));
+    let (mut int, mut term) = (wait(SignalKind::interrupt())?, wait(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = int.recv() => log("[INFO] SIGINT: Shutting down"),
+            _ = term.recv() => log("[INFO] SIGTERM: Shutting down servers then terminating"),
+        }
+        tokio::spawn(async move {
+            int.recv().await;
+            log("[INFO] SIGINT: Force quit");
+            std::process::exit(2);
+        });
+    })
 }
 
 /// USR1 loads the Corefile again, HUP does nothing: as CoreDNS's.
@@ -201,8 +273,11 @@ mod tests {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         for text in ["-conf /x -dns.port 1053", "--conf=/x --dns.port=1053", "-conf=/x -p 1053"] {
             let flags = parse(&words(text)).unwrap_or_else(|e| panic!("{text}: {e}"));
-            assert_eq!((flags.conf.to_str(), flags.port), (Some("/x"), Some(1053)), "{text}");
+            assert_eq!((flags.conf, flags.port), (Some("/x".into()), Some(1053)), "{text}");
         }
+        let flags = parse(&words("-quiet -pidfile /p -version=false")).unwrap_or_default();
+        assert_eq!((flags.quiet, flags.pidfile), (true, Some("/p".into())));
+        assert!(flags.ask.is_none() && flags.conf.is_none());
         for (text, why) in [
             ("-cnf x", "unknown flag -cnf"),
             ("-conf", "needs a value"),

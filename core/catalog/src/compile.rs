@@ -12,6 +12,11 @@ use crate::model::{
     ServiceType, Slice, TrafficPolicy,
 };
 
+/// When what a slice's controller reacted to happened (`v1.EndpointsLastChangeTriggerTime`).
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// The cluster autoscaler's mark on a Node that it is about to delete (KEP-3836).
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// kube-proxy's default ClientIP timeout (`v1.DefaultClientIPServiceAffinitySeconds`).
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
@@ -157,6 +162,10 @@ pub(crate) fn slice(object: &Object) -> Option<Slice> {
         ipv6,
         ports: list(object.value(), "ports").iter().filter_map(endpoint_port).collect(),
         endpoints: list(object.value(), "endpoints").iter().filter_map(|e| endpoint(e, ipv6)).collect(),
+        triggered: object
+            .str(&["metadata", "annotations", TRIGGER_TIME])
+            .parse::<jiff::Timestamp>()
+            .map_or(0, jiff::Timestamp::as_millisecond),
     })
 }
 
@@ -213,12 +222,14 @@ pub(crate) fn node(object: &Object) -> Option<Node> {
     (!object.name().is_empty()).then(|| Node {
         name: object.name().into(),
         zone: object.label("topology.kubernetes.io/zone").unwrap_or("").into(),
-        addresses: list(status, "addresses")
+        addresses: ["InternalIP", "ExternalIP"]
             .iter()
-            .filter(|a| matches!(text(a, "type"), "InternalIP" | "ExternalIP"))
+            .flat_map(|kind| list(status, "addresses").iter().filter(move |a| text(a, "type") == *kind))
             .filter_map(|a| text(a, "address").parse().ok())
             .collect(),
         pod_cidrs,
+        leaving: object.is_terminating()
+            || list(spec, "taints").iter().any(|t| text(t, "key") == LEAVING_TAINT),
         labels: map(object.get(&["metadata", "labels"])),
     })
 }

@@ -168,6 +168,9 @@ pub struct Slice {
     pub ports: Vec<EndpointPort>,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When what led to this content happened (annotation `endpoints.kubernetes.io/last-change-trigger-time`),
+    /// milliseconds since 1970; 0 where unknown.
+    pub triggered: i64,
 }
 
 /// A Service with its slices, ordered by the slices' names.
@@ -186,10 +189,12 @@ pub struct Node {
     pub name: Arc<str>,
     /// `topology.kubernetes.io/zone`, "" where unset.
     pub zone: Arc<str>,
-    /// `status.addresses` of type InternalIP and ExternalIP.
+    /// `status.addresses` of type InternalIP, then those of type ExternalIP.
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`, as written.
     pub pod_cidrs: Vec<Arc<str>>,
+    /// On its way out: being deleted, or tainted so by the cluster autoscaler. It should get no traffic from outside.
+    pub leaving: bool,
     /// Labels.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
 }

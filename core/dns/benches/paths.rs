@@ -13,7 +13,7 @@ const QUERIES: u32 = 200_000;
 
 fn now(count: u32) -> Now {
     let random = u64::from(count).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    Now { monotonic: Duration::from_micros(u64::from(count)), unix: 1_700_000_000, random }
+    Now { monotonic: Duration::from_micros(u64::from(count)), unix: 1_700_000_000, random, ..Now::default() }
 }
 
 fn ask(server: &mut Server, client: SocketAddr, bytes: &[u8], count: u32) -> Vec<Effect> {

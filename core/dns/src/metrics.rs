@@ -90,6 +90,14 @@ enum Series {
 #[derive(Clone, Copy, Debug)]
 pub struct Handle(&'static Family, usize);
 
+/// The same place is the same series.
+impl PartialEq for Handle {
+    fn eq(&self, other: &Self) -> bool {
+        self.1 == other.1
+    }
+}
+impl Eq for Handle {}
+
 /// A family's series, by labels: their places.
 type Places = (Option<&'static Family>, BTreeMap<Labels, usize>);
 

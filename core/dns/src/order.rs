@@ -21,8 +21,8 @@ pub static ROWS: &[Row] = rows! {
     "cancel" Some(plugins::limits::cancel), false;
     "proxyproto" None, false;
     "quic" None, false;
-    "grpc_server" None, false;
-    "https" None, false;
+    "grpc_server" Some(plugins::http::grpc_server), false;
+    "https" Some(plugins::http::https), false;
     "https3" None, false;
     "timeouts" Some(plugins::process::timeouts), false;
     "multisocket" Some(plugins::process::multisocket), false;
@@ -33,7 +33,7 @@ pub static ROWS: &[Row] = rows! {
     "bufsize" Some(plugins::limits::bufsize), false;
     "bind" Some(plugins::process::bind), true;
     "debug" Some(plugins::process::debug), false;
-    "trace" None, false;
+    "trace" Some(plugins::trace::setup), false;
     "ready" Some(plugins::process::ready), false;
     "health" Some(plugins::process::health), false;
     "pprof" None, false;
@@ -41,7 +41,7 @@ pub static ROWS: &[Row] = rows! {
     "prometheus" Some(plugins::process::prometheus), false;
     "errors" Some(plugins::errors::setup), false;
     "log" Some(plugins::log::setup), true;
-    "dnstap" None, true;
+    "dnstap" Some(plugins::dnstap::setup), true;
     "local" Some(plugins::local::setup), false;
     "dns64" Some(plugins::dns64::setup), false;
     "any" Some(plugins::limits::any), false;
@@ -70,7 +70,7 @@ pub static ROWS: &[Row] = rows! {
     "etcd" None, false;
     "loop" Some(plugins::loops::setup), false;
     "forward" Some(plugins::forward::setup), true;
-    "grpc" None, true;
+    "grpc" Some(plugins::grpc::setup), false;
     "erratic" Some(plugins::erratic::setup), false;
     "whoami" Some(plugins::identity::whoami), false;
     "on" None, true;

@@ -60,8 +60,7 @@ impl FamilyOf<'_> {
             return None;
         }
         if self.node.addresses.iter().any(|a| ranges.iter().any(|r| r.contains(*a))) {
-            let whole = if self.ipv6 { 128 } else { 32 };
-            ranges.extend(balancers.iter().filter_map(|a| Cidr::new(*a, whole)));
+            ranges.extend(balancers.iter().map(|a| Cidr::host(*a)));
         }
         Some(Cidr::outermost(ranges).into())
     }

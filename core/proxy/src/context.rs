@@ -56,6 +56,11 @@ impl Cidr {
         }
     }
 
+    /// One address alone.
+    pub fn host(address: IpAddr) -> Self {
+        Self { network: address, bits: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// First address of the range.
     pub fn network(&self) -> IpAddr {
         self.network
@@ -115,19 +120,19 @@ impl FromStr for Cidr {
 
 /// Links that Pods' packets come in by (`detectLocalMode` BridgeInterface and InterfaceNamePrefix).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PodInterfaces {
+pub enum PodInterface {
     /// This one.
     Named(Arc<str>),
     /// All whose names begin so.
-    Prefixed(Arc<str>),
+    Prefix(Arc<str>),
 }
 
-impl PodInterfaces {
+impl PodInterface {
     /// Whether a link is one of them. A packet from the node itself came in by none: "".
-    pub fn holds(&self, interface: &str) -> bool {
+    pub fn matches(&self, interface: &str) -> bool {
         match self {
-            PodInterfaces::Named(name) => !interface.is_empty() && **name == *interface,
-            PodInterfaces::Prefixed(prefix) => !interface.is_empty() && interface.starts_with(&**prefix),
+            PodInterface::Named(name) => !interface.is_empty() && **name == *interface,
+            PodInterface::Prefix(prefix) => !interface.is_empty() && interface.starts_with(&**prefix),
         }
     }
 }
@@ -148,7 +153,7 @@ pub struct NodeContext {
     /// cluster addresses are masqueraded. A family without a range: nobody is.
     pub pod_cidrs: Vec<Cidr>,
     /// The Pods' links, instead of their ranges.
-    pub pod_interfaces: Option<PodInterfaces>,
+    pub pod_interface: Option<PodInterface>,
     /// Ranges of cluster addresses: what no Service has is swallowed rather than sent out. May be empty.
     pub service_cidrs: Vec<Cidr>,
     /// `--masquerade-all`: whoever speaks to cluster addresses is masqueraded.
@@ -166,7 +171,7 @@ impl NodeContext {
             addresses: Vec::new(),
             node_port_addresses: Vec::new(),
             pod_cidrs: Vec::new(),
-            pod_interfaces: None,
+            pod_interface: None,
             service_cidrs: Vec::new(),
             masquerade_all: false,
             masquerade_bit: 14,
@@ -176,12 +181,23 @@ impl NodeContext {
     /// Whether a packet of this source that came in by this link ("": none) is a Pod's.
     pub fn is_pod(&self, source: IpAddr, interface: &str) -> bool {
         self.pod_cidrs.iter().any(|c| c.contains(source))
-            || self.pod_interfaces.as_ref().is_some_and(|i| i.holds(interface))
+            || self.pod_interface.as_ref().is_some_and(|i| i.matches(interface))
     }
 
-    /// Whether Pods of a family can be told from others at all.
+    /// Whether rules are written alike for both: they differ at most in who and where they are, which frontends
+    /// alone follow.
+    pub fn same_rules(&self, other: &NodeContext) -> bool {
+        let rules = |n: &NodeContext| (n.masquerade_all, n.masquerade_bit);
+        rules(self) == rules(other)
+            && self.pod_cidrs == other.pod_cidrs
+            && self.pod_interface == other.pod_interface
+            && self.service_cidrs == other.service_cidrs
+    }
+
+    /// Whether Pods of a family can be told from others at all: where not, nobody is masqueraded for being none
+    /// (pkg/proxy/util/localdetector.go, IsImplemented).
     pub fn detects_pods(&self, ipv6: bool) -> bool {
-        self.pod_interfaces.is_some() || self.pod_cidrs.iter().any(|c| c.network().is_ipv6() == ipv6)
+        self.pod_interface.is_some() || self.pod_cidrs.iter().any(|c| c.network().is_ipv6() == ipv6)
     }
 }
 
@@ -209,14 +225,14 @@ mod tests {
     #[test]
     fn links_of_pods() {
         let table = [
-            (PodInterfaces::Named("cni0".into()), "cni0", true),
-            (PodInterfaces::Named("cni0".into()), "cni01", false),
-            (PodInterfaces::Prefixed("veth".into()), "veth1", true),
-            (PodInterfaces::Prefixed("veth".into()), "eth0", false),
-            (PodInterfaces::Prefixed("".into()), "", false),
+            (PodInterface::Named("cni0".into()), "cni0", true),
+            (PodInterface::Named("cni0".into()), "cni01", false),
+            (PodInterface::Prefix("veth".into()), "veth1", true),
+            (PodInterface::Prefix("veth".into()), "eth0", false),
+            (PodInterface::Prefix("".into()), "", false),
         ];
         for (interfaces, link, held) in table {
-            assert_eq!(interfaces.holds(link), held, "{interfaces:?} {link}");
+            assert_eq!(interfaces.matches(link), held, "{interfaces:?} {link}");
         }
     }
 

@@ -164,6 +164,7 @@ fn slice(key: &NamespacedName, protocol: Protocol, ipv6: bool, dice: &mut Dice) 
         ipv6,
         endpoints: endpoints.collect(),
         ports: vec![port("a", 8080), port("b", 8081)],
+        triggered: 0,
     }
 }
 

@@ -43,17 +43,23 @@
 
 pub mod cases;
 mod compile;
+pub mod config;
 mod context;
 pub mod contract;
 mod endpoints;
 mod frontend;
+pub mod health;
+mod local;
 mod sink;
 mod table;
+mod tally;
 mod trace;
 
 pub use compile::service_table;
-pub use context::{Cidr, CidrError, NodeContext, PodInterfaces};
+pub use context::{Cidr, CidrError, NodeContext, PodInterface};
 pub use frontend::{Backend, Class, Frontend, FrontendKey, Masquerade, Target};
+pub use local::Unserved;
 pub use sink::{FlowTable, InMemorySink, Installed, RuleSink};
 pub use table::{Change, Table};
+pub use tally::{Tally, tally};
 pub use trace::{Fate, Packet, trace_frontend};

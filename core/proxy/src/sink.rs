@@ -47,6 +47,12 @@ pub trait RuleSink {
         Ok(())
     }
 
+    /// What settling forgot of flows since this was last asked, for IPv4 and IPv6: how long it took and how many;
+    /// `None`: there was no need to look.
+    fn flows(&mut self) -> [Option<(std::time::Duration, u64)>; 2] {
+        [None; 2]
+    }
+
     /// Whether nobody else removed what was put into force.
     fn intact(&mut self) -> Result<bool, Self::Error> {
         Ok(true)

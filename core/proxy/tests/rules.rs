@@ -83,6 +83,7 @@ fn slice(service: &str, endpoints: Vec<Endpoint>) -> Arc<Slice> {
             app_protocol: "".into(),
         }],
         endpoints,
+        triggered: 0,
     })
 }
 

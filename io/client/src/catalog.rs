@@ -32,24 +32,63 @@ fn event(source: Source, fed: Fed) -> [Option<Event>; 2] {
     }
 }
 
-/// Watches `sources` and publishes a whole [`Snapshot`] for every change, the first one when all lists are in. Changes
-/// that are queued by then come together; none is waited for. Returns when `shutdown` does, or when nobody reads.
+/// What is watched of a source: all, or what a selector leaves.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Which objects.
+    pub source: Source,
+    /// A label selector, "" for all.
+    pub labels: String,
+    /// A field selector, "" for all.
+    pub fields: String,
+}
+
+impl Selection {
+    /// All objects of a source.
+    pub fn all(source: Source) -> Selection {
+        Selection { source, labels: String::new(), fields: String::new() }
+    }
+
+    /// As a part of a URI's query. Selectors are made of what may stand there, but for these.
+    fn query(&self) -> String {
+        let escaped = |text: &str| text.replace('%', "%25").replace('=', "%3D").replace(',', "%2C");
+        let both = [("labelSelector", &self.labels), ("fieldSelector", &self.fields)];
+        let given = both.iter().filter(|(_, selector)| !selector.is_empty());
+        given.map(|(name, selector)| format!("{name}={}", escaped(selector))).collect::<Vec<_>>().join("&")
+    }
+}
+
+/// [`watch_selected`] for whole sources.
 pub async fn watch_catalog(
     client: Client,
     sources: &[Source],
     publish: watch::Sender<Arc<Snapshot>>,
     shutdown: impl Future<Output = ()>,
 ) {
+    let whole: Vec<Selection> = sources.iter().copied().map(Selection::all).collect();
+    watch_selected(client, &whole, publish, shutdown).await;
+}
+
+/// Watches sources and publishes a whole [`Snapshot`] for every change, the first one when all lists are in. Changes
+/// that are queued by then come together; none is waited for. Returns when `shutdown` does, or when nobody reads.
+pub async fn watch_selected(
+    client: Client,
+    selections: &[Selection],
+    publish: watch::Sender<Arc<Snapshot>>,
+    shutdown: impl Future<Output = ()>,
+) {
     let (sender, mut receiver) = mpsc::unbounded_channel::<(Source, Fed)>();
     let mut feeds = JoinSet::new();
-    for source in sources.iter().copied() {
+    for selection in selections {
+        let source = selection.source;
         if let Some(kind) = kind_of(source) {
             let (client, sender) = (client.clone(), sender.clone());
-            feeds.spawn(feed(client, kind, move |fed| sender.send((source, fed)).is_ok()));
+            feeds.spawn(feed(client, kind, selection.query(), move |fed| sender.send((source, fed)).is_ok()));
         }
     }
     drop(sender);
-    let mut builder = Builder::new(sources);
+    let sources: Vec<Source> = selections.iter().map(|s| s.source).collect();
+    let mut builder = Builder::new(&sources);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let first = tokio::select! {

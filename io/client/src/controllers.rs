@@ -82,7 +82,7 @@ pub async fn run_controllers(client: Client, config: ControllersConfig, shutdown
     for row in watched_kinds() {
         unlisted.insert(row.plural);
         let sender = sender.clone();
-        tasks.spawn(feed(client.clone(), row.0, move |fed| sender.send((row, fed)).is_ok()));
+        tasks.spawn(feed(client.clone(), row.0, String::new(), move |fed| sender.send((row, fed)).is_ok()));
     }
     let (notes, noted) = mpsc::channel(NOTES);
     tasks.spawn(record(client.clone(), noted));

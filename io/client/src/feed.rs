@@ -61,14 +61,19 @@ fn get(uri: String) -> Result<Request<Vec<u8>>, kube::Error> {
 }
 
 /// Feeds `emit` until it says that nobody listens any more. Lists, watches on from there, resumes a watch that ends, and
-/// lists again where the API has forgotten the revision. A kind that isn't served counts as one without objects.
-pub(crate) async fn feed(client: Client, kind: &'static Kind, mut emit: impl FnMut(Fed) -> bool) {
+/// lists again where the API has forgotten the revision. `select` is a query that narrows it down, "" for all. A kind that isn't served counts as one without objects.
+pub(crate) async fn feed(
+    client: Client,
+    kind: &'static Kind,
+    select: String,
+    mut emit: impl FnMut(Fed) -> bool,
+) {
     let mut pause = PAUSES.0;
     let mut at: Option<String> = None;
     let mut absent = false;
     loop {
         let error = match at.take() {
-            None => match list(&client, kind, &mut emit).await {
+            None => match list(&client, kind, &select, &mut emit).await {
                 Ok(Some(revision)) => {
                     at = Some(revision);
                     absent = false;
@@ -78,7 +83,7 @@ pub(crate) async fn feed(client: Client, kind: &'static Kind, mut emit: impl FnM
                 Ok(None) => return,
                 Err(error) => error,
             },
-            Some(from) => match watch(&client, kind, from, &mut emit).await {
+            Some(from) => match watch(&client, kind, &select, from, &mut emit).await {
                 Ok(Some(revision)) => {
                     at = Some(revision);
                     pause = PAUSES.0;
@@ -112,9 +117,10 @@ pub(crate) async fn feed(client: Client, kind: &'static Kind, mut emit: impl FnM
 async fn list(
     client: &Client,
     kind: &Kind,
+    select: &str,
     emit: &mut impl FnMut(Fed) -> bool,
 ) -> Result<Option<String>, kube::Error> {
-    let mut value: Value = client.request(get(path(kind, ""))?).await?;
+    let mut value: Value = client.request(get(format!("{}?{select}", path(kind, "")))?).await?;
     let at = value["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
     let items = value.get_mut("items").map(Value::take);
     if !emit(Fed::ListBegins) {
@@ -134,11 +140,12 @@ async fn list(
 async fn watch(
     client: &Client,
     kind: &Kind,
+    select: &str,
     from: String,
     emit: &mut impl FnMut(Fed) -> bool,
 ) -> Result<Option<String>, (kube::Error, String)> {
     let uri = format!(
-        "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}",
+        "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}&{select}",
         path(kind, "")
     );
     let mut at = from;

@@ -34,5 +34,5 @@ mod execute;
 mod feed;
 mod queue;
 
-pub use catalog::watch_catalog;
+pub use catalog::{Selection, watch_catalog, watch_selected};
 pub use controllers::{ControllersConfig, run_controllers};

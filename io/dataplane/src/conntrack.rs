@@ -8,6 +8,7 @@ use sealane_proxy::{Backend, Change, FlowTable, Frontend, FrontendKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
@@ -17,6 +18,9 @@ const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ZONE: u16 = 18;
 const UDP: u8 = 17;
+
+/// For IPv4 and IPv6: how long looking took and how many flows were deleted.
+pub(crate) type Forgotten = [Option<(Duration, u64)>; 2];
 
 /// Frontends of UDP and where their flows may go.
 pub(crate) type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
@@ -88,12 +92,17 @@ fn is_stale(attributes: &AttributeIter<'_>, served: &Served) -> Option<bool> {
 }
 
 /// Deletes the stale flows of some frontends. Costs a walk over the flows, so it is not done for nothing.
-pub(crate) fn forget_stale(netlink: &mut Netlink, served: &Served) -> Result<(), NetlinkError> {
+pub(crate) fn forget_stale(
+    netlink: &mut Netlink,
+    served: &Served,
+    forgotten: &mut Forgotten,
+) -> Result<(), NetlinkError> {
     for family in [rustix::net::AddressFamily::INET, rustix::net::AddressFamily::INET6] {
         let ipv4 = family == rustix::net::AddressFamily::INET;
         if !served.keys().any(|k| k.address.is_ipv4() == ipv4) {
             continue;
         }
+        let begun = Instant::now();
         let family = family.as_raw() as u8;
         let mut request = Messages::default();
         request.push(GET, flags::DUMP, family, |_| {});
@@ -116,13 +125,19 @@ pub(crate) fn forget_stale(netlink: &mut Netlink, served: &Served) -> Result<(),
                 deletions.push(deletion);
             }
         })?;
+        let mut count = 0;
         for deletion in deletions {
             match netlink.send(deletion) {
                 // It ended by itself.
                 Err(error) if error.is_not_found() => {}
-                other => other?,
+                other => {
+                    other?;
+                    count += 1;
+                }
             }
         }
+        let (took, counted) = forgotten[usize::from(!ipv4)].unwrap_or_default();
+        forgotten[usize::from(!ipv4)] = Some((took + begun.elapsed(), counted + count));
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Puts the service table into the kernel: nftables over netlink, with an encoder of its own, and conntrack.
+//! Puts the service table into the kernel: nftables over netlink, with an encoder of its own, and conntrack; serves
+//! health checks and metrics; follows the machine's addresses.
 //!
 //! It decides nothing: which frontend leads where is [`sealane_proxy`]'s, and it hands over changes. It knows
 //! nothing of the API, DNS or Pods, and runs no other program.
@@ -19,16 +20,22 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod addresses;
 mod conntrack;
+mod http;
 mod message;
 mod metrics;
 mod netlink;
 mod nft;
 mod sync;
+mod system;
 mod watch;
 
+pub use addresses::{AddressSockets, address_sockets, follow_addresses};
+pub use http::{Answerer, Servers, Serving, http_listener, serve_http};
 pub use metrics::Metrics;
 pub use netlink::{Netlink, NetlinkError, netlink_socket};
 pub use nft::{NftSink, Ruleset, TraceError};
 pub use sync::{Proxy, Update, spawn, spawn_watched};
+pub use system::{set_conntrack, set_oom_score};
 pub use watch::Watch;

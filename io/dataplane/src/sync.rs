@@ -1,9 +1,10 @@
 //! The thread that keeps a sink in step with the table.
 
+use crate::metrics::Synced;
 use crate::watch::Notice;
 use crate::{Metrics, Watch};
 use sealane_catalog::{Entry, NamespacedName};
-use sealane_proxy::{Change, FlowTable, Frontend, NodeContext, RuleSink, Table};
+use sealane_proxy::{Change, FlowTable, Frontend, NodeContext, RuleSink, Table, Tally, Unserved, tally};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -24,7 +25,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What changed. The first update carries everything there is: rules are written with it, and not before.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Update {
     /// The revision that is in force once this update is.
     pub revision: u64,
@@ -91,6 +92,8 @@ where
         publish,
         metrics: metrics.clone(),
         watch: watch.clone(),
+        unserved: Unserved::default(),
+        waiting: Tally::default(),
         state: State::Waiting,
         failing: None,
         retry: FIRST_RETRY,
@@ -151,6 +154,9 @@ fn listen<S: RuleSink>(worker: &Mutex<Worker<S>>, watch: &Watch, end: &UnixStrea
     }
 }
 
+/// No changes.
+const NOTHING: [Vec<Change>; 2] = [Vec::new(), Vec::new()];
+
 /// What is known of the rules in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -168,6 +174,9 @@ struct Worker<S> {
     publish: watch::Sender<u64>,
     metrics: Arc<Metrics>,
     watch: Option<Arc<Watch>>,
+    unserved: Unserved,
+    /// What is in the table and not in force.
+    waiting: Tally,
     state: State,
     /// What is said of the present failure, which is said once.
     failing: Option<String>,
@@ -185,7 +194,8 @@ impl<S: RuleSink> Worker<S> {
     }
 
     /// Takes updates into the table: of each Service, the last state alone.
-    fn take(&mut self, updates: impl Iterator<Item = Update>) -> Vec<Change> {
+    /// Changes come in batches, in each of which a frontend stands once.
+    fn take(&mut self, updates: impl Iterator<Item = Update>) -> [Vec<Change>; 2] {
         let mut changed: BTreeMap<NamespacedName, Option<Arc<Entry>>> = BTreeMap::new();
         let mut node = None;
         for update in updates {
@@ -193,23 +203,46 @@ impl<S: RuleSink> Worker<S> {
             changed.extend(update.services);
             node = update.node.or(node);
         }
-        self.metrics.queued(changed.len());
+        let mut counted = Tally::default();
+        for (name, entry) in &changed {
+            let one = tally(self.table.entry(name), entry.as_deref());
+            counted.services += one.services;
+            counted.slices += one.slices;
+            counted.triggered.extend(one.triggered);
+        }
+        self.metrics.queued(&counted);
+        self.waiting.triggered.append(&mut counted.triggered);
         if self.state == State::Waiting {
             self.state = State::Unknown;
         }
+        let mut of_node = Vec::new();
         if let Some(node) = node.filter(|n| n != self.table.node()) {
-            // Rules as well as frontends depend on the node.
-            self.state = State::Unknown;
-            self.table.set_node(node);
+            // Where the node's rules depend on what changed, frontends alone are not enough.
+            if !node.same_rules(self.table.node()) {
+                self.state = State::Unknown;
+            }
+            of_node = self.table.set_node(node);
         }
-        self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())))
+        let of_services = self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())));
+        self.unserved.note(&of_node);
+        self.unserved.note(&of_services);
+        [of_node, of_services]
+    }
+
+    /// Whether IPv4 and IPv6 have a part in a round: with everything, those that have rules.
+    fn families(&self, changes: &[Vec<Change>; 2]) -> [bool; 2] {
+        [false, true].map(|ipv6| match self.state {
+            State::Whole => changes.iter().flatten().any(|c| c.key().address.is_ipv6() == ipv6),
+            // IPv4's table always stands.
+            _ => !ipv6 || self.table.frontends().keys().next_back().is_some_and(|k| k.address.is_ipv6()),
+        })
     }
 
     /// Once in a while, when nothing comes: tries again, and looks whether all is as it was left.
     fn look(&mut self) {
         match self.state {
             State::Waiting => return,
-            State::Unknown => return self.advance(&[]),
+            State::Unknown => return self.advance(&NOTHING),
             State::Whole => {}
         }
         match self.sink.intact() {
@@ -231,17 +264,17 @@ impl<S: RuleSink> Worker<S> {
         tracing::warn!("somebody else changed the service rules; writing them anew");
         self.metrics.repaired(at_once);
         self.state = State::Unknown;
-        self.advance(&[]);
+        self.advance(&NOTHING);
     }
 
     /// Carries changes out. What fails is tried once more at once, with everything written anew: the kernel had, or
     /// had not, what it was thought to have (EEXIST, ENOENT), or its answers were lost (ENOBUFS).
-    fn advance(&mut self, changes: &[Change]) {
+    fn advance(&mut self, changes: &[Vec<Change>; 2]) {
         let incremental = self.state == State::Whole;
         let mut outcome = self.step(changes);
         if let (Err(error), true) = (&outcome, incremental) {
             self.failed(error);
-            outcome = self.step(&[]);
+            outcome = self.step(&NOTHING);
         }
         match outcome {
             Ok(()) => {
@@ -260,7 +293,7 @@ impl<S: RuleSink> Worker<S> {
     /// Counts a failure, and says it unless it was the last that was said.
     fn failed(&mut self, error: &S::Error) {
         self.state = State::Unknown;
-        self.metrics.failed();
+        self.metrics.failed(self.families(&NOTHING));
         let text = error.to_string();
         if self.failing.as_ref() != Some(&text) {
             tracing::warn!(error = text, "service rules were not written; all will be written anew");
@@ -268,21 +301,36 @@ impl<S: RuleSink> Worker<S> {
         }
     }
 
-    fn step(&mut self, changes: &[Change]) -> Result<(), S::Error> {
+    fn step(&mut self, changes: &[Vec<Change>; 2]) -> Result<(), S::Error> {
         let begun = Instant::now();
         let full = self.state != State::Whole;
+        let idle = changes.iter().all(Vec::is_empty);
+        let families = self.families(changes);
         if full {
             self.unheard(true, |worker| worker.sink.replace(worker.table.node(), worker.table.frontends()))?;
             self.state = State::Whole;
-        } else if !changes.is_empty() {
-            self.unheard(elements(changes) > LOUD, |worker| worker.sink.apply(changes))?;
+        } else {
+            for batch in changes.iter().filter(|batch| !batch.is_empty()) {
+                self.unheard(elements(batch) > LOUD, |worker| worker.sink.apply(batch))?;
+            }
         }
-        if full || !changes.is_empty() {
-            let frontends = self.table.frontends().len();
-            self.metrics.synced(begun.elapsed(), full, frontends, self.revision);
+        if full || !idle {
+            self.metrics.synced(&Synced {
+                took: begun.elapsed(),
+                full,
+                families,
+                frontends: self.table.frontends().len(),
+                unserved: self.unserved.counts(),
+            });
         }
+        self.metrics.up_to_date(self.revision, &std::mem::take(&mut self.waiting.triggered));
         self.publish.send_if_modified(|r| std::mem::replace(r, self.revision) != self.revision);
-        self.sink.settle()
+        let settled = self.sink.settle();
+        self.metrics.flows(self.sink.flows());
+        if settled.is_err() {
+            self.metrics.not_cleaned(families);
+        }
+        settled
     }
 
     /// Writes, where `quietly` without anybody listening; what others did meanwhile is looked for behind it.
@@ -379,6 +427,8 @@ mod tests {
             publish: watch::channel(0).0,
             metrics: Arc::default(),
             watch: None,
+            unserved: Unserved::default(),
+            waiting: Tally::default(),
             state: State::Waiting,
             failing: None,
             retry: FIRST_RETRY,

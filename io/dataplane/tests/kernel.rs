@@ -5,8 +5,8 @@ mod lab;
 
 use lab::{Lab, Namespace, Rules, answers, ask, connect, entry, name, pod_ip, pod_ip6, service};
 use sealane_catalog::{ServiceType, TrafficPolicy};
-use sealane_dataplane::{Update, netlink_socket, spawn, spawn_watched};
-use sealane_proxy::{RuleSink, Table, contract};
+use sealane_dataplane::{Update, address_sockets, follow_addresses, netlink_socket, spawn, spawn_watched};
+use sealane_proxy::{NodeContext, PodInterface, RuleSink, Table, contract};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
@@ -300,6 +300,47 @@ fn changes_lose_no_connection() {
     });
     let failed: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err()).collect();
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), outcomes.len(), failed[0]);
+}
+
+#[test]
+fn pods_are_told_by_their_links() {
+    let lab = Lab::new(2);
+    lab.serve();
+    lab.outside.ip(&format!("route add 10.244.0.0/16 via {}", lab::NODE_ADDRESS));
+    let reached = |interface: PodInterface| {
+        let context = NodeContext { pod_cidrs: vec![], pod_interface: Some(interface), ..lab::context() };
+        let mut table = Table::new(context.clone());
+        let web = entry(service("web", &["10.96.0.20"]), &endpoints(&[0]));
+        table.update([(&name("web"), Some(&web))]);
+        let mut sink = lab.node.sink();
+        sink.replace(&context, table.frontends()).unwrap();
+        [&lab.pods[1], &lab.outside].map(|from| answers(from, "10.96.0.20:80", 1)[0].1)
+    };
+    let (node, outside): (IpAddr, IpAddr) =
+        ("10.244.0.1".parse().unwrap(), lab::OUTSIDE_ADDRESS.parse().unwrap());
+    assert_eq!(reached(PodInterface::Prefix("pod".into())), [pod_ip(1), node]);
+    assert_eq!(reached(PodInterface::Named("pod1".into())), [pod_ip(1), node]);
+    assert_eq!(reached(PodInterface::Named("pod".into())), [node, node], "a name is no prefix");
+    assert_eq!(reached(PodInterface::Named("out".into())), [node, outside]);
+}
+
+#[test]
+fn the_machines_addresses_are_followed() {
+    let namespace = Namespace::new();
+    let (publish, mut addresses) = tokio::sync::watch::channel(None);
+    follow_addresses(namespace.run(address_sockets).unwrap(), publish).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut seen = |wanted: &[&str]| {
+        let wanted: BTreeSet<IpAddr> = wanted.iter().map(|a| a.parse().unwrap()).collect();
+        runtime.block_on(addresses.wait_for(|found| found.as_ref() == Some(&wanted))).unwrap();
+    };
+    seen(&["127.0.0.1", "::1"]);
+    namespace.ip("addr add 192.0.2.77/32 dev lo");
+    seen(&["127.0.0.1", "192.0.2.77", "::1"]);
+    namespace.ip("addr add 2001:db8::77/128 dev lo nodad");
+    seen(&["127.0.0.1", "192.0.2.77", "::1", "2001:db8::77"]);
+    namespace.ip("addr del 192.0.2.77/32 dev lo");
+    seen(&["127.0.0.1", "::1", "2001:db8::77"]);
 }
 
 #[test]

@@ -110,6 +110,14 @@ impl Batch {
         }
     }
 
+    /// Puts an answer that came later to those that are sent next. It comes back where there is no room.
+    pub(crate) fn put(&mut self, answer: Vec<u8>, to: Peer) -> Option<Vec<u8>> {
+        let Some(room) = self.answers.get_mut(self.to.len()) else { return Some(answer) };
+        *room = answer;
+        self.to.push(to);
+        None
+    }
+
     /// Sends the answers. One that cannot be sent is one that got lost: its client asks again.
     pub(crate) fn send(&mut self, socket: &UdpSocket) {
         let Batch { goes, answers, to, order, runs, cuts, .. } = self;
@@ -133,6 +141,7 @@ impl Batch {
             *cuts = false;
             goes.send(socket, (answers, to), (order, &refused), |_| ());
         }
+        self.to.clear();
     }
 }
 

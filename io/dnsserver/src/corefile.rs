@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use sha2::{Digest, Sha512};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use crate::{DnsError, Settings, tls};
+use crate::{DnsError, Settings, machine, tls};
 
 /// Files and globs that a Corefile may import, in all.
 const MAX_FILES: usize = 256;
@@ -49,8 +50,9 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// What `coredns_reload_version_info` says, where the `reload` plugin is on.
-    pub(crate) fn version(&self) -> Option<String> {
-        self.blocks.iter().any(|block| block.settings.reload.is_some()).then(|| self.fingerprint.clone())
+    pub(crate) fn version(&self) -> Option<&str> {
+        let reloads = self.blocks.iter().any(|block| block.settings.reload.is_some());
+        reloads.then_some(self.fingerprint.as_str())
     }
 }
 
@@ -65,7 +67,7 @@ pub(crate) fn load(settings: &Settings) -> Result<(Loaded, Config), DnsError> {
 
 /// The Corefile, or `text` in its place, with its imports.
 pub(crate) fn texts(settings: &Settings, text: Option<String>) -> Result<Texts, DnsError> {
-    let text = text.map_or_else(|| read(&settings.corefile), Ok)?;
+    let text = text.or_else(|| settings.text.clone()).map_or_else(|| read(&settings.corefile), Ok)?;
     let name = settings.corefile.display().to_string();
     let (sources, warnings) = sources(&name, &text)?;
     let mut hash = Sha512::new();
@@ -86,7 +88,7 @@ pub(crate) fn texts(settings: &Settings, text: Option<String>) -> Result<Texts, 
 
 /// Reads what they say, and hands the plugins the files that they read.
 pub(crate) fn compile(texts: Texts, settings: &Settings) -> Result<(Loaded, Config), DnsError> {
-    let Texts { name, text, sources, warnings, fingerprint } = texts;
+    let Texts { name, text, sources, mut warnings, fingerprint } = texts;
     let mut config = Config::parse(&name, &text, &sources, settings.default_port)?;
     let mut files = config.files();
     let mut handed = BTreeSet::new();
@@ -97,9 +99,23 @@ pub(crate) fn compile(texts: Texts, settings: &Settings) -> Result<(Loaded, Conf
         files = config.files();
     }
     tls::check(&config).map_err(DnsError::Tls)?;
+    for root in config.blocks.iter().filter_map(|block| block.settings.root.as_ref()) {
+        warnings.extend(rootless(root)?);
+    }
     let folders = sources.files.keys().map(|target| folder(Path::new(target))).collect();
     let blocks = config.blocks.clone();
     Ok((Loaded { blocks, files, fingerprint, folders, warnings }, config))
+}
+
+/// What is to be said of a `root` that is not there: it may come (`plugin/root/root.go`).
+fn rootless(root: &str) -> Result<Option<String>, DnsError> {
+    match std::fs::metadata(root) {
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Ok(Some(format!("[WARNING] plugin/root: Root path does not exist: {root}")))
+        }
+        Err(source) => Err(DnsError::Read { path: root.to_owned(), source }),
+    }
 }
 
 fn content(path: &str) -> Option<String> {
@@ -137,7 +153,9 @@ fn sources(name: &str, text: &str) -> Result<(Sources, Vec<String>), DnsError> {
     let env = std::env::vars_os();
     let env = env.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     let random = Randomness::new(Arc::new(SystemRandom::new()));
-    let (mut sources, mut warnings) = (Sources { env, random, ..Sources::default() }, Vec::new());
+    let interfaces = machine::interfaces();
+    let mut sources = Sources { env, random, interfaces, ..Sources::default() };
+    let mut warnings = Vec::new();
     let mut todo: Vec<String> = import_targets(name, text, &sources)?;
     while let Some(target) = todo.pop() {
         if sources.files.contains_key(&target) || sources.files.len() >= MAX_FILES {

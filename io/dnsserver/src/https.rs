@@ -10,26 +10,26 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use sealane_dns::chain::Parent;
 use sealane_dns::server::max_age;
 use sealane_dns::{Event, Transport, decode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use crate::limits::Limits;
 use crate::shared::{Shared, told};
 
 const PATH: &str = "/dns-query";
 const MESSAGE: HeaderValue = HeaderValue::from_static("application/dns-message");
 /// A query's octets at most.
 const LARGEST: usize = 65_535;
-/// How long a connection may say nothing, and a request may take to arrive.
-const IDLE: Duration = Duration::from_secs(10);
 /// Requests at once on one connection.
 const STREAMS: u32 = 100;
 
@@ -41,28 +41,53 @@ struct Work(AtomicU64, AtomicU64);
 pub(crate) async fn connection(
     shared: Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    from: SocketAddr,
-    port: u16,
-    mut closed: watch::Receiver<bool>,
+    (from, port): (SocketAddr, u16),
+    limits: Limits,
+    closed: watch::Receiver<bool>,
 ) -> Result<()> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    // It begins with the wait for a request.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle.max(limits.read));
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    conversation(&builder, stream, limits, closed, move |request| {
+        let shared = shared.clone();
+        async move {
+            let response = respond(&shared, request, (from, port), limits.read).await;
+            shared.server(|server| server.answered_https(port, response.status().as_u16()));
+            response
+        }
+    })
+    .await
+}
+
+/// Answers the requests of one connection, until it has been idle for too long, or is told to end.
+pub(crate) async fn conversation<F, B>(
+    builder: &Builder<TokioExecutor>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    limits: Limits,
+    mut closed: watch::Receiver<bool>,
+    respond: impl Fn(Request<Incoming>) -> F,
+) -> Result<()>
+where
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let work = Arc::new(Work::default());
     let of_requests = work.clone();
     let service = service_fn(move |request| {
-        let (shared, work) = (shared.clone(), of_requests.clone());
+        let (work, response) = (of_requests.clone(), respond(request));
         async move {
             work.0.fetch_add(1, Ordering::Relaxed);
-            let response = respond(&shared, request, from, port).await;
+            let response = response.await;
             work.1.fetch_add(1, Ordering::Relaxed);
-            shared.server(|server| server.answered_https(port, response.status().as_u16()));
             Ok::<_, Infallible>(response)
         }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let (mut seen, mut ending) = (0, false);
+    // The first request comes soon (`ReadTimeout` of Go's http.Server).
+    let mut patience = limits.read;
     loop {
         tokio::select! {
             ended = &mut connection => return ended.map_err(Error::other),
@@ -70,15 +95,32 @@ pub(crate) async fn connection(
                 ending = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep(IDLE) => {
+            () = tokio::time::sleep(patience) => {
                 let (begun, ended) = (work.0.load(Ordering::Relaxed), work.1.load(Ordering::Relaxed));
-                if begun == ended && begun == seen {
+                if begun == ended && begun == seen && !ending {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                } else if begun == ended && begun == seen {
                     // It has had its time: a client that does not see that is left.
                     return Ok(());
                 }
-                seen = begun;
+                (seen, patience) = (begun, limits.idle);
             }
         }
+    }
+}
+
+/// The trace that a request is part of, where it says so.
+pub(crate) fn parent(headers: &HeaderMap) -> Option<Parent> {
+    Parent::from_headers(|name| headers.get(name).and_then(|value| value.to_str().ok()))
+}
+
+/// A request's query.
+pub(crate) fn asked(parent: Option<Parent>, (port, client): (u16, SocketAddr), bytes: &[u8]) -> Event<'_> {
+    let transport = Transport::Tcp;
+    match parent {
+        Some(parent) => Event::Traced { parent, port, transport, client, bytes },
+        None => Event::Query { port, transport, client, bytes },
     }
 }
 
@@ -91,17 +133,17 @@ fn bare(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 async fn respond(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
-    from: SocketAddr,
-    port: u16,
+    (from, port): (SocketAddr, u16),
+    patience: Duration,
 ) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return bare(StatusCode::NOT_FOUND, "");
     }
-    let Some(query) = query(request).await.filter(|query| decode(query).is_ok()) else {
+    let parent = parent(request.headers());
+    let Some(query) = query(request, patience).await.filter(|query| decode(query).is_ok()) else {
         return bare(StatusCode::BAD_REQUEST, "invalid request\n");
     };
-    let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes: &query };
-    let effects = shared.step(event);
+    let effects = shared.step(asked(parent, (port, from), &query));
     let mut messages = shared.carry_out(effects).await.into_iter();
     let Some(answer) = messages.next() else {
         return bare(StatusCode::INTERNAL_SERVER_ERROR, "No response\n");
@@ -116,12 +158,12 @@ async fn respond(
 }
 
 /// The message of a request.
-async fn query(request: Request<Incoming>) -> Option<Vec<u8>> {
+async fn query(request: Request<Incoming>, patience: Duration) -> Option<Vec<u8>> {
     match *request.method() {
         Method::GET => from_uri(request.uri().query()?),
         Method::POST => {
             let body = Limited::new(request.into_body(), LARGEST).collect();
-            let body = tokio::time::timeout(IDLE, body).await.ok()?.ok()?;
+            let body = tokio::time::timeout(patience, body).await.ok()?.ok()?;
             Some(body.to_bytes().to_vec())
         }
         _ => None,

@@ -14,15 +14,27 @@
 #![deny(unsafe_code)]
 
 mod admin;
+mod backlog;
 mod batch;
 mod corefile;
+mod datagrams;
 mod fair;
 mod files;
+mod grpc;
 mod https;
+mod limits;
 mod listen;
+mod machine;
 mod mmsg;
+mod outlet;
+mod panics;
+mod patient;
 mod problems;
 mod shared;
+mod sockets;
+mod spans;
+mod tap;
+mod tcp;
 mod tls;
 mod udp;
 mod upstream;
@@ -30,22 +42,28 @@ mod upstream;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_catalog::Snapshot;
-use sealane_dns::Event;
+use sealane_dns::chain::Block;
+use sealane_dns::chain::values::go_duration;
 pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs};
+use sealane_dns::{Config, Event};
 use tokio::sync::{Notify, watch};
 
 pub use crate::problems::problems;
 
 use crate::corefile::{Loaded, Look};
-use crate::listen::Listeners;
+use crate::listen::{Fresh, Listeners};
 use crate::shared::Shared;
 
 /// How often time-driven work is looked at.
 const TICK: Duration = Duration::from_millis(250);
+
+/// Who waits for the cluster says so every so often.
+const WAITING: Duration = Duration::from_millis(500);
 
 /// Takes the server's log lines (`[INFO] …`), one at a time, without line end.
 pub type LogSink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -55,6 +73,8 @@ pub type LogSink = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Settings {
     /// The Corefile.
     pub corefile: PathBuf,
+    /// Stands in for the Corefile, whose name is for messages and imports then.
+    pub text: Option<String>,
     /// Port of server blocks that name none (`-dns.port`).
     pub default_port: u16,
     /// Addresses that clients reach the server at, for NS records; empty: found out.
@@ -64,6 +84,8 @@ pub struct Settings {
     /// Loads the Corefile again at once when notified, changed or not, and where the `reload` plugin is off, too:
     /// CoreDNS's USR1.
     pub reload: Arc<Notify>,
+    /// Nothing is said of zones, ports and version at the start (`-quiet`).
+    pub quiet: bool,
 }
 
 impl Settings {
@@ -71,11 +93,13 @@ impl Settings {
     pub fn new(corefile: impl Into<PathBuf>) -> Self {
         Settings {
             corefile: corefile.into(),
+            text: None,
             default_port: 53,
             local: Vec::new(),
             // A reader that is gone is no reason to stop answering, as `println!` would.
             log: Arc::new(|line| drop(writeln!(std::io::stdout(), "{line}"))),
             reload: Arc::new(Notify::new()),
+            quiet: false,
         }
     }
 }
@@ -107,7 +131,7 @@ pub enum DnsError {
     /// A certificate, its key or an authority cannot be used.
     #[error("cannot speak TLS: {0}")]
     Tls(String),
-    /// Queries go in circles.
+    /// Queries go in circles, or something panicked where `debug` wants to know.
     #[error("{0}")]
     Loop(String),
 }
@@ -141,19 +165,20 @@ pub async fn run(
         () = &mut shutdown => return Ok(()),
         () = known(&needs, &shared, &mut snapshots) => {}
     }
-    let mut listeners = Listeners::default();
+    let mut listeners = Listeners::new();
     let bound = listeners.bind(&loaded.blocks)?;
     listeners.serve(&shared, bound);
-    shared.version(loaded.version());
-    for line in banner(&loaded) {
+    shared.running(&settings, loaded.version());
+    for line in banner(&loaded, &settings) {
         shared.log(&line);
     }
-    let mut tried = loaded.fingerprint.clone();
+    let mut reloads = Reloads { tried: loaded.fingerprint.clone(), under_way: None };
     let mut files = corefile::Watch::new(&settings, &loaded);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut fed = true;
     let ended = loop {
+        let idle = reloads.under_way.is_none();
         tokio::select! {
             () = &mut shutdown => break Ok(()),
             Some(why) = fatal.recv() => break Err(DnsError::Loop(why)),
@@ -166,6 +191,8 @@ pub async fn run(
             _ = tick.tick() => {
                 shared.background(Event::Tick);
                 shared.upstreams.sweep();
+                shared.taps.sweep();
+                shared.collectors.sweep();
                 let changed = files.content();
                 for (path, content) in &changed {
                     shared.background(Event::File { path, content: content.as_deref() });
@@ -174,19 +201,23 @@ pub async fn run(
                     files.extend(shared.server(|server| server.files()));
                 }
             }
-            look = files.changed(&settings) => {
-                if let Some(new) = reload(&settings, look, &mut tried, &shared, &mut listeners).await {
-                    loaded = new;
-                    files.renew(&settings, &loaded);
-                }
+            look = files.changed(&settings), if idle => {
+                reloads.begin(&settings, look, &shared, &mut listeners);
+            }
+            next = reloads.over() => {
+                loaded = next.complete(&settings, &shared, &mut listeners);
+                files.renew(&settings, &loaded);
             }
         }
     };
+    shared.end();
     if ended.is_ok() {
         lameduck(&loaded, &shared, &mut snapshots).await;
         listeners.retire_all().await;
+        shared.stop();
     }
     drop(listeners);
+    tokio::join!(shared.taps.close(), shared.collectors.close());
     ended
 }
 
@@ -196,10 +227,19 @@ async fn known(needs: &Needs, shared: &Arc<Shared>, snapshots: &mut watch::Recei
     if !needs.cluster || needs.startup_timeout.is_zero() || snapshots.borrow().synced() {
         return;
     }
-    shared.log("[INFO] plugin/kubernetes: Waiting for Kubernetes API before starting server");
-    let synced = snapshots.wait_for(|snapshot| snapshot.synced());
-    let snapshot =
-        tokio::time::timeout(needs.startup_timeout, synced).await.map(|found| found.ok().as_deref().cloned());
+    let waiting = async {
+        loop {
+            tokio::time::sleep(WAITING).await;
+            shared.log("[INFO] plugin/kubernetes: waiting for Kubernetes API before starting server");
+        }
+    };
+    let synced = async {
+        tokio::select! {
+            found = snapshots.wait_for(|snapshot| snapshot.synced()) => found.ok().as_deref().cloned(),
+            () = waiting => None,
+        }
+    };
+    let snapshot = tokio::time::timeout(needs.startup_timeout, synced).await;
     match snapshot {
         Ok(Some(snapshot)) => shared.background(Event::Snapshot(snapshot)),
         _ => shared.log("[WARNING] plugin/kubernetes: starting server with unsynced Kubernetes API"),
@@ -213,7 +253,7 @@ async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::
     if time.is_zero() {
         return;
     }
-    shared.log(&format!("[INFO] plugin/health: Going into lameduck mode for {}s", time.as_secs_f64()));
+    shared.log(&format!("[INFO] plugin/health: Going into lameduck mode for {}", go_duration(time)));
     let end = tokio::time::sleep(time);
     tokio::pin!(end);
     loop {
@@ -227,63 +267,86 @@ async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::
     }
 }
 
-/// Goes over to the Corefile as it is now, where it is another one (`plugin/reload/reload.go`) or is asked for. Of
-/// what the old one has to answer nothing is lost. One that is wrong is tried once: `tried` is the last one's hash.
-async fn reload(
-    settings: &Settings,
-    look: Look,
-    tried: &mut String,
-    shared: &Arc<Shared>,
-    listeners: &mut Listeners,
-) -> Option<Loaded> {
-    if look == Look::Asked {
-        shared.log("[INFO] SIGUSR1: Reloading");
+/// Another configuration on its way in.
+struct Handover {
+    loaded: Loaded,
+    config: Config,
+    fresh: Fresh,
+    /// What came in by ports that go is answered by the old configuration, what waits at new ones by the new.
+    answered: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Handover {
+    fn complete(self, settings: &Settings, shared: &Arc<Shared>, listeners: &mut Listeners) -> Loaded {
+        let Handover { loaded, config, fresh, .. } = self;
+        let now = shared.now();
+        shared.server(|server| server.configure(config, now));
+        listeners.serve(shared, fresh);
+        shared.running(settings, loaded.version());
+        for line in loaded.warnings.iter().chain([&running(&loaded)]) {
+            shared.log(line);
+        }
+        shared.log("[INFO] Reloading complete");
+        loaded
     }
-    let refused = |tried: &mut String, why: DnsError, now: Option<String>| {
-        // What can't be read at all is known by what is said of it.
-        let now = now.unwrap_or_else(|| why.to_string());
-        if *tried == now && look == Look::Changed {
+}
+
+/// Going over to the Corefile as it is now, where it is another one (`plugin/reload/reload.go`) or is asked for. Of
+/// what the old one has to answer nothing is lost.
+struct Reloads {
+    /// The last one's hash: one that is wrong is tried once.
+    tried: String,
+    under_way: Option<Handover>,
+}
+
+impl Reloads {
+    fn begin(&mut self, settings: &Settings, look: Look, shared: &Arc<Shared>, listeners: &mut Listeners) {
+        if look == Look::Asked {
+            shared.log("[INFO] SIGUSR1: Reloading");
+        }
+        let texts = match corefile::texts(settings, None) {
+            Ok(texts) if texts.fingerprint == self.tried && look == Look::Changed => return,
+            Ok(texts) => texts,
+            // What can't be read at all is known by what is said of it.
+            Err(why) => return self.refuse(look, why.to_string(), &why, shared),
+        };
+        let fingerprint = texts.fingerprint.clone();
+        // New ports are bound before anything else changes.
+        let new = corefile::compile(texts, settings);
+        let new = new.and_then(|(new, config)| listeners.bind(&new.blocks).map(|fresh| (new, config, fresh)));
+        match new {
+            Ok((loaded, config, fresh)) => {
+                self.tried = fingerprint;
+                shared.log("[INFO] Reloading");
+                let answered = Box::pin(listeners.retire(&fresh));
+                self.under_way = Some(Handover { loaded, config, fresh, answered });
+            }
+            Err(why) => self.refuse(look, fingerprint, &why, shared),
+        }
+    }
+
+    fn refuse(&mut self, look: Look, tried: String, why: &DnsError, shared: &Shared) {
+        if self.tried == tried && look == Look::Changed {
             return;
         }
-        *tried = now;
+        self.tried = tried;
         shared.server(|server| server.reload_failed());
         shared.log(&match look {
             Look::Asked => format!("[ERROR] SIGUSR1: {why}"),
             Look::Changed => format!("[ERROR] plugin/reload: Corefile changed but reload failed: {why}"),
         });
-    };
-    let texts = match corefile::texts(settings, None) {
-        Ok(texts) if texts.fingerprint == *tried && look == Look::Changed => return None,
-        Ok(texts) => texts,
-        Err(why) => {
-            refused(tried, why, None);
-            return None;
-        }
-    };
-    let fingerprint = texts.fingerprint.clone();
-    // New ports are bound before anything else changes.
-    let new = corefile::compile(texts, settings);
-    let new = new.and_then(|(new, config)| listeners.bind(&new.blocks).map(|bound| (new, config, bound)));
-    let (new, config, bound) = match new {
-        Ok(new) => new,
-        Err(why) => {
-            refused(tried, why, Some(fingerprint));
-            return None;
-        }
-    };
-    *tried = fingerprint;
-    shared.log("[INFO] Reloading");
-    // What came in by ports that go is answered by the old configuration, what waits at new ones by the new.
-    listeners.retire(&new.blocks).await;
-    let now = shared.now();
-    shared.server(|server| server.configure(config, now));
-    listeners.serve(shared, bound);
-    shared.version(new.version());
-    for line in new.warnings.iter().chain([&running(&new)]) {
-        shared.log(line);
     }
-    shared.log("[INFO] Reloading complete");
-    Some(new)
+
+    /// Returns the one that may take over by now. Dropped half way nothing is lost.
+    async fn over(&mut self) -> Handover {
+        if let Some(next) = &mut self.under_way {
+            next.answered.as_mut().await;
+        }
+        match self.under_way.take() {
+            Some(next) => next,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 fn running(loaded: &Loaded) -> String {
@@ -291,11 +354,69 @@ fn running(loaded: &Loaded) -> String {
     format!("[INFO] {plugin}Running configuration SHA512 = {}", loaded.fingerprint)
 }
 
-fn banner(loaded: &Loaded) -> Vec<String> {
-    let keys = loaded.blocks.iter().flat_map(|block| &block.keys);
+fn banner(loaded: &Loaded, settings: &Settings) -> Vec<String> {
     let mut lines = loaded.warnings.clone();
-    lines.extend(keys.map(|key| format!("{}:{}", key.zone, key.port)));
+    if !settings.quiet {
+        lines.extend(loaded.blocks.iter().flat_map(|block| zones(block)));
+    }
     lines.push(running(loaded));
-    lines.push(format!("Sealane-{}", env!("CARGO_PKG_VERSION")));
+    if !settings.quiet {
+        lines.push(format!("Sealane-{}", env!("CARGO_PKG_VERSION")));
+    }
     lines
+}
+
+/// What is answered where, in the words of `core/dnsserver/onstartup.go`.
+fn zones(block: &Block) -> Vec<String> {
+    let mut lines = Vec::new();
+    for key in &block.keys {
+        let zone = key.zone.to_string();
+        if !preferred(&zone) {
+            lines.push(format!("Warning: Domain {zone:?} does not follow RFC1035 preferred syntax"));
+        }
+        let line = key.to_string();
+        let line = line.strip_prefix("dns://").unwrap_or(&line);
+        let bound = block.settings.bind.iter().map(|ip| format!("{line} on {ip}"));
+        lines.extend(bound);
+        if block.settings.bind.is_empty() {
+            lines.push(line.to_owned());
+        }
+    }
+    lines
+}
+
+/// RFC 1035 section 2.3.1; the root and reverse zones need not.
+fn preferred(zone: &str) -> bool {
+    let reverse = ["in-addr.arpa.", "ip6.arpa."].iter().any(|arpa| zone.ends_with(arpa));
+    let label = |label: &str| {
+        label.starts_with(|c: char| c.is_ascii_alphabetic())
+            && label.ends_with(|c: char| c.is_ascii_alphanumeric())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    zone == "." || reverse || zone.trim_end_matches('.').split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_zones() {
+        for (corefile, expected) in [
+            (". {\n}", vec![".:53"]),
+            ("tls://a-1.example, b.example:1053 {\n}", vec!["tls://a-1.example.:853", "b.example.:1053"]),
+            (". {\n bind 127.0.0.1 ::1\n}", vec![".:53 on 127.0.0.1", ".:53 on ::1"]),
+            ("10.0.0.0/24", vec!["0.0.10.in-addr.arpa.:53"]),
+            (
+                "a_b.example",
+                vec![
+                    "Warning: Domain \"a_b.example.\" does not follow RFC1035 preferred syntax",
+                    "a_b.example.:53",
+                ],
+            ),
+        ] {
+            let config = Config::parse("Corefile", corefile, &Default::default(), 53).unwrap();
+            assert_eq!(zones(&config.blocks[0]), expected, "{corefile}");
+        }
+    }
 }

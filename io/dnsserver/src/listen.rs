@@ -2,40 +2,30 @@
 //! has come in by a listener that is closed is answered first.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Result};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
-use rustls::ServerConfig;
-use sealane_dns::chain::{Block, Scheme};
-use sealane_dns::{Event, Transport};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use sealane_dns::chain::{Block, Scheme, Sockets};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use crate::DnsError;
 use crate::admin::{self, Page};
 use crate::shared::{Shared, told};
-use crate::upstream::framed;
-use crate::{https, tls, udp};
+use crate::sockets::{self, Bound};
+use crate::tcp::{Ends, Kind, Terms};
+use crate::{machine, tcp, tls, udp};
 
-/// How long a connection may say nothing.
-const IDLE: Duration = Duration::from_secs(10);
-/// Connections at once.
-const CONNECTIONS: usize = 1024;
-/// The same for DNS over HTTPS (CoreDNS's `DefaultHTTPSMaxConnections`).
-const HTTPS_CONNECTIONS: usize = 200;
-/// A connection that is told to end has so long for a query that is on its way.
-const LAST: Duration = Duration::from_millis(50);
 /// A new configuration waits so long for answers that the old one still owes at listeners that go.
 const HANDOVER: Duration = Duration::from_millis(500);
 /// Listeners that went have so long to give the rest of their answers (CoreDNS's `graceTimeout`).
 const GRACE: Duration = Duration::from_secs(5);
+/// Prepared answers of one place, octets, shared among its sockets: ten thousand Services and more on each of four.
+const ROOM: usize = 64 << 20;
+/// No socket has more.
+const MOST_ROOM: usize = 16 << 20;
 
 /// What is listened for, and where; `None`: on all addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,142 +34,163 @@ enum Listener {
     Tcp(Option<IpAddr>, u16),
     Tls(Option<IpAddr>, u16),
     Https(Option<IpAddr>, u16),
+    Grpc(Option<IpAddr>, u16),
     Http(Page, Option<IpAddr>, u16),
 }
 
-/// A socket that is bound.
-#[derive(Clone)]
-enum Bound {
-    Udp(Arc<UdpSocket>),
-    Tcp(Arc<TcpListener>),
+/// One of a listener's sockets: the kernel spreads clients over them (SO_REUSEPORT in socket(7)).
+type Slot = (Listener, u16);
+
+/// What a configuration wants of a listener.
+struct Wanted {
+    sockets: u16,
+    terms: Terms,
 }
 
-impl AsFd for Bound {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Bound::Udp(socket) => socket.as_fd(),
-            Bound::Tcp(listener) => listener.as_fd(),
-        }
-    }
-}
-
-/// Listeners that are bound and not served yet: what comes in waits in the kernel.
+/// Sockets that are bound and not served yet: what comes in waits in the kernel.
 pub(crate) struct Fresh {
-    bound: BTreeMap<Listener, Bound>,
-    /// The certificates of all listeners, those that run already, too.
-    tls: BTreeMap<Listener, Arc<ServerConfig>>,
+    bound: BTreeMap<Slot, Bound>,
+    /// All listeners, those that run already, too.
+    wanted: BTreeMap<Listener, Wanted>,
 }
 
-/// How a listener speaks TLS from now on; `None`: not at all.
-type Tls = Option<Arc<ServerConfig>>;
-
-/// A listener that runs.
+/// A socket that is served.
 struct Running {
     bound: Bound,
     tasks: JoinSet<()>,
     /// Told to answer what is there and end.
     closing: watch::Sender<bool>,
-    tls: watch::Sender<Tls>,
+    terms: watch::Sender<Terms>,
 }
 
 /// The listeners that run; dropping it closes them and what came through them.
-#[derive(Default)]
 pub(crate) struct Listeners {
-    running: BTreeMap<Listener, Running>,
+    running: BTreeMap<Slot, Running>,
+    /// Where connections are told that their listener goes.
+    places: BTreeMap<Listener, watch::Sender<bool>>,
     /// Those that went, as long as they owe answers.
     going: JoinSet<()>,
+    /// When they end; of those whose place stayed: with the last of their connections.
+    owing: Vec<(Listener, oneshot::Receiver<()>)>,
     /// Their sockets, which are taken again where a configuration wants them back.
-    sockets: BTreeMap<Listener, Weak<UdpSocket>>,
+    sockets: BTreeMap<Slot, Weak<UdpSocket>>,
+    processors: u16,
 }
 
 impl Listeners {
-    /// Binds what is new in a configuration. Where something cannot be bound nothing has changed.
-    pub(crate) fn bind(&self, blocks: &[Arc<Block>]) -> std::result::Result<Fresh, DnsError> {
-        let wanted = wanted(blocks);
-        let tls = certificates(blocks)?;
-        let mut fresh = BTreeMap::new();
-        for listener in wanted.iter().filter(|listener| !self.running.contains_key(listener)) {
-            if let Some(socket) = self.sockets.get(listener).and_then(Weak::upgrade) {
-                // It may have been connected to itself.
-                let _ = rustix::net::connect_unspec(&socket);
-                fresh.insert(*listener, Bound::Udp(socket));
-                continue;
-            }
-            // `:53` and `10.0.0.1:53` stand side by side for a moment where one takes the other's place.
-            let (tcp, port) = listener.place();
-            let before =
-                self.running.iter().filter(|(old, _)| old.place() == (tcp, port) && !wanted.contains(old));
-            let before: Vec<_> = before.map(|(_, running)| &running.bound).collect();
-            for old in &before {
-                // Where that fails, so does the bind, and says why.
-                let _ = sockopt::set_socket_reuseport(old, true);
-            }
-            let bound = start(*listener, !before.is_empty()).map_err(|source| {
-                let (what, ip, port) = match *listener {
-                    Listener::Udp(ip, port) => ("DNS over UDP", ip, port),
-                    Listener::Tcp(ip, port) => ("DNS over TCP", ip, port),
-                    Listener::Tls(ip, port) => ("DNS over TLS", ip, port),
-                    Listener::Https(ip, port) => ("DNS over HTTPS", ip, port),
-                    Listener::Http(page, ip, port) => (page.name(), ip, port),
-                };
-                let address =
-                    ip.map_or_else(|| format!(":{port}"), |ip| SocketAddr::new(ip, port).to_string());
-                DnsError::Listen { address, what, source }
-            })?;
-            fresh.insert(*listener, bound);
+    pub(crate) fn new() -> Self {
+        Listeners {
+            running: BTreeMap::new(),
+            places: BTreeMap::new(),
+            going: JoinSet::new(),
+            owing: Vec::new(),
+            sockets: BTreeMap::new(),
+            processors: machine::processors(),
         }
-        Ok(Fresh { bound: fresh, tls })
+    }
+
+    /// Binds what is new in a configuration. Where something cannot be bound nothing has changed.
+    pub(crate) fn bind(&self, blocks: &[Arc<Block>]) -> Result<Fresh, DnsError> {
+        let wanted = wanted(blocks, self.processors)?;
+        let mut fresh = Fresh { bound: BTreeMap::new(), wanted };
+        let slots = fresh.wanted.iter().flat_map(|(listener, wanted)| {
+            (0..wanted.sockets).map(|number| (*listener, number)).collect::<Vec<_>>()
+        });
+        let slots: Vec<Slot> = slots.filter(|slot| !self.running.contains_key(slot)).collect();
+        for slot in slots {
+            let bound = match self.sockets.get(&slot).and_then(Weak::upgrade) {
+                Some(socket) => {
+                    // It may have been connected to itself.
+                    let _ = rustix::net::connect_unspec(&socket);
+                    Bound::Udp(socket)
+                }
+                None => self.bind_beside(slot, &fresh)?,
+            };
+            fresh.bound.insert(slot, bound);
+        }
+        Ok(fresh)
+    }
+
+    /// Binds a socket beside those that have its port for now: others of its listener, and where `:53` takes the place
+    /// of `10.0.0.1:53`, those that go.
+    fn bind_beside(&self, slot: Slot, fresh: &Fresh) -> Result<Bound, DnsError> {
+        let listener = slot.0;
+        let lets = |other: Listener| {
+            other == listener || other.port() == listener.port() && !fresh.wanted.contains_key(&other)
+        };
+        let running = self.running.iter().map(|(slot, running)| (slot.0, &running.bound));
+        let beside = running.chain(fresh.bound.iter().map(|(slot, bound)| (slot.0, bound)));
+        let beside: Vec<&Bound> = beside.filter(|(other, _)| lets(*other)).map(|(_, bound)| bound).collect();
+        beside.iter().for_each(sockets::share);
+        let going = self.sockets.iter().filter(|((other, _), _)| other.port() == listener.port());
+        let going: Vec<Arc<UdpSocket>> = going.filter_map(|(_, socket)| socket.upgrade()).collect();
+        going.iter().for_each(sockets::share);
+        start(listener, !beside.is_empty() || !going.is_empty()).map_err(|source| DnsError::Listen {
+            address: listener.address(),
+            what: listener.what(),
+            source,
+        })
     }
 
     /// Serves what was bound.
     pub(crate) fn serve(&mut self, shared: &Arc<Shared>, fresh: Fresh) {
-        for (listener, running) in &self.running {
-            running.tls.send_replace(fresh.tls.get(listener).cloned());
+        for ((listener, _), running) in &self.running {
+            let terms = fresh.wanted.get(listener).map(|wanted| wanted.terms.clone());
+            running.terms.send_replace(terms.unwrap_or_default());
         }
-        for (listener, bound) in fresh.bound {
+        for (slot, bound) in fresh.bound {
+            let listener = slot.0;
+            let Some(wanted) = fresh.wanted.get(&listener) else { continue };
             let (mut tasks, shared) = (JoinSet::new(), shared.clone());
             let (closing, closed) = watch::channel(false);
-            let (tls, certificate) = watch::channel(fresh.tls.get(&listener).cloned());
+            let (terms, of_tasks) = watch::channel(wanted.terms.clone());
+            let place = self.places.entry(listener).or_insert_with(|| watch::channel(false).0);
+            let ends = Ends { socket: closed.clone(), place: place.subscribe() };
             match (listener, bound.clone()) {
                 (Listener::Udp(_, port), Bound::Udp(socket)) => {
-                    tasks.spawn(udp::serve(shared, socket, port, closed));
+                    let room = (ROOM / usize::from(wanted.sockets.max(1))).min(MOST_ROOM);
+                    tasks.spawn(udp::serve(shared, socket, port, room, closed));
                 }
-                (Listener::Tcp(_, port), Bound::Tcp(listener)) => {
-                    tasks.spawn(serve_tcp(shared, listener, port, Kind::Plain, closed));
-                }
-                (Listener::Tls(_, port), Bound::Tcp(listener)) => {
-                    tasks.spawn(serve_tcp(shared, listener, port, Kind::Tls(certificate), closed));
-                }
-                (Listener::Https(_, port), Bound::Tcp(listener)) => {
-                    tasks.spawn(serve_tcp(shared, listener, port, Kind::Https(certificate), closed));
-                }
-                (Listener::Http(page, ..), Bound::Tcp(listener)) => {
+                (Listener::Http(page, ip, port), Bound::Tcp(listener)) => {
+                    if page == Page::Health {
+                        tasks.spawn(admin::ask_health(shared.clone(), ip, port));
+                    }
                     tasks.spawn(admin::serve(shared, listener, page));
+                }
+                (_, Bound::Tcp(socket)) => {
+                    let kind = match listener {
+                        Listener::Tls(..) => Kind::Tls,
+                        Listener::Https(..) => Kind::Https,
+                        Listener::Grpc(..) => Kind::Grpc,
+                        _ => Kind::Plain,
+                    };
+                    tasks.spawn(tcp::serve(shared, socket, listener.port().1, kind, of_tasks, ends));
                 }
                 // `start` binds no others.
                 _ => {}
             }
-            self.running.insert(listener, Running { bound, tasks, closing, tls });
+            self.running.insert(slot, Running { bound, tasks, closing, terms });
         }
     }
 
-    /// Closes what a configuration does not want any more, once it has answered what had come in, or after a while.
-    pub(crate) async fn retire(&mut self, blocks: &[Arc<Block>]) {
-        self.close(&wanted(blocks)).await;
+    /// Closes what a configuration that was bound does not want any more; done when that has answered what had come in,
+    /// or after a while.
+    pub(crate) fn retire(&mut self, fresh: &Fresh) -> impl Future<Output = ()> + Send + use<> {
+        self.close(&fresh.wanted)
     }
 
     /// Closes all of them.
-    pub(crate) async fn retire_all(&mut self) {
-        self.close(&[]).await;
+    pub(crate) fn retire_all(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        self.close(&BTreeMap::new())
     }
 
-    async fn close(&mut self, wanted: &[Listener]) {
+    fn close(&mut self, wanted: &BTreeMap<Listener, Wanted>) -> impl Future<Output = ()> + Send + use<> {
         while self.going.try_join_next().is_some() {}
         self.sockets.retain(|_, socket| socket.strong_count() > 0);
-        let mut waiting = Vec::new();
-        for (listener, running) in std::mem::take(&mut self.running) {
-            if wanted.contains(&listener) {
-                self.running.insert(listener, running);
+        for (slot, running) in std::mem::take(&mut self.running) {
+            let (listener, number) = slot;
+            if wanted.get(&listener).is_some_and(|wanted| number < wanted.sockets) {
+                self.running.insert(slot, running);
                 continue;
             }
             let Running { bound, mut tasks, closing, .. } = running;
@@ -187,36 +198,103 @@ impl Listeners {
                 continue;
             }
             if let Bound::Udp(socket) = &bound {
-                self.sockets.insert(listener, Arc::downgrade(socket));
+                self.sockets.insert(slot, Arc::downgrade(socket));
             }
+            // Connections of a socket that goes from a place that stays are served as before.
+            let lasts = listener.connects() && wanted.contains_key(&listener);
+            let mut gone = self.places.get(&listener).filter(|_| lasts).map(watch::Sender::subscribe);
             drop(bound);
-            let (done, ended) = tokio::sync::oneshot::channel::<()>();
+            let (done, ended) = oneshot::channel::<()>();
             self.going.spawn(async move {
-                let _ = closing.send(true);
-                let _ = tokio::time::timeout(GRACE, tasks.join_next()).await;
+                closing.send_replace(true);
+                let patience = async {
+                    if let Some(gone) = &mut gone {
+                        told(gone).await;
+                    }
+                    tokio::time::sleep(GRACE).await;
+                };
+                tokio::select! {
+                    _ = tasks.join_next() => {}
+                    () = patience => {}
+                }
                 drop(done);
             });
-            waiting.push(ended);
+            self.owing.push((listener, ended));
         }
-        let all = async {
-            for ended in waiting {
-                // Its sender says nothing, it goes.
-                let _ = ended.await;
+        self.owing.retain_mut(|(_, ended)| ended.try_recv() == Err(TryRecvError::Empty));
+        let goes = |(listener, _): &mut (Listener, _)| !wanted.contains_key(listener) || !listener.connects();
+        let waiting: Vec<_> = self.owing.extract_if(.., goes).map(|(_, ended)| ended).collect();
+        self.places.retain(|listener, place| {
+            let stays = wanted.contains_key(listener);
+            if !stays {
+                place.send_replace(true);
             }
-        };
-        let _ = tokio::time::timeout(HANDOVER, all).await;
+            stays
+        });
+        async move {
+            let all = async {
+                for ended in waiting {
+                    // Its sender says nothing, it goes.
+                    let _ = ended.await;
+                }
+            };
+            let _ = tokio::time::timeout(HANDOVER, all).await;
+        }
     }
 }
 
 impl Listener {
-    /// What two of them can't share: TCP or UDP, and the port.
-    fn place(self) -> (bool, u16) {
+    /// What two of them can't have both: TCP or UDP, and the port.
+    fn port(self) -> (bool, u16) {
         match self {
             Listener::Udp(_, port) => (false, port),
             Listener::Tcp(_, port)
             | Listener::Tls(_, port)
             | Listener::Https(_, port)
+            | Listener::Grpc(_, port)
             | Listener::Http(_, _, port) => (true, port),
+        }
+    }
+
+    fn connects(self) -> bool {
+        self.port().0
+    }
+
+    fn ip(self) -> Option<IpAddr> {
+        match self {
+            Listener::Udp(ip, _)
+            | Listener::Tcp(ip, _)
+            | Listener::Tls(ip, _)
+            | Listener::Https(ip, _)
+            | Listener::Grpc(ip, _)
+            | Listener::Http(_, ip, _) => ip,
+        }
+    }
+
+    fn address(self) -> String {
+        let port = self.port().1;
+        self.ip().map_or_else(|| format!(":{port}"), |ip| SocketAddr::new(ip, port).to_string())
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Listener::Udp(..) => "DNS over UDP",
+            Listener::Tcp(..) => "DNS over TCP",
+            Listener::Tls(..) => "DNS over TLS",
+            Listener::Https(..) => "DNS over HTTPS",
+            Listener::Grpc(..) => "DNS over gRPC",
+            Listener::Http(page, ..) => page.name(),
+        }
+    }
+
+    /// How many sockets there are where nobody says: queries over UDP are answered on as many processors as there are.
+    /// Connections gain nothing by that.
+    fn sockets(self, said: Option<Sockets>, processors: u16) -> u16 {
+        match (self, said) {
+            (Listener::Http(..), _) => 1,
+            (_, Some(Sockets::Number(number))) => number,
+            (_, Some(Sockets::PerProcessor)) | (Listener::Udp(..), None) => processors,
+            _ => 1,
         }
     }
 }
@@ -230,6 +308,7 @@ fn of_keys(block: &Block) -> Vec<Listener> {
             match key.scheme {
                 Scheme::Tls => out.push(Listener::Tls(*ip, key.port)),
                 Scheme::Https => out.push(Listener::Https(*ip, key.port)),
+                Scheme::Grpc => out.push(Listener::Grpc(*ip, key.port)),
                 // There are no others: `Config` refuses them.
                 _ => out.extend([Listener::Udp(*ip, key.port), Listener::Tcp(*ip, key.port)]),
             }
@@ -238,282 +317,93 @@ fn of_keys(block: &Block) -> Vec<Listener> {
     out
 }
 
-/// The certificates of listeners; without `tls` they do without encryption, as CoreDNS's do.
-fn certificates(
-    blocks: &[Arc<Block>],
-) -> std::result::Result<BTreeMap<Listener, Arc<ServerConfig>>, DnsError> {
+/// What all blocks want together. Of those on one address the first says how many sockets there are (`plugin/multisocket`)
+/// and how much goes over HTTP, the last that says something how long connections may take (`NewServer`).
+fn wanted(blocks: &[Arc<Block>], processors: u16) -> Result<BTreeMap<Listener, Wanted>, DnsError> {
     let mut out = BTreeMap::new();
     for block in blocks {
-        let Some(settings) = &block.settings.tls else { continue };
+        let settings = &block.settings;
         for listener in of_keys(block) {
+            let wanted = out.entry(listener).or_insert_with(|| {
+                let mut terms = Terms::default();
+                let http = if let Listener::Grpc(..) = listener { settings.grpc } else { settings.https };
+                terms.limits.http = http.unwrap_or_default();
+                Wanted { sockets: listener.sockets(settings.sockets, processors), terms }
+            });
+            if let Some(timeouts) = &settings.timeouts {
+                wanted.terms.limits.take(timeouts);
+            }
             let scheme = match listener {
                 Listener::Tls(..) => Scheme::Tls,
                 Listener::Https(..) => Scheme::Https,
+                Listener::Grpc(..) => Scheme::Grpc,
                 _ => continue,
             };
-            out.insert(listener, tls::server(settings, scheme).map_err(DnsError::Tls)?);
+            if let Some(tls) = &settings.tls {
+                wanted.terms.tls = Some(tls::server(tls, scheme).map_err(DnsError::Tls)?);
+            }
         }
-    }
-    Ok(out)
-}
-
-fn wanted(blocks: &[Arc<Block>]) -> Vec<Listener> {
-    let mut out = Vec::new();
-    for block in blocks {
-        let settings = &block.settings;
-        out.extend(of_keys(block));
         let pages = [
             (Page::Health, settings.health.as_ref().map(|health| &health.address)),
             (Page::Ready, settings.ready.as_ref()),
             (Page::Metrics, settings.prometheus.as_ref()),
         ];
         for (page, address) in pages {
-            if let Some((ip, port)) = address.and_then(|address| split(address)) {
-                out.push(Listener::Http(page, ip, port));
-            }
+            let Some(address) = address else { continue };
+            let (ip, port) = sockets::split(address).map_err(|source| DnsError::Listen {
+                address: address.clone(),
+                what: page.name(),
+                source,
+            })?;
+            out.insert(Listener::Http(page, ip, port), Wanted { sockets: 1, terms: Terms::default() });
         }
     }
-    out.sort();
-    out.dedup();
-    out
+    Ok(out)
 }
 
-/// `:8080`, `localhost:9153`, `10.0.0.1:80`, `[::1]:80`.
-fn split(address: &str) -> Option<(Option<IpAddr>, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let port = port.parse().ok()?;
-    match host.trim_start_matches('[').trim_end_matches(']') {
-        "" => Some((None, port)),
-        "localhost" => Some((Some(Ipv4Addr::LOCALHOST.into()), port)),
-        host => Some((Some(host.parse().ok()?), port)),
+fn start(listener: Listener, share: bool) -> std::io::Result<Bound> {
+    match listener {
+        Listener::Udp(ip, port) => sockets::udp(ip, port, share),
+        _ => sockets::tcp(listener.ip(), listener.port().1, share),
     }
 }
 
-/// Where to bind, in the order of trying: both families at once, then IPv4 alone.
-fn candidates(ip: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
-    match ip {
-        Some(ip) => vec![(ip, port).into()],
-        None => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],
-    }
-}
+#[cfg(test)]
+mod tests {
+    use sealane_dns::Config;
 
-fn bind<T>(ip: Option<IpAddr>, port: u16, bind: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
-    let mut last = std::io::Error::from(ErrorKind::AddrNotAvailable);
-    for address in candidates(ip, port) {
-        match bind(address) {
-            Ok(bound) => return Ok(bound),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(error),
-            Err(error) => last = error,
+    use super::*;
+
+    fn of(corefile: &str) -> BTreeMap<Listener, Wanted> {
+        let config = Config::parse("Corefile", corefile, &Default::default(), 53).unwrap();
+        wanted(&config.blocks, 4).unwrap()
+    }
+
+    #[test]
+    fn the_first_block_of_an_address_says_how_many_sockets() {
+        let (udp, tcp) = (Listener::Udp(None, 53), Listener::Tcp(None, 53));
+        for (corefile, expected) in [
+            (".", [4, 1]),
+            (". {\n multisocket\n}", [4, 4]),
+            (". {\n multisocket 7\n}", [7, 7]),
+            ("a {\n multisocket 2\n}\nb {\n multisocket 3\n}", [2, 2]),
+            ("a {\n}\nb {\n multisocket 3\n}", [4, 1]),
+            ("a {\n multisocket 1\n}", [1, 1]),
+        ] {
+            let wanted = of(corefile);
+            assert_eq!([wanted[&udp].sockets, wanted[&tcp].sockets], expected, "{corefile}");
         }
     }
-    Err(last)
-}
 
-/// With `share`, beside another of ours that has the port.
-fn tcp_listener(ip: Option<IpAddr>, port: u16, share: bool) -> Result<TcpListener> {
-    bind(ip, port, |address| {
-        let socket = if address.is_ipv4() {
-            tokio::net::TcpSocket::new_v4()
-        } else {
-            tokio::net::TcpSocket::new_v6()
-        }?;
-        socket.set_reuseaddr(true)?;
-        socket.set_reuseport(share)?;
-        socket.bind(address)?;
-        socket.listen(1024)
-    })
-}
-
-fn udp_socket(ip: Option<IpAddr>, port: u16, share: bool) -> Result<UdpSocket> {
-    bind(ip, port, |address| {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
-        sockopt::set_socket_reuseport(&socket, share)?;
-        rustix::net::bind(&socket, &address)?;
-        Ok(UdpSocket::from(socket))
-    })
-}
-
-fn start(listener: Listener, share: bool) -> Result<Bound> {
-    Ok(match listener {
-        Listener::Udp(ip, port) => Bound::Udp(Arc::new(udp_socket(ip, port, share)?)),
-        Listener::Tcp(ip, port)
-        | Listener::Tls(ip, port)
-        | Listener::Https(ip, port)
-        | Listener::Http(_, ip, port) => Bound::Tcp(Arc::new(tcp_listener(ip, port, share)?)),
-    })
-}
-
-/// A client by its own family, not as an IPv6 socket sees it.
-fn canonical(client: SocketAddr) -> SocketAddr {
-    SocketAddr::new(client.ip().to_canonical(), client.port())
-}
-
-/// What is spoken over TCP.
-#[derive(Clone)]
-enum Kind {
-    Plain,
-    Tls(watch::Receiver<Tls>),
-    Https(watch::Receiver<Tls>),
-}
-
-impl Kind {
-    fn connections(&self) -> usize {
-        if matches!(self, Kind::Https(_)) { HTTPS_CONNECTIONS } else { CONNECTIONS }
-    }
-
-    /// Serves one connection. How a client ends it is its own affair.
-    async fn serve(
-        self,
-        shared: Arc<Shared>,
-        stream: TcpStream,
-        from: SocketAddr,
-        port: u16,
-        closed: watch::Receiver<bool>,
-    ) -> Result<()> {
-        stream.set_nodelay(true)?;
-        let (certificate, https) = match &self {
-            Kind::Plain => return connection(&shared, stream, from, port, closed).await,
-            Kind::Tls(certificate) => (certificate.borrow().clone(), false),
-            Kind::Https(certificate) => (certificate.borrow().clone(), true),
+    #[test]
+    fn the_last_block_of_an_address_says_how_long() {
+        let seconds = |wanted: &BTreeMap<Listener, Wanted>, listener| {
+            let limits = wanted[&listener].terms.limits;
+            ([limits.read, limits.write, limits.idle].map(|time| time.as_secs()), limits.queries)
         };
-        match (certificate, https) {
-            (None, false) => connection(&shared, stream, from, port, closed).await,
-            (None, true) => https::connection(shared, stream, from, port, closed).await,
-            (Some(certificate), https) => {
-                let handshake = TlsAcceptor::from(certificate).accept(stream);
-                let stream = tokio::time::timeout(IDLE, handshake).await.map_err(std::io::Error::other)??;
-                if https {
-                    https::connection(shared, stream, from, port, closed).await
-                } else {
-                    within_tls(&shared, stream, from, port, closed).await
-                }
-            }
-        }
-    }
-}
-
-async fn serve_tcp(
-    shared: Arc<Shared>,
-    listener: Arc<TcpListener>,
-    port: u16,
-    kind: Kind,
-    mut closed: watch::Receiver<bool>,
-) {
-    let mut tasks = JoinSet::new();
-    let own = closed.clone();
-    let serve = |tasks: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
-        let serve = kind.clone().serve(shared.clone(), stream, canonical(from), port, own.clone());
-        tasks.spawn(async move { drop(serve.await) });
-    };
-    loop {
-        while tasks.try_join_next().is_some() {}
-        let accepted = tokio::select! {
-            () = told(&mut closed) => break,
-            accepted = async {
-                if tasks.len() >= kind.connections() {
-                    tasks.join_next().await;
-                }
-                listener.accept().await
-            } => accepted,
-        };
-        match accepted {
-            Ok((stream, from)) => serve(&mut tasks, stream, from),
-            // Out of descriptors: they come back as connections end.
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-    if let Ok(raw) = listener.as_fd().try_clone_to_owned().map(std::net::TcpListener::from) {
-        while let Ok((stream, from)) = raw.accept() {
-            if stream.set_nonblocking(true).is_ok()
-                && let Ok(stream) = TcpStream::from_std(stream)
-            {
-                serve(&mut tasks, stream, from);
-            }
-        }
-    }
-    drop(listener);
-    while tasks.join_next().await.is_some() {}
-}
-
-async fn connection(
-    shared: &Arc<Shared>,
-    mut stream: TcpStream,
-    from: SocketAddr,
-    port: u16,
-    mut closed: watch::Receiver<bool>,
-) -> Result<()> {
-    let mut buffer = Vec::new();
-    loop {
-        tokio::select! {
-            ready = tokio::time::timeout(IDLE, stream.readable()) => ready.map_err(std::io::Error::other)??,
-            () = told(&mut closed) => {
-                // What has come is still answered.
-                let next = rustix::net::recv(&stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-                if !next.is_ok_and(|(_, len)| len > 0) {
-                    return stream.shutdown().await;
-                }
-            }
-        }
-        let read = async {
-            let len = stream.read_u16().await?;
-            buffer.resize(usize::from(len), 0);
-            stream.read_exact(&mut buffer).await
-        };
-        tokio::time::timeout(IDLE, read).await.map_err(std::io::Error::other)??;
-        if !answer(shared, &mut stream, from, port, &buffer).await? {
-            return Ok(());
-        }
-    }
-}
-
-/// Answers one query; whether there is an answer at all.
-async fn answer(
-    shared: &Arc<Shared>,
-    stream: &mut (impl AsyncWrite + Unpin),
-    from: SocketAddr,
-    port: u16,
-    bytes: &[u8],
-) -> Result<bool> {
-    let event = Event::Query { port, transport: Transport::Tcp, client: from, bytes };
-    let effects = shared.step(event);
-    let reply = shared.carry_out(effects).await;
-    for message in &reply {
-        let framed = framed(message)?;
-        let write = async {
-            stream.write_all(&framed).await?;
-            stream.flush().await
-        };
-        tokio::time::timeout(IDLE, write).await.map_err(std::io::Error::other)??;
-    }
-    Ok(!reply.is_empty())
-}
-
-/// DNS over TLS (RFC 7858), behind the handshake.
-async fn within_tls(
-    shared: &Arc<Shared>,
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    from: SocketAddr,
-    port: u16,
-    mut closed: watch::Receiver<bool>,
-) -> Result<()> {
-    let mut buffer = Vec::new();
-    loop {
-        let read = async {
-            let len = stream.read_u16().await?;
-            buffer.resize(usize::from(len), 0);
-            stream.read_exact(&mut buffer).await
-        };
-        tokio::pin!(read);
-        let read = tokio::select! {
-            biased;
-            read = tokio::time::timeout(IDLE, &mut read) => read,
-            // What has come is still answered.
-            () = told(&mut closed) => tokio::time::timeout(LAST, &mut read).await,
-        };
-        if !matches!(read, Ok(Ok(_))) || !answer(shared, &mut stream, from, port, &buffer).await? {
-            return stream.shutdown().await;
-        }
+        let wanted = of("a {\n timeouts {\n  read 7s\n  idle 8s\n }\n}\n\
+             b {\n timeouts {\n  idle 9s\n  maxtcpqueries 2\n }\n}\nc {\n}\nd:54\n");
+        assert_eq!(seconds(&wanted, Listener::Tcp(None, 53)), ([7, 5, 9], 2));
+        assert_eq!(seconds(&wanted, Listener::Tcp(None, 54)), ([3, 5, 10], u32::MAX));
     }
 }

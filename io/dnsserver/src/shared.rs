@@ -1,8 +1,9 @@
 //! The state machine behind a lock, and the tasks that carry out what it asks for.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,9 +11,12 @@ use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::files;
-use crate::upstream::{self, Outgoing, Upstreams};
-use crate::{LogSink, Settings};
+use crate::datagrams::Datagrams;
+use crate::panics::{self, Caught};
+use crate::spans::Collectors;
+use crate::tap::Taps;
+use crate::upstream::{Outgoing, Upstreams};
+use crate::{LogSink, Settings, files, machine};
 
 /// What all tasks share. The lock is held for one step, never across an await.
 pub(crate) struct Shared {
@@ -20,14 +24,17 @@ pub(crate) struct Shared {
     start: Instant,
     log: LogSink,
     fatal: mpsc::UnboundedSender<String>,
-    /// The configuration's hash, where `reload` is on.
-    version: Mutex<Option<String>>,
+    /// Whether the server is about to end.
+    ending: AtomicBool,
     /// The number of the last change.
     changes: AtomicU64,
     recent: Mutex<Recent>,
     /// Listeners that count for themselves, and are asked for what they have.
     counting: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
     pub(crate) upstreams: Upstreams,
+    pub(crate) datagrams: Datagrams,
+    pub(crate) taps: Taps,
+    pub(crate) collectors: Collectors,
 }
 
 /// The last changes of what prepared answers are made from, each with its number, and the SOA's serial number.
@@ -46,20 +53,21 @@ impl Shared {
     pub(crate) fn new(config: Config, settings: &Settings) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
         let (fatal, receiver) = mpsc::unbounded_channel();
         let start = Instant::now();
-        let local =
-            if settings.local.is_empty() { upstream::local_addresses() } else { settings.local.clone() };
-        let server = Server::new(config, local, now(start));
+        let server = Server::new(config, local(settings), now(start));
         let (server, log) = (Mutex::new(server), settings.log.clone());
         let shared = Shared {
             server,
             start,
             log,
             fatal,
-            version: Mutex::default(),
+            ending: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             recent: Mutex::default(),
             counting: Mutex::default(),
             upstreams: Upstreams::default(),
+            datagrams: Datagrams::default(),
+            taps: Taps::default(),
+            collectors: Collectors::default(),
         };
         (Arc::new(shared), receiver)
     }
@@ -73,13 +81,39 @@ impl Shared {
         self.start.elapsed()
     }
 
+    /// A moment on the state machine's clock.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.start)
+    }
+
     pub(crate) fn log(&self, line: &str) {
         (self.log)(line);
     }
 
-    /// Another configuration runs.
-    pub(crate) fn version(&self, hash: Option<String>) {
-        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = hash;
+    /// Another configuration runs: what the machine is now, and the configuration's hash, where `reload` is on.
+    pub(crate) fn running(&self, settings: &Settings, hash: Option<&str>) {
+        self.server(|server| {
+            server.set_hostname(&machine::hostname());
+            server.set_local(local(settings));
+            server.running(hash.unwrap_or_default());
+        });
+    }
+
+    /// The server is about to end: it is not ready for more.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// What plugins have held back is said.
+    pub(crate) fn stop(self: &Arc<Self>) {
+        let now = self.now();
+        for effect in self.server(|server| server.stop(now)) {
+            self.detach(effect);
+        }
+    }
+
+    pub(crate) fn ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     pub(crate) fn server<T>(&self, f: impl FnOnce(&mut Server) -> T) -> T {
@@ -93,13 +127,34 @@ impl Shared {
 
     pub(crate) fn step(&self, event: Event<'_>) -> Vec<Effect> {
         let now = self.now();
-        self.server(|server| server.step(event, now))
+        self.caught(event, |server, event| server.step(event, now))
+    }
+
+    /// What panics costs one query, not the server.
+    fn caught<'a>(
+        &self,
+        event: Event<'a>,
+        step: impl FnOnce(&mut Server, Event<'a>) -> Vec<Effect>,
+    ) -> Vec<Effect> {
+        let query = match &event {
+            Event::Query { port, bytes, .. } | Event::Traced { port, bytes, .. } => Some((*port, *bytes)),
+            _ => None,
+        };
+        let result = panics::catch(|| self.server(|server| step(server, event)));
+        result.unwrap_or_else(|Caught { what, place }| {
+            self.server(|server| server.panicked(query, &what, &place))
+        })
     }
 
     /// A query's step, and how its answer may be kept.
     pub(crate) fn query(&self, event: Event<'_>) -> (Vec<Effect>, Option<Preparation>) {
-        let now = self.now();
-        self.server(|server| (server.step(event, now), server.preparation()))
+        let (now, mut preparation) = (self.now(), None);
+        let effects = self.caught(event, |server, event| {
+            let effects = server.step(event, now);
+            preparation = server.preparation();
+            effects
+        });
+        (effects, preparation)
     }
 
     /// While the server is still held: an answer of its new state comes after the news.
@@ -152,14 +207,8 @@ impl Shared {
         }
         let mut text = String::new();
         self.server(|server| server.render_metrics(&mut text));
-        if let Some(hash) = self.version.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
-            let _ = write!(
-                text,
-                "# HELP coredns_reload_version_info A metric with a constant '1' value labeled by hash, and value \
-                 which type of hash generated.\n# TYPE coredns_reload_version_info gauge\n\
-                 coredns_reload_version_info{{hash=\"sha512\",value=\"{hash}\"}} 1\n"
-            );
-        }
+        self.taps.render(&mut text);
+        self.collectors.render(&mut text);
         text
     }
 
@@ -183,6 +232,8 @@ impl Shared {
                     shared.carry_out(vec![waits]).await;
                 });
             }
+            Effect::Show(tap, message) => self.taps.show(&tap, message, &self.log),
+            Effect::Trace(tracer, spans) => self.collectors.send(&tracer, spans, &self.log),
             Effect::Write(file) => {
                 let shared = self.clone();
                 tokio::task::spawn_blocking(move || {
@@ -222,8 +273,9 @@ impl Shared {
                         };
                         continue;
                     }
-                    let (answer, kept) = self.upstreams.exchange(&outgoing).await;
-                    pending.went_over(kept);
+                    let (answer, way) = self.upstreams.exchange(&outgoing).await;
+                    pending.went_over(way.kept);
+                    pending.came_from(way.local);
                     match answer {
                         Ok(bytes) => self.step(Event::Answer { pending, bytes: &bytes }),
                         Err(error) => self.step(Event::Failed { pending, why: error.to_string() }),
@@ -283,23 +335,82 @@ fn waits_for(effect: &Effect) -> bool {
 fn has_client(effect: &Effect) -> bool {
     match effect {
         Effect::Ask { pending, .. } | Effect::Wait { pending, .. } => pending.has_client(),
-        Effect::Reply(_) | Effect::Log(_) | Effect::Fatal(_) | Effect::Write(_) => false,
+        Effect::Reply(_)
+        | Effect::Log(_)
+        | Effect::Fatal(_)
+        | Effect::Write(_)
+        | Effect::Show(..)
+        | Effect::Trace(..) => false,
     }
 }
 
+/// The addresses that clients reach the server at.
+fn local(settings: &Settings) -> Vec<IpAddr> {
+    if settings.local.is_empty() { machine::addresses() } else { settings.local.clone() }
+}
+
 fn now(start: Instant) -> Now {
-    let mut bytes = [0u8; 8];
-    // getrandom of 8 bytes is never short and fails only on kernels before 3.17.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    Now {
-        monotonic: start.elapsed(),
-        unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        random: u64::from_ne_bytes(bytes),
-    }
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { monotonic: start.elapsed(), unix: unix.as_secs(), nanos: unix.subsec_nanos(), random: random() }
+}
+
+/// Octets of the kernel's, fetched by the page: a system call for each step costs as much as the step.
+const PAGE: usize = 256;
+
+thread_local! {
+    /// What this thread has fetched, and how much of it is used.
+    static FETCHED: RefCell<([u8; PAGE], usize)> = const { RefCell::new(([0; PAGE], PAGE)) };
+}
+
+fn random() -> u64 {
+    FETCHED.with_borrow_mut(|(page, used)| {
+        if *used + 8 > PAGE {
+            // getrandom of 256 octets is never short, and fails only on kernels before 3.17.
+            let _ = rustix::rand::getrandom(&mut *page, rustix::rand::GetRandomFlags::empty());
+            *used = 0;
+        }
+        let mut bytes = [0; 8];
+        // None is handed out twice, nor left to be read.
+        bytes.copy_from_slice(&page[*used..*used + 8]);
+        page[*used..*used + 8].fill(0);
+        *used += 8;
+        u64::from_ne_bytes(bytes)
+    })
 }
 
 /// Returns when the listener is told to close.
 pub(crate) async fn told(closed: &mut watch::Receiver<bool>) {
     // An error says that the other end is gone: so is the listener.
     let _ = closed.wait_for(|closed| *closed).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use sealane_dns::message::rcode;
+    use sealane_dns::{Message, Transport, decode, encode};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_one_query() {
+        let corefile = ".:53 {\n errors {\n  stacktrace\n }\n whoami\n}";
+        let config = Config::parse("Corefile", corefile, &Default::default(), 53).unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (mut settings, sink) = (Settings::new("Corefile"), lines.clone());
+        settings.log = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
+        let (shared, _fatal) = Shared::new(config, &settings);
+        let bytes = encode(&Message::query(7, "a.example".parse().unwrap(), 1), 512);
+        let client = "192.0.2.1:53".parse().unwrap();
+        let event = || Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+        let effects = shared.caught(event(), |_, _| panic!("so it goes"));
+        let reply = shared.at_once(effects).unwrap();
+        let reply = decode(&reply[0]).unwrap();
+        assert_eq!((reply.id, reply.rcode, reply.questions.len()), (7, rcode::SERVFAIL, 1));
+        let lines = lines.lock().unwrap();
+        let line =
+            "[ERROR] Recovered from panic in server: \"dns://:53\" so it goes\nio/dnsserver/src/shared.rs:";
+        assert!(lines[0].starts_with(line), "{lines:?}");
+        let reply = shared.at_once(shared.step(event())).unwrap();
+        assert_eq!(decode(&reply[0]).unwrap().rcode, rcode::NOERROR);
+    }
 }

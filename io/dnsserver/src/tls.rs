@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -18,7 +18,11 @@ use rustls::{
 };
 use sealane_dns::Config;
 use sealane_dns::chain::{ClientAuth, Scheme, TlsClient, TlsServer};
+use sealane_dns::plugins::dnstap::Dnstap;
 use sealane_dns::plugins::forward::Forward;
+use sealane_dns::plugins::grpc::Grpc;
+
+use crate::tap;
 
 fn bad(what: &str, why: impl std::fmt::Display) -> String {
     format!("{what}: {why}")
@@ -73,10 +77,31 @@ pub(crate) fn server_name(tls: &TlsClient, to: SocketAddr) -> Result<ServerName<
     }
 }
 
+/// How a reader of dnstap or of spans is spoken to, by `HOST:PORT`, and the name that its certificate must have.
+pub(crate) fn reader(
+    host: &str,
+    skip_verify: bool,
+) -> std::result::Result<(Arc<ClientConfig>, ServerName<'static>), String> {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(name).map_err(|why| bad(host, why))?;
+    let mut config = (*client(&TlsClient::default())?).clone();
+    if skip_verify {
+        config.dangerous().set_certificate_verifier(Arc::new(AnyServer(Arc::new(ring::default_provider()))));
+    }
+    Ok((Arc::new(config), name))
+}
+
 /// Whether all that a configuration names can be used.
 pub(crate) fn check(config: &Config) -> std::result::Result<(), String> {
     for upstream in config.plugins_of::<Forward>().flat_map(Forward::tls_clients) {
         client(upstream).map_err(|why| bad("forward", why))?;
+    }
+    for upstream in config.plugins_of::<Grpc>().filter_map(Grpc::tls_client) {
+        client(upstream).map_err(|why| bad("grpc", why))?;
+    }
+    for dnstap in config.plugins_of::<Dnstap>() {
+        tap::check(dnstap.tap()).map_err(|why| bad("dnstap", why))?;
     }
     for block in &config.blocks {
         // Nothing is written yet.
@@ -116,8 +141,10 @@ pub(crate) fn server(tls: &TlsServer, scheme: Scheme) -> std::result::Result<Arc
     let chain = certificates(&tls.certificate, &read(&tls.certificate)?)?;
     let private = key(&tls.key, &read(&tls.key)?)?;
     let mut config = builder.with_single_cert(chain, private).map_err(|why| bad(&tls.certificate, why))?;
-    if scheme == Scheme::Https {
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    match scheme {
+        Scheme::Https => config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        Scheme::Grpc => config.alpn_protocols = vec![b"h2".to_vec()],
+        _ => {}
     }
     if let Some(path) = &tls.keylog {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
@@ -193,5 +220,44 @@ impl ClientCertVerifier for AnyClient {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// `skipverify`: any certificate will do, its bearer must have its key (crypto/tls's `InsecureSkipVerify`).
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -1,27 +1,27 @@
 //! A UDP listener: what is prepared goes back at once, the rest goes the general way.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
 use sealane_dns::prepared::{Changed, Prepared};
 use sealane_dns::{Event, Transport};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, Peer};
+use crate::datagrams::{self, Client, Waiting};
 use crate::fair::Fair;
 use crate::shared::Shared;
 
 /// Queries that wait for upstreams at once; more are dropped, their clients ask again.
 const WAITING: usize = 16_384;
-/// Prepared answers, octets: ten thousand Services and more.
-const ROOM: usize = 16 << 20;
-
 /// A listener that has nothing to do looks about so often.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -31,6 +31,8 @@ const MANY: usize = 16;
 const GATHER: Duration = Duration::from_micros(50);
 /// How exact such sleeps are, ns. The kernel would make them 50 us longer.
 const SLACK: NonZeroU64 = NonZeroU64::MIN;
+/// From the moment on that a socket takes nothing in to the one when it has all.
+const AFTER: Duration = Duration::from_millis(2);
 
 /// A UDP listener at work.
 struct Udp {
@@ -39,6 +41,8 @@ struct Udp {
     port: u16,
     waiting: Arc<Semaphore>,
     tasks: JoinSet<()>,
+    /// Of the batch at hand.
+    forwarded: Vec<Waiting>,
     prepared: Prepared,
     /// Where `fairness` is on.
     fair: Option<Fair>,
@@ -55,15 +59,26 @@ impl Udp {
         let socket = self.socket.clone();
         let came = batch.receive(&socket, wait)?;
         let begun = Instant::now();
+        self.prepared.clock(self.shared.at(begun));
         self.learn();
         if let Some(fair) = &mut self.fair {
             fair.batch(&self.shared, batch, &socket, came);
         }
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
         batch.send(&socket);
+        self.forward();
         self.spent.0 += begun.elapsed();
         self.spent.1 += u32::try_from(came).unwrap_or(u32::MAX);
         Ok(came)
+    }
+
+    /// Takes what waits, and answers none of it: who asked does not wait any more.
+    fn let_go(&self, batch: &mut Batch) {
+        for _ in 0..backlog::BATCHES {
+            if batch.receive(&self.socket, false).is_err() {
+                return;
+            }
+        }
     }
 
     /// Forgets what has changed.
@@ -106,22 +121,40 @@ impl Udp {
                 true
             }
             Err(effects) => {
-                let permit = self.waiting.clone().try_acquire_owned();
-                let place = self.fair.as_mut().map(|fair| fair.place(client.ip()));
-                let (shared, socket) = (self.shared.clone(), self.socket.clone());
-                let to = *peer;
-                self.tasks.spawn(async move {
-                    let overloaded = permit.is_err() || matches!(place, Some(None));
-                    let (_permit, _place) = (permit.ok(), place);
-                    if overloaded {
-                        return shared.abandon(effects);
+                let place = match &mut self.fair {
+                    Some(fair) => fair.place(client.ip()).map(Some),
+                    None => Some(None),
+                };
+                let (Ok(permit), Some(place)) = (self.waiting.clone().try_acquire_owned(), place) else {
+                    self.shared.abandon(effects);
+                    return false;
+                };
+                let client =
+                    Client { socket: self.socket.clone(), peer: *peer, _permit: permit, _place: place };
+                let client = Box::new(client);
+                match Waiting::of(effects, client) {
+                    Ok(waiting) => self.forwarded.push(waiting),
+                    Err((effects, client)) => {
+                        let shared = self.shared.clone();
+                        self.tasks.spawn(async move {
+                            for message in shared.carry_out(effects).await {
+                                batch::send(&client.socket, message, client.peer);
+                            }
+                        });
                     }
-                    for message in shared.carry_out(effects).await {
-                        batch::send(&socket, message, to);
-                    }
-                });
+                }
                 false
             }
+        }
+    }
+
+    /// Sends on what of a batch goes to upstreams.
+    fn forward(&mut self) {
+        if self.forwarded.is_empty() {
+            return;
+        }
+        for waiting in self.shared.datagrams.send(&self.shared, std::mem::take(&mut self.forwarded)) {
+            datagrams::carry_out_alone(&self.shared, waiting);
         }
     }
 
@@ -139,11 +172,13 @@ impl Udp {
     }
 }
 
-/// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then.
+/// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then. `room`: for
+/// prepared answers, octets.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     socket: Arc<UdpSocket>,
     port: u16,
+    room: usize,
     closed: watch::Receiver<bool>,
 ) {
     let (ended, end) = oneshot::channel();
@@ -154,7 +189,7 @@ pub(crate) async fn serve(
         // What waits for upstreams runs there.
         let _runtime = runtime.enter();
         let log = of_thread.clone();
-        let tasks = listen(of_thread, &bound, port, (&closed, &seen)).unwrap_or_else(|error| {
+        let tasks = listen(of_thread, &bound, (port, room), (&closed, &seen)).unwrap_or_else(|error| {
             log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
             JoinSet::new()
         });
@@ -202,7 +237,7 @@ impl Drop for Thread {
 fn listen(
     shared: Arc<Shared>,
     socket: &Arc<UdpSocket>,
-    port: u16,
+    (port, room): (u16, usize),
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
 ) -> std::io::Result<JoinSet<()>> {
     batch::prepare(socket, LOOK)?;
@@ -216,16 +251,24 @@ fn listen(
         port,
         waiting: Arc::new(Semaphore::new(WAITING)),
         tasks: JoinSet::new(),
-        prepared: Prepared::new(ROOM),
+        forwarded: Vec::new(),
+        prepared: Prepared::new(room),
         fair: None,
         seen: 0,
         turn: 0,
         spent: (Duration::ZERO, 0),
     };
-    let mut batch = Batch::new();
+    let (mut batch, mut backlog) = (Batch::new(), Backlog::new(Instant::now()));
     while !*closed.borrow() && !dropped.load(Ordering::Relaxed) {
         // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
         let came = udp.batch(&mut batch, true).unwrap_or(0);
+        if let Some(room) = backlog.answered(came, came >= MANY, Instant::now()) {
+            // Where the kernel does not take it, it is as it was.
+            let _ = sockopt::set_socket_recv_buffer_size(socket, room);
+            if room < backlog::MOST {
+                udp.let_go(&mut batch);
+            }
+        }
         if came >= MANY {
             std::thread::sleep(GATHER);
         }
@@ -239,18 +282,31 @@ fn listen(
     if dropped.load(Ordering::Relaxed) {
         return Ok(udp.tasks);
     }
-    // Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes
-    // to the socket that takes this one's place. One for all addresses would lose the one that it answers from.
-    let own = socket.local_addr()?;
-    if !own.ip().is_unspecified() {
-        let _ = socket.connect(own);
-    }
-    loop {
-        match udp.batch(&mut batch, false) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Ok(_) | Err(_) => {}
+    close(socket);
+    // One that the kernel had given to this socket before may come a moment after.
+    for wait in [Duration::ZERO, AFTER] {
+        std::thread::sleep(wait);
+        loop {
+            match udp.batch(&mut batch, false) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Ok(_) | Err(_) => {}
+            }
         }
     }
     udp.count();
+    // All places are free when nothing waits any more.
+    let waiting = udp.waiting.clone();
+    udp.tasks.spawn(async move { drop(waiting.acquire_many(WAITING as u32).await) });
     Ok(udp.tasks)
+}
+
+/// Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes to
+/// another that has the place. Answers name the address that they come from where the socket has all of them.
+fn close(socket: &UdpSocket) {
+    let Ok(mut own) = socket.local_addr() else { return };
+    if own.ip().is_unspecified() {
+        own.set_ip(if own.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    // Without it some may get lost, which have no other to go to.
+    let _ = socket.connect(own);
 }

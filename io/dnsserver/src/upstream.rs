@@ -14,10 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio_rustls::TlsConnector;
 
-use crate::tls;
+use crate::{grpc, tls};
 
 /// A connection, TLS in it or not.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// What connections that may take each other's place have in common.
@@ -32,6 +32,7 @@ struct Place {
 /// A connection that waits for the next question.
 struct Kept {
     stream: Box<dyn Stream>,
+    local: Option<SocketAddr>,
     /// Closed then where nothing is asked.
     until: Instant,
     born: Instant,
@@ -43,6 +44,16 @@ struct Kept {
 pub(crate) struct Upstreams {
     kept: Mutex<HashMap<Place, VecDeque<Kept>>>,
     clients: Mutex<Vec<(Arc<TlsClient>, Arc<ClientConfig>)>>,
+    grpc: grpc::Clients,
+}
+
+/// How a question went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Way {
+    /// Over a connection that was there already.
+    pub(crate) kept: bool,
+    /// From where; `None`: nobody wants to know.
+    pub(crate) local: Option<SocketAddr>,
 }
 
 /// A question on its way out.
@@ -55,19 +66,23 @@ pub(crate) struct Outgoing<'a> {
 }
 
 impl Upstreams {
-    /// Sends a question and waits for its answer; and whether that went over a connection that was there already.
-    pub(crate) async fn exchange(&self, outgoing: &Outgoing<'_>) -> (Result<Vec<u8>>, bool) {
-        let mut kept = false;
+    /// Sends a question and waits for its answer; and the way that it went.
+    pub(crate) async fn exchange(&self, outgoing: &Outgoing<'_>) -> (Result<Vec<u8>>, Way) {
+        let mut way = Way::default();
         let exchange = async {
             match outgoing.via {
-                Via::Udp => udp(outgoing).await,
-                Via::Tcp => self.stream(outgoing, None, &mut kept).await,
-                Via::Tls(client) => self.stream(outgoing, Some(client), &mut kept).await,
+                Via::Udp => udp(outgoing, &mut way).await,
+                Via::Tcp => self.stream(outgoing, None, &mut way).await,
+                Via::Tls(client) => self.stream(outgoing, Some(client), &mut way).await,
+                Via::Grpc(client) => self.grpc.call(outgoing, client, &mut way.kept).await,
             }
         };
-        let timed_out = || Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", outgoing.via.as_str()));
+        let timed_out = || match outgoing.via {
+            Via::Grpc(_) => grpc::timed_out(),
+            via => Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", via.as_str())),
+        };
         let result = tokio::time::timeout(outgoing.timeout, exchange).await;
-        (result.unwrap_or_else(|_| Err(timed_out())), kept)
+        (result.unwrap_or_else(|_| Err(timed_out())), way)
     }
 
     /// Asks for a zone, over a connection of its own: all messages of the answer. The timeout is for the connection and
@@ -77,10 +92,10 @@ impl Upstreams {
         let late = |what: &str| Error::new(ErrorKind::TimedOut, format!("{what}: i/o timeout"));
         let client = match via {
             Via::Tls(client) => Some(client),
-            Via::Udp | Via::Tcp => None,
+            Via::Udp | Via::Tcp | Via::Grpc(_) => None,
         };
-        let connect = tokio::time::timeout(timeout, self.connect(to, keeping.source, client));
-        let mut stream = connect.await.map_err(|_| late("dial tcp"))??;
+        let connect = tokio::time::timeout(timeout, self.connect(to, keeping, client));
+        let (mut stream, _) = connect.await.map_err(|_| late("dial tcp"))??;
         let framed = framed(message)?;
         let write = async {
             stream.write_all(&framed).await?;
@@ -113,6 +128,7 @@ impl Upstreams {
         });
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|(client, _)| Arc::strong_count(client) > 1);
+        self.grpc.sweep();
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<Place, VecDeque<Kept>>> {
@@ -144,7 +160,7 @@ impl Upstreams {
         &self,
         outgoing: &Outgoing<'_>,
         client: Option<&Arc<TlsClient>>,
-        was_kept: &mut bool,
+        way: &mut Way,
     ) -> Result<Vec<u8>> {
         let Outgoing { to, message, keeping, .. } = *outgoing;
         let tls = client.map(|client| Arc::as_ptr(client).addr());
@@ -152,22 +168,26 @@ impl Upstreams {
         let framed = framed(message)?;
         loop {
             let kept = self.take(&place, keeping);
-            *was_kept = kept.is_some();
-            let (mut stream, born) = match kept {
-                Some(kept) => (kept.stream, kept.born),
-                None => (self.connect(to, keeping.source, client).await?, Instant::now()),
+            way.kept = kept.is_some();
+            let (mut stream, local, born) = match kept {
+                Some(kept) => (kept.stream, kept.local, kept.born),
+                None => {
+                    let (stream, local) = self.connect(to, keeping, client).await?;
+                    (stream, local, Instant::now())
+                }
             };
+            way.local = local;
             match over(&mut stream, &framed, message).await {
                 Ok(answer) => {
                     if !keeping.expire.is_zero() {
                         let until = Instant::now() + keeping.expire;
-                        let kept = Kept { stream, until, born, _tls: client.cloned() };
+                        let kept = Kept { stream, local, until, born, _tls: client.cloned() };
                         self.put(place, kept, keeping);
                     }
                     return Ok(answer);
                 }
                 // The upstream closed it while nobody looked; another one is taken (`ErrCachedClosed`).
-                Err(_) if *was_kept => {}
+                Err(_) if way.kept => {}
                 Err(error) => return Err(error),
             }
         }
@@ -176,19 +196,20 @@ impl Upstreams {
     async fn connect(
         &self,
         to: SocketAddr,
-        source: Option<IpAddr>,
+        keeping: Keeping,
         client: Option<&Arc<TlsClient>>,
-    ) -> Result<Box<dyn Stream>> {
+    ) -> Result<(Box<dyn Stream>, Option<SocketAddr>)> {
         let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        if let Some(source) = source {
+        if let Some(source) = keeping.source {
             socket.bind((source, 0).into())?;
         }
         let stream = socket.connect(to).await?;
         stream.set_nodelay(true)?;
-        let Some(client) = client else { return Ok(Box::new(stream)) };
+        let local = if keeping.tells { stream.local_addr().ok() } else { None };
+        let Some(client) = client else { return Ok((Box::new(stream), local)) };
         let config = self.client(client)?;
         let name = tls::server_name(client, to)?;
-        Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+        Ok((Box::new(TlsConnector::from(config).connect(name, stream).await?), local))
     }
 
     /// Made once: sessions are resumed by it.
@@ -203,15 +224,19 @@ impl Upstreams {
     }
 }
 
-fn any(to: SocketAddr) -> IpAddr {
+/// Any address of ours, of the other's family.
+pub(crate) fn any(to: SocketAddr) -> IpAddr {
     if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
-async fn udp(outgoing: &Outgoing<'_>) -> Result<Vec<u8>> {
+async fn udp(outgoing: &Outgoing<'_>, way: &mut Way) -> Result<Vec<u8>> {
     let to = outgoing.to;
     // The kernel picks a port that nobody can foresee.
     let socket = UdpSocket::bind((outgoing.keeping.source.unwrap_or(any(to)), 0)).await?;
     socket.connect(to).await?;
+    if outgoing.keeping.tells {
+        way.local = socket.local_addr().ok();
+    }
     socket.send(outgoing.message).await?;
     let mut buffer = vec![0; 65_535];
     loop {
@@ -225,7 +250,7 @@ async fn udp(outgoing: &Outgoing<'_>) -> Result<Vec<u8>> {
 }
 
 /// Whether a datagram is the answer to a question: its id, and its question where it has one.
-fn answers(answer: &[u8], asked: &[u8]) -> bool {
+pub(crate) fn answers(answer: &[u8], asked: &[u8]) -> bool {
     if answer.len() < 12 || answer.get(..2) != asked.get(..2) || answer[2] & 0x80 == 0 {
         return false;
     }
@@ -265,18 +290,6 @@ pub(crate) fn framed(message: &[u8]) -> Result<Vec<u8>> {
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(message);
     Ok(out)
-}
-
-/// The addresses that this machine would be reached at: where its packets to the world come from. Nothing is sent.
-pub(crate) fn local_addresses() -> Vec<IpAddr> {
-    let source = |to: SocketAddr| {
-        let socket = std::net::UdpSocket::bind((any(to), 0)).ok()?;
-        socket.connect(to).ok()?;
-        socket.local_addr().ok().map(|address| address.ip())
-    };
-    let worlds: [IpAddr; 2] =
-        [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
-    worlds.into_iter().filter_map(|ip| source((ip, 53).into())).filter(|ip| !ip.is_loopback()).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! DNS over TLS and HTTPS in both directions, and upstreams' connections, on loopback with certificates of the test's own.
+//! DNS over TLS, HTTPS and gRPC in both directions, and upstreams' connections, on loopback with certificates of the test's own.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use sealane_catalog::Snapshot;
-use sealane_dns::message::{Data, Record, rtype};
+use sealane_dns::message::{Data, Record, grpc as packet, rtype};
 use sealane_dns::{Message, decode, encode};
 use sealane_dnsserver::{Settings, check, run};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -225,6 +225,139 @@ async fn dns_over_https() {
                 assert_eq!(address(&decode(response.body()).unwrap()), "192.0.2.7");
             }
         }
+    }
+}
+
+/// A call of gRPC: the body of the answer, and the trailers' `grpc-status`.
+async fn grpc(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: http::Request<Full<Bytes>>,
+) -> (Bytes, String) {
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/grpc");
+    let body = response.into_body().collect().await.unwrap();
+    let status = body.trailers().unwrap()["grpc-status"].to_str().unwrap().to_owned();
+    (body.to_bytes(), status)
+}
+
+#[tokio::test]
+async fn dns_over_grpc() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path(), &["dns.example"]);
+    let [plain, encrypted] = [free_port().await, free_port().await];
+    let within = block(folder.path(), "grpc", encrypted, "");
+    let hosts = "hosts /nowhere {\n 192.0.2.7 a.example\n }";
+    let drops = "acl drop.example {\n drop\n }";
+    let corefile = format!("grpc://.:{plain} {{\n bind 127.0.0.1\n {drops}\n {hosts}\n}}\n{within}");
+    serve(folder.path(), &corefile, encrypted).await;
+    let message = |name: &str| encode(&Message::query(9, name.parse().unwrap(), rtype::A), 512);
+    let query = packet::wrap(&message("a.example"));
+    let (path, kind) = (packet::PATH, packet::CONTENT_TYPE);
+    for (path, kind, body, status) in [
+        (path, kind, query.clone(), "0"),
+        (path, "application/grpc+proto", query.clone(), "0"),
+        (path, "application/json", query.clone(), "2"),
+        ("/coredns.dns.DnsService/Other", kind, query.clone(), "12"),
+        (path, kind, query[..9].to_vec(), "13"),
+        (path, kind, packet::wrap(b"no message"), "2"),
+        (path, kind, packet::wrap(&[0; 66_000]), "8"),
+        // Nobody answers.
+        (path, kind, packet::wrap(&message("drop.example")), "14"),
+    ] {
+        for tls in [false, true] {
+            if tls && status == "14" {
+                continue;
+            }
+            let request = http::Request::builder().method("POST").header("content-type", kind);
+            let request = request.uri(format!("http://dns.example{path}")).header("te", "trailers");
+            let request = request.body(Full::new(Bytes::from(body.clone()))).unwrap();
+            let (body, found) = match tls {
+                true => {
+                    let client = client(folder.path(), None, &["h2"]);
+                    grpc(connect(&client, encrypted).await.unwrap(), request).await
+                }
+                false => grpc(TcpStream::connect(("127.0.0.1", plain)).await.unwrap(), request).await,
+            };
+            assert_eq!(found, status, "{path} {kind} {tls}");
+            if status == "0" {
+                let answer = decode(packet::unwrap(&body).unwrap()).unwrap();
+                assert_eq!((answer.id, address(&answer).as_str()), (9, "192.0.2.7"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn upstreams_over_grpc() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path(), &["dns.example"]);
+    let ports =
+        [free_port().await, free_port().await, free_port().await, free_port().await, free_port().await];
+    let [plain, encrypted, to_plain, good, bad] = ports;
+    let grpc = |port: u16, to: u16, tls: &str| {
+        format!(".:{port} {{\n bind 127.0.0.1\n grpc . 127.0.0.1:{to} {{\n {tls}\n }}\n}}\n")
+    };
+    let tls = |name: &str| format!("tls {}/ca.pem\n tls_servername {name}", folder.path().display());
+    let plain_block = block(folder.path(), "grpc", plain, "").replace("tls ", "# tls ");
+    let corefile = plain_block
+        + &block(folder.path(), "grpc", encrypted, "")
+        + &grpc(to_plain, plain, "")
+        + &grpc(good, encrypted, &tls("dns.example"))
+        + &grpc(bad, encrypted, &tls("other.example"));
+    serve(folder.path(), &corefile, bad).await;
+    for port in [to_plain, good] {
+        for _ in 0..3 {
+            assert_eq!(address(&udp(port, "a.example").await), "192.0.2.7");
+        }
+    }
+    assert_eq!(udp(bad, "a.example").await.rcode, 2);
+    // A CA that is none is found before anything starts.
+    std::fs::write(folder.path().join("ca.pem"), "nothing").unwrap();
+    let error = check(&Settings::new(folder.path().join("Corefile"))).unwrap_err().to_string();
+    assert_eq!(error, "cannot speak TLS: grpc: CA: no certificate in PEM");
+}
+
+/// Upstreams behind a Unix socket, one after the other: a connection that ended is made again.
+#[tokio::test]
+async fn grpc_connections_are_kept_and_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s");
+    let port = free_port().await;
+    let corefile = format!(".:{port} {{\n bind 127.0.0.1\n grpc . unix://{}\n}}\n", socket.to_str().unwrap());
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    serve(folder.path(), &corefile, port).await;
+    for connection in 1..3u8 {
+        let asking = tokio::spawn(async move {
+            let first = udp(port, "a.example").await;
+            (first, udp(port, "a.example").await)
+        });
+        let (stream, _) = listener.accept().await.unwrap();
+        let service =
+            hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let query = decode(packet::unwrap(&body).unwrap()).unwrap();
+                let mut reply = query.reply(0);
+                let data = Data::A([192, 0, 2, connection].into());
+                reply.answers.push(Record::new(query.questions[0].name.clone(), 60, data));
+                let trailers = http::HeaderMap::from_iter([(
+                    http::HeaderName::from_static("grpc-status"),
+                    http::HeaderValue::from_static("0"),
+                )]);
+                let body = Full::new(Bytes::from(packet::wrap(&encode(&reply, 512))));
+                let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
+                Ok::<_, std::convert::Infallible>(http::Response::new(body))
+            });
+        let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let serving = tokio::spawn(serving.serve_connection(TokioIo::new(stream), service));
+        let (first, second) = asking.await.unwrap();
+        let expected = format!("192.0.2.{connection}");
+        assert_eq!((address(&first), address(&second)), (expected.clone(), expected));
+        serving.abort();
+        let _ = serving.await;
     }
 }
 

@@ -225,9 +225,11 @@ async fn a_hundred_reloads_lose_no_query() {
     let upstream = upstream().await;
     let corefile = |n: u32| {
         let plugins = [" errors\n", " cache 30\n", " loadbalance\n", " log nobody.example\n", ""];
+        // Of the sockets of a port some come and go.
+        let sockets = ["", " multisocket 1\n", " multisocket 4\n", " multisocket 2\n"][n as usize % 4];
         let block = |keys: String| {
             format!(
-                "{keys} {{\n bind 127.0.0.1\n reload\n{} hosts /nowhere {{\n  10.0.{}.1 here.example\n  fallthrough\n \
+                "{keys} {{\n bind 127.0.0.1\n reload\n{sockets}{} hosts /nowhere {{\n  10.0.{}.1 here.example\n  fallthrough\n \
                  }}\n forward . 127.0.0.1:{upstream} {{\n  prefer_udp\n }}\n prometheus 127.0.0.1:{metrics}\n}}\n",
                 plugins[n as usize % plugins.len()],
                 n % 250
@@ -281,8 +283,9 @@ async fn addresses_change_without_a_lost_query() {
     let upstream = upstream().await;
     let corefile = |n: u32| {
         let bind = ["", " bind 127.0.0.1\n"][n as usize % 2];
+        let sockets = n / 2 % 3 + 1;
         format!(
-            ".:{port} {{\n{bind} reload\n hosts /nowhere {{\n  10.0.{n}.1 here.example\n  fallthrough\n }}\n \
+            ".:{port} {{\n{bind} multisocket {sockets}\n reload\n hosts /nowhere {{\n  10.0.{n}.1 here.example\n  fallthrough\n }}\n \
              forward . 127.0.0.1:{upstream}\n}}\n"
         )
     };
@@ -293,6 +296,92 @@ async fn addresses_change_without_a_lost_query() {
     for n in 1..=RELOADS {
         server.write(&corefile(n));
         server.logged("[INFO] Reloading complete", n as usize).await;
+    }
+    settled(&tally, clients, true).await;
+}
+
+/// Waits until so many sockets of a port listen over UDP, and over TCP. One that is connected to itself, and answers
+/// the last of its queries, does not.
+async fn listen(port: u16, expected: [usize; 2]) {
+    let count = |kind: &str| {
+        let table = std::fs::read_to_string(format!("/proc/self/net/{kind}")).unwrap();
+        let mut inodes: Vec<&str> = Vec::new();
+        for line in table.lines() {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if fields[1].ends_with(&format!(":{port:04X}")) && ["07", "0A"].contains(&fields[3]) {
+                inodes.push(fields[9]);
+            }
+        }
+        inodes.sort_unstable();
+        inodes.dedup();
+        inodes.len()
+    };
+    let wait = async {
+        while ["udp", "tcp"].map(count) != expected {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let came = tokio::time::timeout(NEVER, wait).await;
+    assert!(came.is_ok(), "never {expected:?}, but {:?}", ["udp", "tcp"].map(count));
+}
+
+/// Each of its queries comes from another port: it meets all sockets.
+async fn many_clients(tally: Arc<Tally>, port: u16) {
+    let mut n = 0;
+    while !tally.stop.load(Ordering::Relaxed) {
+        n += 1;
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(("127.0.0.1", port)).await.unwrap();
+        let ((id, query), mut buffer) = (query(n, "here.example"), [0; 4096]);
+        tally.asked.fetch_add(1, Ordering::Relaxed);
+        socket.send(&query).await.unwrap();
+        let answer = tokio::time::timeout(NEVER, socket.recv(&mut buffer)).await.expect("an answer");
+        checked(id, &buffer[..answer.unwrap()]);
+        tally.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Each of its queries comes on a connection of its own.
+async fn many_connections(tally: Arc<Tally>, port: u16) {
+    let mut n = 0;
+    while !tally.stop.load(Ordering::Relaxed) {
+        n += 1;
+        let (id, query) = query(n, "here.example");
+        tally.asked.fetch_add(1, Ordering::Relaxed);
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        checked(id, &exchange(&mut stream, &query).await.unwrap());
+        tally.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_come_and_go_without_a_lost_query() {
+    let [all, one] = free_ports().await;
+    let corefile = |n: u32| {
+        let block = |port: u16, bind: &str| {
+            format!(
+                ".:{port} {{\n{bind} multisocket {}\n reload\n hosts /nowhere {{\n  10.0.0.1 here.example\n }}\n}}\n",
+                [1, 4, 2, 7, 3][n as usize % 5]
+            )
+        };
+        block(all, "") + &block(one, " bind 127.0.0.1\n")
+    };
+    let server = Running::start(&corefile(0)).await;
+    let tally = Arc::new(Tally::default());
+    let mut clients = Vec::new();
+    for port in [all, one] {
+        clients.push(tokio::spawn(many_clients(tally.clone(), port)));
+        clients.push(tokio::spawn(many_clients(tally.clone(), port)));
+        clients.push(tokio::spawn(tcp_client(tally.clone(), port, ["here.example"; 2], false)));
+        clients.push(tokio::spawn(many_connections(tally.clone(), port)));
+    }
+    for n in 1..=RELOADS {
+        server.write(&corefile(n));
+        server.logged("[INFO] Reloading complete", n as usize).await;
+        // The table of sockets is long by and by.
+        if n <= 10 {
+            listen(one, [[1, 4, 2, 7, 3][n as usize % 5]; 2]).await;
+        }
     }
     settled(&tally, clients, true).await;
 }

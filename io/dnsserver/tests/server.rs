@@ -218,7 +218,7 @@ async fn answers_from_snapshots_as_they_come() {
 async fn nobody_is_answered_before_the_cluster_is_known() {
     let [port, other] = free_ports().await;
     let body = " kubernetes cluster.local {\n startup_timeout 1h\n }";
-    let waiting = "Waiting for Kubernetes API";
+    let waiting = "waiting for Kubernetes API";
     let server = Running::start_until(port, body, waiting).await;
     // The port is still anybody's.
     drop(UdpSocket::bind(("127.0.0.1", port)).await.unwrap());
@@ -296,6 +296,16 @@ async fn an_upstream_that_is_not_there_is_a_servfail() {
     assert_eq!(server.udp("www.example", rtype::A).await.rcode, rcode::SERVFAIL);
     server.wait_for_log("[ERROR] plugin/errors: 2 www.example. A: 127.0.0.1:").await;
     server.end().await.unwrap();
+    // What was held back is said at the end.
+    let body = format!(" errors {{\n consolidate 1h .*\n }}\n forward . 127.0.0.1:{nobody}");
+    let server = Running::start(port, &body).await;
+    assert_eq!(server.udp("www.example", rtype::A).await.rcode, rcode::SERVFAIL);
+    let logs = server.logs.clone();
+    let held =
+        || logs.lock().unwrap().iter().any(|line| line.contains("1 errors like '.*' occurred in last"));
+    assert!(!held());
+    server.end().await.unwrap();
+    assert!(held(), "{:?}", logs.lock().unwrap());
 }
 
 #[tokio::test]
@@ -326,9 +336,9 @@ async fn a_changed_corefile_takes_effect_and_a_wrong_one_does_not() {
 
 #[tokio::test]
 async fn health_metrics_and_lameduck() {
-    let [port, health, metrics] = free_ports().await;
+    let [port, health, metrics, ready] = free_ports().await;
     let body = format!(
-        " health 127.0.0.1:{health} {{\n lameduck 1h\n }}\n prometheus 127.0.0.1:{metrics}\n log\n \
+        " health 127.0.0.1:{health} {{\n lameduck 1h\n }}\n ready 127.0.0.1:{ready}\n prometheus 127.0.0.1:{metrics}\n log\n \
          kubernetes cluster.local {{\n startup_timeout 0s\n }}"
     );
     let server = Running::start(port, &body).await;
@@ -355,14 +365,132 @@ async fn health_metrics_and_lameduck() {
         page.contains("coredns_build_info{") && page.contains("coredns_dns_request_duration_seconds_bucket{")
     );
     server.wait_for_log("\"A IN web.default.svc.cluster.local. udp 47 false 512\" NOERROR qr,aa,rd").await;
-    // Told to stop, it goes on answering for a while.
+    // It asks itself how it is.
+    until(async || {
+        let page = get(metrics, "/metrics").await;
+        let count =
+            page.lines().find_map(|l| l.strip_prefix("coredns_health_request_duration_seconds_count "));
+        assert!(page.contains("\ncoredns_health_request_failures_total 0\n"), "{page}");
+        count.is_some_and(|count| count != "0")
+    })
+    .await;
+    assert!(get(ready, "/ready").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    // Told to stop, it goes on answering for a while, and wants no more clients.
     let mut server = server;
     server.stop.take().unwrap().send(()).unwrap();
-    server.wait_for_log("lameduck mode for 3600s").await;
+    server.wait_for_log("lameduck mode for 1h0m0s").await;
+    let page = get(ready, "/ready").await;
+    assert!(page.starts_with("HTTP/1.1 503 ") && page.ends_with("\r\n\r\nShutting down"), "{page}");
     assert_eq!(server.udp("web.default.svc.cluster.local", rtype::A).await.answers.len(), 1);
     server.task.abort();
     assert!(server.task.await.unwrap_err().is_cancelled());
     until(async || UdpSocket::bind(("127.0.0.1", port)).await.is_ok()).await;
+}
+
+async fn exchange(stream: &mut TcpStream, name: &str) -> std::io::Result<Message> {
+    let query = encode(&Message::query(3, name.parse().unwrap(), rtype::A), 512);
+    stream.write_u16(query.len() as u16).await?;
+    stream.write_all(&query).await?;
+    let mut reply = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut reply).await?;
+    Ok(decode(&reply).unwrap())
+}
+
+#[tokio::test]
+async fn connections_end_as_the_corefile_says() {
+    let [port] = free_ports().await;
+    let body = |timeouts: &str| {
+        format!(
+            " reload\n hosts /nowhere {{\n 10.0.0.1 a.example\n }}\n timeouts {{\n {}\n }}",
+            timeouts.replace(", ", "\n ")
+        )
+    };
+    let server = Running::start(port, &body("read 1s, idle 20s, maxtcpqueries 2")).await;
+    let connect = || TcpStream::connect(("127.0.0.1", port));
+    let mut stream = connect().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(exchange(&mut stream, "a.example").await.unwrap().answers.len(), 1);
+    }
+    assert!(exchange(&mut stream, "a.example").await.is_err(), "that is the third");
+    // One that says nothing, and one that says half of something.
+    let (mut mute, mut slow) = (connect().await.unwrap(), connect().await.unwrap());
+    slow.write_u16(40).await.unwrap();
+    for stream in [&mut mute, &mut slow] {
+        let end = tokio::time::timeout(NEVER, stream.read(&mut [0; 8])).await.expect("an end");
+        assert!(matches!(end, Ok(0) | Err(_)));
+    }
+    // Connections that come after a reload are under what it says.
+    std::fs::write(server.corefile(), corefile(port, &body("idle 1s"))).unwrap();
+    server.wait_for_log("[INFO] Reloading complete").await;
+    let mut stream = connect().await.unwrap();
+    for _ in 0..3 {
+        exchange(&mut stream, "a.example").await.unwrap();
+    }
+    assert_eq!(tokio::time::timeout(NEVER, stream.read(&mut [0; 8])).await.expect("an end").unwrap(), 0);
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_machine_is() {
+    let [port] = free_ports().await;
+    let server =
+        Running::start(port, " chaos Sealane\n bind lo {\n except 127.0.0.1\n }\n root /no/such").await;
+    server.wait_for_log("[WARNING] plugin/root: Root path does not exist: /no/such").await;
+    let mut query = Message::query(9, "hostname.bind".parse().unwrap(), rtype::TXT);
+    query.questions[0].class = 3;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&encode(&query, 512), ("127.0.0.1", port)).await.unwrap();
+    let mut buffer = [0; 4096];
+    let len = tokio::time::timeout(NEVER, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
+    let reply = decode(&buffer[..len]).unwrap();
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(reply.answers[0].data, Data::Txt(vec![name.trim().as_bytes().into()]));
+    server.end().await.unwrap();
+}
+
+/// While a port that goes still owes an answer, the cluster's changes are followed.
+#[tokio::test]
+async fn a_reload_holds_nothing_up() {
+    let [port, first, second, slow] = free_ports().await;
+    let _upstream = UdpSocket::bind(("127.0.0.1", slow)).await.unwrap();
+    let body = |other: u16| {
+        format!(
+            " reload\n kubernetes cluster.local {{\n startup_timeout 0s\n }}\n}}\n\
+             .:{other} {{\n bind 127.0.0.1\n forward . 127.0.0.1:{slow}"
+        )
+    };
+    let server = Running::start(port, &body(first)).await;
+    let mut builder = Builder::new(&[Source::Services, Source::EndpointSlices, Source::Namespaces]);
+    let complete = || {
+        let logs = server.logs.lock().unwrap();
+        logs.iter().filter(|line| line.contains("Reloading complete")).count()
+    };
+    let mut followed = false;
+    // A machine that stands still for half a second may be late once.
+    for n in 0..10usize {
+        let (old, new) = if n % 2 == 0 { (first, second) } else { (second, first) };
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let query = encode(&Message::query(9, "www.example".parse().unwrap(), rtype::A), 512);
+        client.send_to(&query, ("127.0.0.1", old)).await.unwrap();
+        std::fs::write(server.corefile(), corefile(port, &body(new))).unwrap();
+        until(async || {
+            server.logs.lock().unwrap().iter().filter(|line| *line == "[INFO] Reloading").count() == n + 1
+        })
+        .await;
+        let address = format!("10.244.0.{}", n + 1);
+        server.snapshots.send(snapshot(&mut builder, &address)).unwrap();
+        until(async || {
+            addresses(&server.udp("web.default.svc.cluster.local", rtype::A).await) == [&*address]
+        })
+        .await;
+        followed = complete() == n;
+        if followed {
+            break;
+        }
+        until(async || complete() == n + 1).await;
+    }
+    assert!(followed, "the cluster is followed after each reload only");
+    server.end().await.unwrap();
 }
 
 #[tokio::test]
@@ -394,4 +522,34 @@ async fn what_cannot_start_says_why() {
     let (_writer, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let error = run(settings, snapshots, std::future::pending()).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on 127.0.0.1:{port} (DNS over UDP): ")), "{error}");
+}
+
+#[tokio::test]
+async fn questions_to_an_upstream_come_from_many_ports() {
+    let [port, up] = free_ports().await;
+    let socket = UdpSocket::bind(("127.0.0.1", up)).await.unwrap();
+    let server = Running::start(port, &format!(" forward . 127.0.0.1:{up}")).await;
+    let seen = Arc::new(Mutex::new((std::collections::BTreeSet::new(), std::collections::BTreeSet::new())));
+    let log = seen.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+            log.lock().unwrap().0.insert(from.port());
+            log.lock().unwrap().1.insert([buffer[0], buffer[1]]);
+            let reply = encode(&decode(&buffer[..len]).unwrap().reply(rcode::NOERROR), 512);
+            // A stranger at another address than the one that was asked is not heard.
+            let stranger = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+            let forged = encode(&decode(&buffer[..len]).unwrap().reply(rcode::NXDOMAIN), 512);
+            stranger.send_to(&forged, from).await.unwrap();
+            socket.send_to(&reply, from).await.unwrap();
+        }
+    });
+    for number in 0..256 {
+        assert_eq!(server.udp(&format!("n{number}.example"), rtype::A).await.rcode, rcode::NOERROR);
+    }
+    let (ports, ids) = seen.lock().unwrap().clone();
+    // 128 sockets, one of them at random each time, ids besides.
+    assert!((64..=128).contains(&ports.len()), "{} ports", ports.len());
+    assert!(ids.len() > 240, "{} ids", ids.len());
+    server.end().await.unwrap();
 }

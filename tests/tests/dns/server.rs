@@ -2,17 +2,18 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use sealane_tests::{Machine, sealane};
 
 use super::codec::{Query, Reply, decode};
 
 /// Where the tables' servers listen, on the loopback of the test's machine.
-const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 5300);
+pub const SERVER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5300));
 /// A lost datagram is asked again after this long, …
 const LOST: Duration = Duration::from_secs(2);
 /// … so often.
@@ -93,6 +94,13 @@ impl Server {
         }
     }
 
+    /// Tells it to end, and waits until it has.
+    #[allow(dead_code, reason = "not all tests end servers in peace")]
+    pub fn end(&mut self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Whether it runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -108,9 +116,10 @@ impl Drop for Server {
 }
 
 /// One question over UDP. Called on the test's machine.
-pub fn ask_udp(query: &Query) -> Result<Reply, String> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
-    socket.connect(SERVER).map_err(|e| e.to_string())?;
+pub fn ask_udp(to: SocketAddr, query: &Query) -> Result<Reply, String> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).map_err(|e| e.to_string())?;
+    socket.connect(to).map_err(|e| e.to_string())?;
     socket.set_read_timeout(Some(LOST)).map_err(|e| e.to_string())?;
     let mut buffer = vec![0; 65_535];
     let mut last = String::new();
@@ -136,9 +145,8 @@ pub fn ask_udp(query: &Query) -> Result<Reply, String> {
 
 /// All questions over one connection, the next without waiting for the answer to the one before (RFC 7766 section
 /// 6.2.1.1); the answers in the questions' order.
-pub fn ask_tcp(queries: &[&Query]) -> Result<Vec<Reply>, String> {
-    let mut stream =
-        TcpStream::connect_timeout(&SocketAddr::from(SERVER), LOST).map_err(|e| e.to_string())?;
+pub fn ask_tcp(to: SocketAddr, queries: &[&Query]) -> Result<Vec<Reply>, String> {
+    let mut stream = TcpStream::connect_timeout(&to, LOST).map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(LOST)).map_err(|e| e.to_string())?;
     let mut reader = stream.try_clone().map_err(|e| e.to_string())?;
     let mut sent = Vec::new();

@@ -290,6 +290,11 @@ impl Row {
         self.expected.rcode == "?"
     }
 
+    /// Whether it asks what the server is called.
+    pub fn about_the_server(&self) -> bool {
+        Some(self.query.rtype) == type_number("NS") || self.query.name.starts_with("ns.dns.")
+    }
+
     fn expected(&self, server: &str) -> &Expected {
         self.but.iter().find(|(name, _)| name == server).map_or(&self.expected, |(_, but)| but)
     }

@@ -16,15 +16,18 @@ pub enum Via {
     Tcp,
     /// The same within TLS (RFC 7858).
     Tls(Arc<TlsClient>),
+    /// A call of gRPC ([`crate::message::grpc`]).
+    Grpc(Arc<GrpcClient>),
 }
 
 impl Via {
-    /// `udp`, `tcp`, `tcp-tls`, as Go's DNS client calls them.
+    /// `udp`, `tcp`, `tcp-tls`, as Go's DNS client calls them, and `grpc`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Via::Udp => "udp",
             Via::Tcp => "tcp",
             Via::Tls(_) => "tcp-tls",
+            Via::Grpc(_) => "grpc",
         }
     }
 }
@@ -40,6 +43,15 @@ pub struct TlsClient {
     pub identity: Option<(String, String)>,
 }
 
+/// How a server is reached that is asked over gRPC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrpcClient {
+    /// How it is known; `None`: it is spoken to in the clear.
+    pub tls: Option<Arc<TlsClient>>,
+    /// Path of the Unix socket that it listens on; [`Ask::to`] says nothing then.
+    pub socket: Option<String>,
+}
+
 /// How connections to upstreams are kept for the next question. By default they are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keeping {
@@ -51,6 +63,8 @@ pub struct Keeping {
     pub idle: usize,
     /// The address that they come from, datagrams included.
     pub source: Option<IpAddr>,
+    /// Who asks wants to know where a question came from: [`Answer::local`].
+    pub tells: bool,
 }
 
 /// A question to an upstream.
@@ -84,4 +98,6 @@ pub struct Answer {
     pub tag: u64,
     /// Whether it went over a connection that was there already; `None`: nobody says.
     pub kept: Option<bool>,
+    /// Where the question came from; `None`: nobody wants to know, or there was no connection.
+    pub local: Option<SocketAddr>,
 }

@@ -10,6 +10,8 @@ mod query;
 mod random;
 mod reply;
 mod setup;
+pub mod spans;
+pub mod tap;
 pub mod values;
 
 use std::any::Any;
@@ -25,15 +27,18 @@ use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::prepared::Share;
 use crate::zone::Zone;
-pub use ask::{Answer, Ask, Keeping, TlsClient, Via};
+pub use ask::{Answer, Ask, GrpcClient, Keeping, TlsClient, Via};
 pub use needs::{ApiAccess, ClientFiles, Needs};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use random::Randomness;
 pub use reply::{Class, Reply, classify, shuffle};
 pub use setup::{
-    Block, ClientAuth, Health, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts, TlsServer,
+    Block, ClientAuth, Health, HttpServer, Link, Reader, Reload, Row, Settings, Setup, Sockets, Timeouts,
+    TlsServer,
 };
+pub use spans::{Parent, Spans, Tracer};
+pub use tap::Tap;
 pub use values::{Network, Scheme, ServerKey};
 
 /// Look-ups within look-ups, and aliases one after the other, that one query may lead to.
@@ -46,6 +51,8 @@ pub struct Now {
     pub monotonic: Duration,
     /// Seconds since 1970.
     pub unix: u64,
+    /// Nanoseconds since that second began.
+    pub nanos: u32,
     /// A fresh random number.
     pub random: u64,
 }
@@ -177,6 +184,10 @@ pub enum Deed {
     Fatal(String),
     /// The rest of the chain once more, in the background.
     Refresh(Note),
+    /// A message of dnstap for who looks on; an empty one says that there will be some.
+    Show(Arc<Tap>, Vec<u8>),
+    /// Spans for who collects them.
+    Trace(Arc<Tracer>, Vec<String>),
     /// A question of the plugin's own.
     Ask(Ask),
     /// A file to be written.
@@ -258,6 +269,16 @@ impl Context<'_> {
     /// Ends the server with this reason.
     pub fn fatal(&mut self, why: impl Into<String>) {
         self.deeds.push(Deed::Fatal(why.into()));
+    }
+
+    /// Shows a message of dnstap to who looks on; an empty one has the way to them opened.
+    pub fn show(&mut self, tap: Arc<Tap>, message: Vec<u8>) {
+        self.deeds.push(Deed::Show(tap, message));
+    }
+
+    /// Sends spans, each as [`Spans::done`] writes it.
+    pub fn trace(&mut self, tracer: Arc<Tracer>, spans: Vec<String>) {
+        self.deeds.push(Deed::Trace(tracer, spans));
     }
 
     /// Asks somebody, and no client waits for it: what comes of it comes to [`Plugin::told`]. A zone that is asked for

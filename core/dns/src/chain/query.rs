@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::World;
 use super::setup::Block;
+use super::{Ask, Now, Parent, Spans, Via, World};
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
-use crate::prepared::Basis;
+use crate::prepared::{Aging, Basis};
 use crate::tsig::{Checked, Signer};
 
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
@@ -32,6 +32,11 @@ impl Transport {
             Transport::Tcp => "tcp",
         }
     }
+}
+
+/// What the sender of a message can take in a datagram, octets (RFC 6891 section 6.2.3).
+fn datagram(request: &Message) -> usize {
+    request.edns.as_ref().map_or(512, |edns| usize::from(edns.udp_size).max(512))
 }
 
 /// A question under way.
@@ -66,14 +71,22 @@ pub struct Query {
     /// All that the answer was made from, where the plugin that answered knows: the answer may be handed out again
     /// while that is as it is ([`crate::prepared`]).
     pub basis: Option<Basis>,
+    /// How long the answer may be handed out again, where it was kept for a time (`cache`).
+    pub aging: Option<Aging>,
     /// The answer, or the order of its records, is meant for this client and no other: it is neither kept nor
     /// shuffled. Handed on from look-ups to who looked up.
     pub for_client: bool,
+    /// The trace that a client's query is part of, where it said so.
+    pub parent: Option<Box<Parent>>,
+    /// What it does, written down for `trace`; `None`: nobody wants to know.
+    pub spans: Option<Box<Spans>>,
     /// It came signed (TSIG), and what is wrong with that; the record is the request's last additional one. `tsig`
     /// takes it.
     pub tsig: Option<Box<Checked>>,
     /// Signs the answer.
     pub signer: Option<Box<Signer>>,
+    /// What the client said that it can take in a datagram, octets.
+    datagram: usize,
     question: Question,
     /// Questions that were asked before, and the place of the plugin that changed them.
     before: Vec<(usize, Question)>,
@@ -87,6 +100,7 @@ impl Query {
     pub fn new(request: Message, client: SocketAddr, transport: Transport, port: u16, size: usize) -> Self {
         let root = || Question { name: crate::name::Name::root(), rtype: 0, class: 0 };
         let question = request.questions.first().cloned().unwrap_or_else(root);
+        let datagram = datagram(&request);
         Query {
             request,
             client,
@@ -101,9 +115,13 @@ impl Query {
             background: false,
             from_cluster: false,
             basis: None,
+            aging: None,
             for_client: false,
+            parent: None,
+            spans: None,
             tsig: None,
             signer: None,
+            datagram,
             question,
             before: Vec::new(),
             place: 0,
@@ -117,7 +135,8 @@ impl Query {
         let request = Message { questions: vec![question], ..self.request.clone() };
         let query = Query::new(request, self.client, self.transport, self.port, self.size);
         let labelled = self.labelled.clone();
-        Query { started: self.started, depth: self.depth + 1, deadline: self.deadline, labelled, ..query }
+        let Query { started, deadline, datagram, .. } = *self;
+        Query { started, depth: self.depth + 1, deadline, datagram, labelled, ..query }
     }
 
     /// What is asked now.
@@ -138,6 +157,36 @@ impl Query {
         while let Some((_, question)) = self.before.pop_if(|(changed, _)| *changed >= place) {
             self.question = question;
         }
+    }
+
+    /// The plugin that has it now begins with it.
+    pub(crate) fn begin_span(&mut self, name: &'static str, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            spans.begin(name, (self.depth, self.place), now);
+        }
+    }
+
+    /// An upstream is asked.
+    pub(crate) fn begin_ask(&mut self, ask: &Ask, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            // CoreDNS's names of the spans of `forward` and `grpc`.
+            let name = if matches!(ask.via, Via::Grpc(_)) { "query" } else { "connect" };
+            spans.begin(name, (self.depth, self.place + 1), now);
+            spans.tag("peer.address", ask.to.to_string());
+        }
+    }
+
+    /// What came behind the plugin that has it now is over.
+    pub(crate) fn end_spans(&mut self, now: Now) {
+        if let Some(spans) = &mut self.spans {
+            spans.end((self.depth, self.place), now);
+        }
+    }
+
+    /// A look-up is over, and gives back what was written down.
+    pub(crate) fn trace_again(&mut self, spans: Option<Box<Spans>>, now: Now) {
+        self.spans = spans;
+        self.end_spans(now);
     }
 
     /// Sets a label of `metadata` for those who come later.
@@ -167,13 +216,12 @@ impl Query {
         self.request.edns.as_ref().is_some_and(|edns| edns.dnssec_ok)
     }
 
-    /// What the client can take, in octets (`request.Size`).
+    /// What the client can take, in octets (`request.Size`). A plugin that gives the question EDNS (`rewrite edns0`)
+    /// does not make that more, one that takes some of it away (`bufsize`) makes it less.
     pub fn room(&self) -> usize {
         match self.transport {
             Transport::Tcp => usize::from(u16::MAX),
-            Transport::Udp => {
-                self.request.edns.as_ref().map_or(512, |edns| usize::from(edns.udp_size).max(512))
-            }
+            Transport::Udp => datagram(&self.request).min(self.datagram),
         }
     }
 

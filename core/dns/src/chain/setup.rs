@@ -73,6 +73,15 @@ pub struct TlsServer {
     pub keylog: Option<String>,
 }
 
+/// `https`, `grpc_server`: how much listeners over HTTP bear; `None`: CoreDNS's default, 0: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HttpServer {
+    /// Connections at once.
+    pub connections: Option<u32>,
+    /// Calls at once on one connection.
+    pub streams: Option<u32>,
+}
+
 /// `timeouts`: how long a connection may take; `None`: the server's own bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
@@ -112,6 +121,10 @@ pub struct Settings {
     pub reload: Option<Reload>,
     /// `tls`
     pub tls: Option<TlsServer>,
+    /// `https`
+    pub https: Option<HttpServer>,
+    /// `grpc_server`
+    pub grpc: Option<HttpServer>,
     /// `timeouts`
     pub timeouts: Option<Timeouts>,
     /// `multisocket`

@@ -224,14 +224,14 @@ impl std::fmt::Display for ServerKey {
 pub fn server_keys(text: &str, dns_port: u16) -> Result<Vec<ServerKey>, String> {
     let (scheme, rest) = match text.split_once("://") {
         Some(("https3", _)) => {
-            let message = "https3:// (DNS over HTTP/3) is not Sealane's; use https:// or quic://";
+            let message = "https3:// (DNS over HTTP/3) is not Sealane's; use https://";
             return Err(message.to_owned());
         }
         Some((name, rest)) => match Scheme::ALL.into_iter().find(|scheme| scheme.as_str() == name) {
             Some(scheme) => (scheme, rest),
             None => {
                 return Err(format!(
-                    "'{name}://' is no scheme; there are dns://, tls://, https://, grpc:// and quic://"
+                    "'{name}://' is no scheme; there are dns://, tls://, https:// and grpc://"
                 ));
             }
         },
@@ -367,8 +367,8 @@ mod tests {
             assert_eq!((keys[0].to_string().as_str(), keys.len()), (key, count), "{text}");
         }
         for (text, why) in [
-            ("https3://.", "https3:// (DNS over HTTP/3) is not Sealane's; use https:// or quic://"),
-            ("http://.", "'http://' is no scheme; there are dns://, tls://, https://, grpc:// and quic://"),
+            ("https3://.", "https3:// (DNS over HTTP/3) is not Sealane's; use https://"),
+            ("http://.", "'http://' is no scheme; there are dns://, tls://, https:// and grpc://"),
             (".:x", "'x' is no port"),
             (".:65536", "'65536' is no port"),
             (".:-1", "'-1' is no port"),

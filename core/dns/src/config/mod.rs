@@ -137,7 +137,7 @@ fn compile(
     for token in &source.keys {
         let error = |message: String| CorefileError::new(&token.at, message);
         for key in server_keys(&token.text, default_port).map_err(error)? {
-            if matches!(key.scheme, Scheme::Grpc | Scheme::Quic) {
+            if key.scheme == Scheme::Quic {
                 let scheme = key.scheme.as_str();
                 return Err(error(format!("{scheme}:// is not Sealane's yet; remove it")));
             }

@@ -1,9 +1,12 @@
 //! DNS messages: RFC 1035 with EDNS0 (RFC 6891), RFC 2308's negative answers and RFC 3597's unknown types.
 
+pub mod grpc;
 mod location;
 mod params;
 pub mod presentation;
+pub mod protobuf;
 pub mod rtype;
+mod suffixes;
 mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,8 +1,8 @@
 //! The wire form of [`Message`].
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::suffixes::Suffixes;
 use super::{Data, Edns, EdnsOption, Flags, Message, Question, Record, Soa, rtype};
 use crate::name::{MAX_NAME, Name};
 
@@ -108,9 +108,22 @@ const OLD_NAMES: &[(u16, usize, usize)] = &[
     (39, 0, 1),
 ];
 
-fn data(rtype: u16, r: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError> {
-    let end = r.at.checked_add(len).filter(|end| *end <= r.bytes.len()).ok_or(DecodeError::Short)?;
-    let out = match rtype {
+fn data(rtype: u16, reader: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError> {
+    let begin = reader.at;
+    reader.take(len)?;
+    // Names may point to what is before, and what is behind is none of a record's business.
+    let mut r = Reader { bytes: &reader.bytes[..reader.at], at: begin };
+    match fields(rtype, &mut r) {
+        Ok(data) if r.at == reader.at => Ok(data),
+        Ok(_) | Err(DecodeError::Short) => Err(DecodeError::BadRecord),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is left to read is one record's data.
+fn fields(rtype: u16, r: &mut Reader<'_>) -> Result<Data, DecodeError> {
+    let end = r.bytes.len();
+    Ok(match rtype {
         rtype::A => {
             let b: [u8; 4] = r.take(4)?.try_into().map_err(|_| DecodeError::BadRecord)?;
             Data::A(Ipv4Addr::from(b))
@@ -149,10 +162,9 @@ fn data(rtype: u16, r: &mut Reader<'_>, len: usize) -> Result<Data, DecodeError>
                 }
                 Data::Other(other, bytes.into())
             }
-            None => Data::Other(other, r.take(len)?.into()),
+            None => Data::Other(other, r.take(end - r.at)?.into()),
         },
-    };
-    if r.at == end { Ok(out) } else { Err(DecodeError::BadRecord) }
+    })
 }
 
 impl Data {
@@ -254,8 +266,8 @@ fn flag_bits(flags: Flags, rcode: u16) -> u16 {
 
 struct Writer {
     out: Vec<u8>,
-    /// Where suffixes (in lower case) were written, as far as a pointer reaches; `None`: names stay whole.
-    suffixes: Option<HashMap<Vec<u8>, u16>>,
+    /// Where suffixes were written, as far as a pointer reaches; `None`: names stay whole.
+    suffixes: Option<Suffixes>,
 }
 
 impl Writer {
@@ -274,15 +286,15 @@ impl Writer {
         };
         let mut at = 0;
         while wire[at] != 0 {
-            let suffix = wire[at..].to_ascii_lowercase();
-            if let Some(to) = suffixes.get(&suffix) {
-                self.out.extend_from_slice(&(0xc000 | *to).to_be_bytes());
+            let hash = Suffixes::hash(&wire[at..]);
+            if let Some(to) = suffixes.find(&self.out, hash, &wire[at..]) {
+                self.out.extend_from_slice(&(0xc000 | to).to_be_bytes());
                 return;
             }
             if let Ok(here) = u16::try_from(self.out.len())
                 && here < 0x4000
             {
-                suffixes.insert(suffix, here);
+                suffixes.put(here, hash);
             }
             let end = at + 1 + usize::from(wire[at]);
             self.out.extend_from_slice(&wire[at..end]);
@@ -346,7 +358,7 @@ impl Writer {
             if self.out.len() > limit || count == u16::MAX {
                 self.out.truncate(at);
                 if let Some(suffixes) = &mut self.suffixes {
-                    suffixes.retain(|_, offset| usize::from(*offset) < at);
+                    suffixes.cut(at);
                 }
                 return (count, true);
             }
@@ -357,7 +369,8 @@ impl Writer {
 }
 
 /// Writes a message in at most `limit` octets (at least 512): records that don't fit are left out from the
-/// first one on, and TC is set (RFC 2181 section 9, and CoreDNS's `Truncate` for glue, too). OPT always stays.
+/// first one on, and TC is set (RFC 2181 section 9, and CoreDNS's `Truncate` for glue, too). OPT always stays, without
+/// its options where those alone would not fit.
 pub fn encode(message: &Message, limit: usize) -> Vec<u8> {
     encode_within(message, limit.max(512))
 }
@@ -365,7 +378,7 @@ pub fn encode(message: &Message, limit: usize) -> Vec<u8> {
 /// The same in fewer octets, for what is put behind it then.
 pub fn encode_within(message: &Message, limit: usize) -> Vec<u8> {
     let limit = limit.min(usize::from(u16::MAX));
-    let mut w = Writer { out: Vec::with_capacity(512), suffixes: Some(HashMap::new()) };
+    let mut w = Writer { out: Vec::with_capacity(512), suffixes: Some(Suffixes::new()) };
     w.u16(message.id);
     w.u16(flag_bits(message.flags, message.rcode));
     w.out.resize(12, 0);
@@ -374,7 +387,13 @@ pub fn encode_within(message: &Message, limit: usize) -> Vec<u8> {
         w.u16(question.rtype);
         w.u16(question.class);
     }
-    let opt = message.edns.as_ref().map(|edns| opt_record(edns, message.rcode));
+    let mut opt = message.edns.as_ref().map(|edns| opt_record(edns, message.rcode));
+    if let (Some(edns), Some(octets)) = (&message.edns, &mut opt)
+        && w.out.len() + octets.len() > limit
+    {
+        // Options that fill a datagram by themselves are more than a client can ask back.
+        *octets = opt_record(&Edns { options: Vec::new(), ..edns.clone() }, message.rcode);
+    }
     let room = limit.saturating_sub(opt.as_ref().map_or(0, Vec::len));
     let mut counts = [u16::try_from(message.questions.len()).unwrap_or(0), 0, 0, 0];
     let sections = [&message.answers, &message.authority, &message.additional];

@@ -51,11 +51,14 @@ const PLACEHOLDERS: &[&str] = &[
     "rcode", "rsize", "duration", ">rflags",
 ];
 
+/// Those of them that an answer has.
+pub(super) const OF_ANSWERS: [&str; 4] = ["rcode", "rsize", "duration", ">rflags"];
+
 #[derive(Clone, Debug)]
 struct Rule {
     /// Names under which queries are logged.
     zones: Vec<Name>,
-    format: Vec<Part>,
+    format: Format,
     classes: Vec<Wanted>,
 }
 
@@ -102,7 +105,7 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
     if classes.is_empty() {
         classes.push(Wanted::All);
     }
-    let rule = Rule { zones, format: parts(&format), classes };
+    let rule = Rule { zones, format: Format::new(&format), classes };
     match setup.earlier::<Log>() {
         Some(log) => log.rules.push(rule),
         None => setup.add(Log { rules: vec![rule] }),
@@ -150,24 +153,48 @@ impl Log {
         // The client's OPT comes later.
         let edns = reply.and_then(|reply| reply.edns.clone());
         let size = reply.map_or(0, |_| Message { edns, ..fit.clone() }.len_written_out());
-        let unknown = |name: &str| reply.is_none() && matches!(name, "rcode" | ">rflags");
-        let mut line = String::from("[INFO] ");
-        for part in &rule.format {
+        let unknown: &[&str] = if reply.is_none() { &["rcode", ">rflags"] } else { &[] };
+        let line = rule.format.fill(query, (&fit, size), unknown, cx);
+        cx.log(format!("[INFO] {line}"));
+    }
+}
+
+/// A text with placeholders in it (`plugin/pkg/replacer`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Format(Vec<Part>);
+
+impl Format {
+    /// Of a text: the innermost braces count, and those around what is no placeholder are text.
+    pub(super) fn new(text: &str) -> Self {
+        Format(parts(text))
+    }
+
+    /// The text for a query, with the answer as the client gets it and its size before it was made fit; `-` for what is
+    /// unknown.
+    pub(super) fn fill(
+        &self,
+        query: &Query,
+        reply: (&Message, usize),
+        unknown: &[&str],
+        cx: &Context<'_>,
+    ) -> String {
+        let mut line = String::new();
+        for part in &self.0 {
             match part {
                 Part::Text(text) => line.push_str(text),
-                Part::Value(name) if unknown(name) => line.push('-'),
-                Part::Value(name) => line.push_str(&value(name, query, (&fit, size), cx)),
+                Part::Value(name) if unknown.contains(&name.as_str()) => line.push('-'),
+                Part::Value(name) => line.push_str(&value(name, query, reply, cx)),
                 Part::Label(label) => {
                     let value = cx.peers.metadata(label, query, cx.world).filter(|value| !value.is_empty());
                     line.push_str(value.as_deref().unwrap_or("-"));
                 }
             }
         }
-        cx.log(line);
+        line
     }
 }
 
-/// A format's pieces: the innermost braces count, and those around what is no placeholder are text.
+/// A format's pieces.
 fn parts(format: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut text = String::new();

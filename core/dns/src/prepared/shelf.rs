@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
-use super::{Changed, Mark, Preparation, Share, Tally};
+use super::wire::ttls;
+use super::{Aging, Changed, Mark, Preparation, Share, Tally};
 use crate::message::rtype;
 
 /// The longest message that is looked up: header, the longest name, type and class, an OPT record without options.
@@ -59,6 +61,9 @@ struct Entry {
     serial_at: Option<u16>,
     ring: Option<Ring>,
     sampled: Option<Share>,
+    aging: Option<Aging>,
+    /// Where its TTLs stand, as far as they count down.
+    ttls_at: Box<[u16]>,
     /// The name stands in the answer once, as the question: any case will do.
     any_case: bool,
     basis: Box<[Mark]>,
@@ -70,7 +75,8 @@ struct Entry {
 
 impl Entry {
     fn size(&self) -> usize {
-        self.octets.len() + 24 * self.basis.len() + OVERHEAD
+        let lists = 24 * self.basis.len() + 2 * self.ttls_at.len();
+        self.octets.len() + lists + OVERHEAD
     }
 
     fn parts(&self) -> (&[u8], &[u8]) {
@@ -115,6 +121,7 @@ pub struct Prepared {
     free: Vec<u32>,
     marked: HashMap<Mark, Vec<u32>>,
     serial: [u8; 4],
+    now: Duration,
     size: usize,
     limit: usize,
     /// Goes round when room is wanted, and lets be what was handed out since it came by.
@@ -154,6 +161,7 @@ impl Prepared {
             free: Vec::new(),
             marked: HashMap::new(),
             serial: [0; 4],
+            now: Duration::ZERO,
             size: 0,
             limit,
             hand: 0,
@@ -162,17 +170,26 @@ impl Prepared {
         }
     }
 
+    /// What time it is: [`crate::Now::monotonic`].
+    pub fn clock(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// Writes the answer to a client's message, where it is prepared. `turn` is any number, another one each time.
     pub fn answer(&mut self, request: &[u8], ipv4: bool, turn: usize, out: &mut Vec<u8>) -> bool {
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return false };
-        let Some(at) = self.at.get(&self.hashes.hash_one(key)) else { return false };
-        let Some(Some(entry)) = self.entries.get_mut(*at as usize) else { return false };
+        let Some(at) = self.at.get(&self.hashes.hash_one(key)).copied() else { return false };
+        let Some(Some(entry)) = self.entries.get_mut(at as usize) else { return false };
         let (known, reply) = entry.parts();
         if *known != *key || !(lower || entry.any_case) {
             return false;
         }
         if entry.sampled.is_some_and(|share| share.picks(u16::from_be_bytes([request[0], request[1]]))) {
+            return false;
+        }
+        if entry.aging.as_ref().is_some_and(|aging| self.now >= aging.until) {
+            self.remove(at as usize);
             return false;
         }
         out.clear();
@@ -185,8 +202,15 @@ impl Prepared {
         if let Some(at) = entry.serial_at.map(usize::from) {
             out[at..at + 4].copy_from_slice(&self.serial);
         }
+        if let Some(Aging { counts: Some((stored, ttl)), .. }) = entry.aging {
+            let left = Aging::left(stored, ttl, self.now).to_be_bytes();
+            for at in &entry.ttls_at {
+                let at = usize::from(*at);
+                out[at..at + 4].copy_from_slice(&left);
+            }
+        }
         if entry.times == [0, 0] {
-            self.touched.push(*at);
+            self.touched.push(at);
         }
         entry.times[usize::from(!ipv4)] += 1;
         entry.recent = true;
@@ -197,8 +221,17 @@ impl Prepared {
     pub fn keep(&mut self, request: &[u8], reply: &[u8], preparation: Preparation) {
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return };
-        let Preparation { basis, serial_at, rotates, sampled, tally } = preparation;
-        let any_case = matches!(tally.rtype, rtype::A | rtype::AAAA | rtype::PTR);
+        let Preparation { basis, serial_at, rotates, sampled, aging, tally } = preparation;
+        // What was kept has its names as who asked first had them.
+        let any_case = matches!(tally.rtype, rtype::A | rtype::AAAA | rtype::PTR) || aging.is_some();
+        let ttls_at = match &aging {
+            Some(Aging { counts: Some((stored, ttl)), .. }) => {
+                // Somebody on the way up may have set another one.
+                let Some(places) = ttls(reply, Aging::left(*stored, *ttl, self.now)) else { return };
+                places
+            }
+            _ => Box::default(),
+        };
         let fits = reply.len() > end && serial_at.is_none_or(|at| at + 4 <= reply.len());
         // A message over UDP is shorter than that.
         let short = u16::try_from(reply.len()).is_ok();
@@ -224,6 +257,8 @@ impl Prepared {
             serial_at: serial_at.map(|at| at as u16),
             ring,
             sampled,
+            aging,
+            ttls_at,
             any_case,
             basis,
             tally,

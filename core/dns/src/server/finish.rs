@@ -7,7 +7,7 @@ use super::Server;
 use crate::chain::{Now, Query, Transport};
 use crate::message::{Data, Message, Record, rcode, rtype};
 use crate::metrics::{Family, Handle, Metrics};
-use crate::prepared::{Preparation, Served, Tally};
+use crate::prepared::{Basis, Preparation, Served, Tally};
 
 static REQUESTS: Family = Family::counter(
     "coredns_dns_requests_total",
@@ -38,7 +38,8 @@ impl Server {
         reply: &Message,
         bytes: &[u8],
     ) -> Option<Preparation> {
-        let basis = query.basis.clone()?;
+        let aging = query.aging.clone();
+        let basis = if aging.is_some() { Basis::default() } else { query.basis.clone()? };
         let blocks = self.blocks();
         let state = blocks.get(block)?;
         let answered = state.links.iter().position(|link| link.name == plugin)?;
@@ -49,11 +50,12 @@ impl Server {
         let viewed = blocks.iter().any(|state| state.block.settings.view.is_some());
         // What else is cut from an answer is not known here.
         let cut = truncated && !reply.authority.is_empty();
-        if answered > state.same || !plain || !optionless || cut || viewed {
+        if answered > state.same || !plain || !optionless || cut || viewed || query.for_client {
             return None;
         }
         // The cluster's SOA is the only record then, before an OPT record without options (11 octets).
         let serial_at = match (reply.authority.as_slice(), reply.answers.len() + reply.additional.len()) {
+            _ if aging.is_some() => None,
             ([], _) => None,
             ([Record { data: Data::Soa(soa), .. }], 0) if soa.serial == self.world.serial => {
                 Some(bytes.len() - if asked.edns.is_some() { 11 } else { 0 } - 20)
@@ -62,15 +64,16 @@ impl Server {
         };
         let rtype = asked.questions.first()?.rtype;
         let (labels, dnssec_ok) = (query.labels.clone(), query.dnssec_ok());
-        let tally = Tally { labels, rtype, dnssec_ok, rcode: reply.rcode, plugin };
+        let series = aging.iter().flat_map(|aging| aging.series).collect();
+        let tally = Tally { labels, rtype, dnssec_ok, rcode: reply.rcode, plugin, series };
         let (rotates, sampled) = (state.shuffles, state.sampled);
-        Some(Preparation { basis, serial_at, rotates, sampled, tally: Arc::new(tally) })
+        Some(Preparation { basis, serial_at, rotates, sampled, aging, tally: Arc::new(tally) })
     }
 
     /// Counts answers that were handed out again; each took so long.
     pub fn served(&mut self, served: &[Served], each: Duration) {
         for Served { tally, times, asked, answered } in served {
-            let Tally { labels, rtype, dnssec_ok, rcode, plugin } = &**tally;
+            let Tally { labels, rtype, dnssec_ok, rcode, plugin, series } = &**tally;
             let by_proto = format!("{labels},proto=\"udp\"");
             let kind = counted_type(*rtype);
             for (times, family) in times.iter().zip([1, 2]).filter(|(times, _)| **times > 0) {
@@ -78,6 +81,9 @@ impl Server {
                 self.metrics.add(&REQUESTS, &labels, f64::from(*times));
             }
             let all = u64::from(times[0]) + u64::from(times[1]);
+            for series in series {
+                self.metrics.add_at(*series, all as f64);
+            }
             if *dnssec_ok {
                 self.metrics.add(&DO, labels, all as f64);
             }

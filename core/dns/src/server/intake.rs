@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{BlockState, Effect, Server};
-use crate::chain::{Failure, Now, Peers, Query, Transport};
+use crate::chain::{Failure, Now, Parent, Peers, Query, Transport};
 use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode, rtype};
 use crate::name::Name;
 use crate::tsig;
@@ -12,10 +12,8 @@ use crate::zone::transfer::OPCODE_NOTIFY;
 impl Server {
     pub(super) fn query(
         &mut self,
-        port: u16,
-        transport: Transport,
-        client: SocketAddr,
-        bytes: &[u8],
+        (port, transport, client, bytes): (u16, Transport, SocketAddr, &[u8]),
+        parent: Option<Parent>,
         now: Now,
         out: &mut Vec<Effect>,
     ) {
@@ -39,6 +37,7 @@ impl Server {
         }
         let mut query = Query::new(request, client, transport, port, bytes.len());
         query.started = now.monotonic;
+        query.parent = parent.map(Box::new);
         if let Some(record) = query.request.additional.last().filter(|r| r.data.rtype() == rtype::TSIG) {
             let checked = tsig::check(bytes, record, |key| self.tsig_secret(port, key), now.unix);
             query.tsig = checked.map(Box::new);

@@ -13,9 +13,13 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{Block, FileWrite, Keeping, Link, Now, Passage, Plugin, Transport, Via, Want, World};
+use crate::chain::{
+    Block, FileWrite, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via,
+    Want, World,
+};
 use crate::config::{Config, wanted};
 use crate::fairness::Throttled;
+use crate::message::{decode, encode, rcode};
 use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation, Share};
 pub use https::max_age;
@@ -55,6 +59,19 @@ static SERVICES: Family = Family::gauge("sealane_dns_services", "Services known.
 pub enum Event<'a> {
     /// A message came in.
     Query {
+        /// Port that it came to.
+        port: u16,
+        /// How.
+        transport: Transport,
+        /// From whom.
+        client: SocketAddr,
+        /// The message.
+        bytes: &'a [u8],
+    },
+    /// The same, as part of a trace that somebody else began.
+    Traced {
+        /// What it is part of.
+        parent: Parent,
         /// Port that it came to.
         port: u16,
         /// How.
@@ -134,6 +151,10 @@ pub enum Effect {
     Log(String),
     /// Queries go in circles: stop the server and say this.
     Fatal(String),
+    /// A message of dnstap for who looks on; an empty one: open the way to them.
+    Show(Arc<Tap>, Vec<u8>),
+    /// Spans for who collects them, one text each.
+    Trace(Arc<Tracer>, Vec<String>),
 }
 
 /// A block with its chain.
@@ -252,6 +273,33 @@ impl Server {
         name.clone_into(&mut self.world.hostname);
     }
 
+    /// The addresses that clients reach the server at from now on.
+    pub fn set_local(&mut self, local: Vec<IpAddr>) {
+        if local != self.world.local {
+            self.world.local = local;
+            self.changed = Some(Changed::All);
+        }
+    }
+
+    /// A step panicked and was caught: what it said, and where. The query, with the port that it came to, is answered
+    /// (`ServeDNS` in core/dnsserver/server.go); with `debug` the server ends.
+    pub fn panicked(&mut self, query: Option<(u16, &[u8])>, what: &str, place: &str) -> Vec<Effect> {
+        self.metrics.count(&PANICS, "");
+        let has = |says: fn(&Settings) -> bool| self.blocks().iter().any(|state| says(&state.block.settings));
+        let server = query.map(|(port, _)| format!("\"dns://:{port}\" ")).unwrap_or_default();
+        if has(|settings| settings.debug) {
+            return vec![Effect::Fatal(format!("panic in server: {server}{what} at {place}"))];
+        }
+        let place = if has(|settings| settings.stacktrace) { format!("\n{place}") } else { String::new() };
+        let log = Effect::Log(format!("[ERROR] Recovered from panic in server: {server}{what}{place}"));
+        let reply = query.and_then(|(_, bytes)| decode(bytes).ok()).map(|request| {
+            let mut reply = request.reply(rcode::SERVFAIL);
+            reply.questions.truncate(1);
+            Effect::Reply(encode(&reply, 512))
+        });
+        std::iter::once(log).chain(reply).collect()
+    }
+
     /// How the answer to the query of the last step may be kept, if it may.
     pub fn preparation(&mut self) -> Option<Preparation> {
         self.preparation.take()
@@ -364,6 +412,7 @@ impl Server {
             }
         }
         page.add(&PANICS, "", 0.0);
+        page.add(&UNHEALTHY, "", 0.0);
         page.add(&RELOADS_FAILED, "", self.reloads_failed as f64);
         if !self.fingerprint.is_empty() {
             page.add(&RUNNING, &format!("hash=\"sha512\",value=\"{}\"", self.fingerprint), 1.0);
@@ -381,7 +430,10 @@ impl Server {
         let mut out = std::mem::take(&mut self.starting);
         match event {
             Event::Query { port, transport, client, bytes } => {
-                self.query(port, transport, client, bytes, now, &mut out);
+                self.query((port, transport, client, bytes), None, now, &mut out);
+            }
+            Event::Traced { parent, port, transport, client, bytes } => {
+                self.query((port, transport, client, bytes), Some(parent), now, &mut out);
             }
             Event::Answer { pending, bytes } => self.answered(*pending, Ok((bytes, &[])), now, &mut out),
             Event::Transferred { pending, messages } => {

@@ -17,6 +17,7 @@ pub struct Pending {
     generation: u64,
     id: u16,
     kept: Option<bool>,
+    local: Option<SocketAddr>,
     transfer: bool,
     purpose: Purpose,
 }
@@ -36,6 +37,11 @@ impl Pending {
     /// Says whether the question went over a connection that was there already.
     pub fn went_over(&mut self, kept: bool) {
         self.kept = Some(kept);
+    }
+
+    /// Says where the question came from ([`Keeping::tells`]).
+    pub fn came_from(&mut self, local: Option<SocketAddr>) {
+        self.local = local;
     }
 
     /// Whether a client waits for it (else it is a health check or a refresh).
@@ -158,7 +164,8 @@ impl Server {
                 self.run(*walk, Turn::Failed(late()), now, out);
             }
             Purpose::Asked(mut walk, asked) => {
-                let answer = answer(asked, outcome, pending.kept, now);
+                walk.query.end_spans(now);
+                let answer = answer(asked, outcome, (pending.kept, pending.local), now);
                 let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
                     plugin.answered(&mut walk.query, &mut walk.note, answer, cx)
                 });
@@ -171,7 +178,7 @@ impl Server {
                 self.run(*walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
             }
             Purpose::Own { block, place, asked } => {
-                let answer = answer(asked, outcome, pending.kept, now);
+                let answer = answer(asked, outcome, (pending.kept, pending.local), now);
                 let told = |plugin: &mut dyn Plugin, cx: &mut Context<'_>| plugin.told(answer, cx);
                 self.with(pending.generation, block, place, now, out, told);
             }
@@ -213,6 +220,8 @@ impl Server {
                 Deed::Log(line) => out.push(Effect::Log(line)),
                 Deed::Fatal(why) => out.push(Effect::Fatal(why)),
                 Deed::Refresh(note) => refreshes.push(note),
+                Deed::Show(tap, message) => out.push(Effect::Show(tap, message)),
+                Deed::Trace(tracer, spans) => out.push(Effect::Trace(tracer, spans)),
             }
         }
         for ask in asks {
@@ -247,6 +256,7 @@ impl Server {
     fn refresh(&mut self, walk: &Walk, note: Note, now: Now, out: &mut Vec<Effect>) {
         let mut query = walk.query.clone();
         query.background = true;
+        query.spans = None;
         // There is no client whose datagram would be too small (`newPrefetchResponseWriter`).
         query.transport = Transport::Tcp;
         let walk = Walk {
@@ -293,7 +303,9 @@ impl Server {
                     self.up_dropped(&mut walk, now, out);
                     match walk.waits {
                         Waits::Plugin(parent) => {
+                            let spans = walk.query.spans.take();
                             walk = *parent;
+                            walk.query.trace_again(spans, now);
                             self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                         }
                         Waits::Client => {
@@ -311,7 +323,8 @@ impl Server {
                     self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                 }
                 Turn::Said(Flow::Lookup(question)) => {
-                    let query = walk.query.look_up(question);
+                    let mut query = walk.query.look_up(question);
+                    query.spans = walk.query.spans.take();
                     let (child, turn) = self.enter(query, Waits::Plugin(Box::new(walk)));
                     walk = child;
                     turn
@@ -359,23 +372,29 @@ impl Server {
             let why = Some("no next plugin found".to_owned());
             return Turn::Failed(Failure { rcode: rcode::SERVFAIL, why });
         }
+        if walk.query.spans.is_some() {
+            let name = self.name(walk);
+            walk.query.place = walk.place;
+            walk.query.begin_span(name, now);
+        }
         let flow =
             self.call(walk, now, out, |plugin, walk, cx| plugin.down(&mut walk.query, &mut walk.note, cx));
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
     /// The next plugin upwards takes back what it let pass.
-    fn back(walk: &mut Walk) -> bool {
+    fn back(walk: &mut Walk, now: Now) -> bool {
         let Some((place, note)) = walk.passed.pop() else { return false };
         walk.place = place;
         walk.note = note;
         walk.query.back_to(place);
+        walk.query.end_spans(now);
         true
     }
 
     /// One plugin further up; `None`: there is none.
     fn up(&mut self, walk: &mut Walk, message: &mut Message, now: Now, out: &mut Vec<Effect>) -> Option<Up> {
-        if !Server::back(walk) {
+        if !Server::back(walk, now) {
             return None;
         }
         let up = self
@@ -391,7 +410,7 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<Up> {
-        if !Server::back(walk) {
+        if !Server::back(walk, now) {
             return None;
         }
         let up = self.call(walk, now, out, |plugin, walk, cx| {
@@ -401,7 +420,7 @@ impl Server {
     }
 
     fn up_dropped(&mut self, walk: &mut Walk, now: Now, out: &mut Vec<Effect>) {
-        while Server::back(walk) {
+        while Server::back(walk, now) {
             let told = self.call(walk, now, out, |plugin, walk, cx| {
                 plugin.dropped(&mut walk.query, &mut walk.note, cx);
             });
@@ -441,6 +460,7 @@ impl Server {
                 let mut parent = *parent;
                 parent.query.from_cluster |= query.from_cluster;
                 parent.query.for_client |= query.for_client;
+                parent.query.trace_again(query.spans.take(), now);
                 let turn = self.looked_up(&mut parent, message, now, out);
                 Some((parent, turn))
             }
@@ -454,7 +474,8 @@ impl Server {
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
-    fn ask(&mut self, walk: Walk, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
+    fn ask(&mut self, mut walk: Walk, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
+        walk.query.begin_ask(&ask, now);
         ask.timeout = within(&walk.query, ask.timeout, now);
         let at = (walk.generation, walk.block, walk.place);
         self.send(at, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
@@ -495,7 +516,14 @@ impl Server {
             message: encode(&message, usize::from(u16::MAX)),
             timeout,
             keeping,
-            pending: Box::new(Pending { generation, id: message.id, kept: None, transfer, purpose }),
+            pending: Box::new(Pending {
+                generation,
+                id: message.id,
+                kept: None,
+                local: None,
+                transfer,
+                purpose,
+            }),
         });
     }
 
@@ -508,7 +536,14 @@ impl Server {
         let purpose = Purpose::Waiting(Box::new(walk));
         out.push(Effect::Wait {
             time,
-            pending: Box::new(Pending { generation, id: 0, kept: None, transfer: false, purpose }),
+            pending: Box::new(Pending {
+                generation,
+                id: 0,
+                kept: None,
+                local: None,
+                transfer: false,
+                purpose,
+            }),
         });
     }
 
@@ -574,7 +609,12 @@ fn bare(rcode: u16) -> Message {
     Message { rcode, ..Message::default() }
 }
 
-fn answer(asked: Asked, outcome: Outcome<'_>, kept: Option<bool>, now: Now) -> Answer {
+fn answer(
+    asked: Asked,
+    outcome: Outcome<'_>,
+    (kept, local): (Option<bool>, Option<SocketAddr>),
+    now: Now,
+) -> Answer {
     let read = |bytes: &[u8]| decode(bytes).map_err(|why| format!("not a DNS message: {why}"));
     let messages = outcome.and_then(|(first, more)| {
         let more: Result<Vec<Message>, String> = more.iter().map(|bytes| read(bytes)).collect();
@@ -585,5 +625,5 @@ fn answer(asked: Asked, outcome: Outcome<'_>, kept: Option<bool>, now: Now) -> A
         Err(why) => (Err(why), Vec::new()),
     };
     let took = now.monotonic.saturating_sub(asked.at);
-    Answer { from: asked.from, result, more, took, tag: asked.tag, kept }
+    Answer { from: asked.from, result, more, took, tag: asked.tag, kept, local }
 }

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 /// Monotonic milliseconds on the test's clock.
 pub fn at(millis: u64) -> Now {
-    Now { monotonic: Duration::from_millis(millis), unix: 1_700_000_000, random: 0x1234_5678_9abc_def0 }
+    let random = 0x1234_5678_9abc_def0;
+    Now { monotonic: Duration::from_millis(millis), unix: 1_700_000_000, random, ..Now::default() }
 }
 
 pub fn service(namespace: &str, name: &str, spec: Value) -> (Source, Value) {

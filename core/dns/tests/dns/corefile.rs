@@ -146,7 +146,7 @@ fn errors_say_where_and_what() {
         (". {\n log \"x\n}", "Corefile:2:6: this quote never ends"),
         (". {\n loadbalance random\n}", "Corefile:2:14: 'random' is no policy (round_robin, weighted)"),
         (". {\n prometheus here\n}", "Corefile:2:13: 'here' is no address with a port"),
-        ("grpc://. {\n}", "Corefile:1:1: grpc:// is not Sealane's yet; remove it"),
+        ("quic://. {\n}", "Corefile:1:1: quic:// is not Sealane's yet; remove it"),
         (". {\n health {\n  lameduck 5s {\n  }\n }\n}", "Corefile:3:15: an option has no block of its own"),
     ] {
         assert_eq!(parse(text).unwrap_err(), error, "{text}");

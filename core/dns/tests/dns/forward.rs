@@ -58,6 +58,7 @@ fn options() {
     ];
     assert_eq!(c.to, to);
     let keeping = Keeping {
+        tells: false,
         expire: Duration::from_secs(20),
         age: Duration::from_secs(60),
         idle: 3,

@@ -7,6 +7,7 @@ mod cluster;
 mod codec;
 mod corefile;
 mod fairness;
+mod faults;
 mod forward;
 mod grammar;
 mod k8s_external;

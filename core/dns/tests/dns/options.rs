@@ -16,6 +16,8 @@ const LINES: &[&str] = &[
     "root /x",
     "metadata example.org",
     "cancel 7s",
+    "https {\nmax_connections 7\n}",
+    "grpc_server {\nmax_streams 7\nmax_connections 0\n}",
     "timeouts {\nread 2s\nwrite 3s\nidle 4s\nmaxtcpqueries 5\n}",
     "multisocket 3",
     "reload 40s 10s",
@@ -30,6 +32,13 @@ const LINES: &[&str] = &[
     "errors {\nstacktrace\nconsolidate 1s a warning show_first\nconsolidate 2s b\n}",
     "log example.org {type} {\nclass denial error\n}",
     "log example.org\nlog example.net",
+    "dnstap /s full 2 3 {\nidentity a\nversion b\nextra c\n}",
+    "dnstap tls://h:1 full {\nskipverify\n}",
+    "dnstap listen tls://h:1 full {\nidentity a\nversion b\nextra c\ntls c k a\nskipverify\n}",
+    "dnstap /s\ndnstap tcp://h:1",
+    "trace h:1 {\nevery 7\nservice a\nclient_server true\nzipkin_max_backlog_size 7\nzipkin_max_batch_size 7\n\
+     zipkin_max_batch_interval 7s\n}",
+    "trace otlp h:1 {\nevery 0\nservice a\notlp_max_backlog_size 7\notlp_max_batch_size 7\notlp_max_batch_interval 7s\n}",
     "local {\nlocalhost_prefix off\n}",
     "any",
     "chaos version one two",
@@ -63,6 +72,9 @@ const LINES: &[&str] = &[
      max_connect_attempts 7\nsource_address 192.0.2.7\n}",
     "forward . dns.example {\nresolver 192.0.2.1 192.0.2.2:54\nnext NXDOMAIN SERVFAIL\nnext_on_nodata\n\
      failfast_all_unhealthy_upstreams\nfailover SERVFAIL REFUSED\n}",
+    "grpc a.example 192.0.2.1 192.0.2.2:54 {\nexcept b.a.example c.a.example\ntls c k a\ntls_servername d.example\n\
+     policy sequential\nfallthrough e.a.example f.a.example\n}",
+    "grpc . unix:///s /etc/resolv.conf {\npolicy round_robin\n}",
     "erratic {\ndrop 3\ntruncate 4\ndelay 5 1s\nlarge\n}",
     "whoami",
     "dnssec example.org {\nkey file Ka Kb\ncache_capacity 7\n}",
@@ -108,6 +120,14 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("cache {\ndisable success .\n}", "cache {\ndisable success\n}"),
     ("hosts /etc/hosts . {\nttl 3600\nreload 5s\n}", "hosts"),
     ("hosts /h {\nfallthrough .\n}", "hosts /h {\nfallthrough\n}"),
+    ("dnstap /s full 1 1", "dnstap unix:///s full"),
+    ("trace zipkin localhost:9411 {\nevery 1\nservice coredns\nclient_server false\n}", "trace"),
+    (
+        "trace {\nzipkin_max_backlog_size 1000\nzipkin_max_batch_size 100\nzipkin_max_batch_interval 1s\n}",
+        "trace {\nzipkin_max_backlog_size 0\nzipkin_max_batch_size 0\nzipkin_max_batch_interval 0\n}",
+    ),
+    ("grpc . 192.0.2.1 {\npolicy random\n}", "grpc . 192.0.2.1:53"),
+    ("grpc . 192.0.2.1 {\nfallthrough .\n}", "grpc . 192.0.2.1 {\nfallthrough\n}"),
     ("erratic {\ndrop 2\n}", "erratic"),
     ("erratic {\ndelay 2 100ms\n}", "erratic {\ndelay\n}"),
     ("tsig {\nrequire none\nrequire_opcode none\n}", "tsig"),
@@ -118,6 +138,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 const IDLE: &[(&str, &str)] = &[
     ("'::1' of 'bind 127.0.0.1 ::1 {'", "what is excepted need not be bound"),
     ("a word behind 'except ::1'", "what is excepted need not be bound"),
+    ("'true' of 'client_server true'", "it is what the word alone says"),
     ("startup_timeout 7s", "what is not known yet is answered with SERVFAIL from the start"),
 ];
 

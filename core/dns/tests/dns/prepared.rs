@@ -265,3 +265,147 @@ proptest! {
         prop_assert!(kept > 0 || builder.publish().0.sequence() < 3);
     }
 }
+
+/// A server with `cache` in front of an upstream that answers at once.
+struct Cached {
+    server: Server,
+    prepared: Prepared,
+    now: sealane_dns::Now,
+    asked: usize,
+}
+
+impl Cached {
+    fn new(options: &str) -> Self {
+        let corefile = format!(
+            ".:53 {{\n errors\n loadbalance\n cache 100 {{\n{options}\n }}\n forward . 192.0.2.53\n}}"
+        );
+        Cached { server: server(&corefile), prepared: Prepared::new(ROOM), now: at(0), asked: 0 }
+    }
+
+    /// What a listener does with a question at this time (ms): the answer, and whether it was prepared.
+    fn ask(&mut self, millis: u64, text: &str) -> (Message, bool) {
+        self.now = at(millis);
+        self.prepared.clock(self.now.monotonic);
+        let request = encode(&query(text), 512);
+        let mut out = Vec::new();
+        if self.prepared.answer(&request, true, 0, &mut out) {
+            return (decode(&out).unwrap(), true);
+        }
+        let client = "10.244.0.9:4242".parse().unwrap();
+        let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &request };
+        let mut effects: std::collections::VecDeque<_> = self.server.step(event, self.now).into();
+        let preparation = self.server.preparation();
+        let mut reply = None;
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Reply(bytes) => reply = Some(bytes),
+                Effect::Ask { message, pending, .. } => {
+                    self.asked += 1;
+                    let asked = decode(&message).unwrap();
+                    let mut answer = asked.reply(0);
+                    for last in 1..=3 {
+                        let data = sealane_dns::message::Data::A([192, 0, 2, last].into());
+                        let name = asked.questions[0].name.clone();
+                        answer.answers.push(sealane_dns::message::Record::new(
+                            name,
+                            60 + u32::from(last),
+                            data,
+                        ));
+                    }
+                    let bytes = encode(&answer, 512);
+                    effects.extend(self.server.step(Event::Answer { pending, bytes: &bytes }, self.now));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let reply = reply.unwrap();
+        if let Some(preparation) = preparation {
+            self.prepared.keep(&request, &reply, preparation);
+        }
+        (decode(&reply).unwrap(), false)
+    }
+
+    fn metric(&mut self, name: &str) -> f64 {
+        let served = self.prepared.served();
+        self.server.served(&served, std::time::Duration::ZERO);
+        let mut page = String::new();
+        self.server.render_metrics(&mut page);
+        let lines = page.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+}
+
+#[test]
+fn cached_answers_are_prepared_and_count_down() {
+    let mut cached = Cached::new("");
+    let ttl = |(message, prepared): (Message, bool)| {
+        let ttls: std::collections::BTreeSet<u32> = message.answers.iter().map(|record| record.ttl).collect();
+        assert_eq!((ttls.len(), message.answers.len()), (1, 3));
+        (*ttls.first().unwrap(), prepared)
+    };
+    for (millis, text, expected) in [
+        (0, "a.example A", (61, false)),
+        (100, "a.example A", (61, false)),
+        (200, "a.example A", (61, true)),
+        (999, "A.Example A", (61, true)),
+        (1000, "a.example A", (60, true)),
+        (60_999, "a.example A", (1, true)),
+        // It has ended: asked for again, cached, prepared.
+        (61_000, "a.example A", (61, false)),
+        (61_000, "a.example A", (61, false)),
+        (62_000, "a.example A", (60, true)),
+        // Other questions to the cache.
+        (62_000, "a.example A +cd", (61, false)),
+        (62_000, "a.example A +do", (61, false)),
+    ] {
+        assert_eq!(ttl(cached.ask(millis, text)), expected, "{millis} {text}");
+    }
+    assert_eq!(cached.asked, 4);
+    // What the hot path handed out is counted as the cache counts, and as the server does.
+    assert_eq!(cached.metric("coredns_cache_requests_total"), 11.0);
+    assert_eq!(cached.metric("coredns_cache_misses_total"), 4.0);
+    assert_eq!(cached.metric("coredns_cache_hits_total"), 7.0);
+    assert_eq!(cached.metric("coredns_dns_requests_total"), 11.0);
+    // Another configuration: what was prepared is forgotten.
+    cached.prepared.changed(&sealane_dns::prepared::Changed::All, 0);
+    assert_eq!(ttl(cached.ask(63_000, "a.example A")), (59, false));
+}
+
+#[test]
+fn cached_answers_with_keepttl_stay() {
+    let mut cached = Cached::new("  keepttl");
+    for (millis, prepared) in [(0, false), (10, false), (30_000, true), (60_999, true), (61_000, false)] {
+        let (message, found) = cached.ask(millis, "a.example A");
+        assert_eq!((message.answers[0].ttl, found), (61, prepared), "{millis}");
+    }
+}
+
+#[test]
+fn popular_answers_are_asked_for_again_although_they_are_prepared() {
+    let mut cached = Cached::new("  prefetch 3 16s 20%");
+    let mut prepared = 0;
+    for second in 0..=47 {
+        prepared += u32::from(cached.ask(second * 1000, "a.example A").1);
+    }
+    // A TTL of 61 s: the last 13 s are when it is asked for again, not before.
+    assert_eq!(cached.asked, 1);
+    assert!(prepared > 15, "{prepared}");
+    let (message, _) = cached.ask(48_000, "a.example A");
+    assert_eq!((cached.asked, message.answers[0].ttl), (2, 13));
+    assert_eq!(cached.ask(49_000, "a.example A").0.answers[0].ttl, 60);
+    assert_eq!(cached.metric("coredns_cache_prefetch_total"), 1.0);
+    // Nobody asks for more than the 16 s: it is not popular any more, and ends.
+    cached.ask(100_000, "a.example A");
+    assert_eq!(cached.asked, 2);
+}
+
+#[test]
+fn ended_answers_are_not_prepared() {
+    let mut cached = Cached::new("  serve_stale 1h immediate");
+    cached.ask(0, "a.example A");
+    cached.ask(0, "a.example A");
+    assert!(cached.ask(60_000, "a.example A").1);
+    let (message, prepared) = cached.ask(61_000, "a.example A");
+    assert_eq!((message.answers[0].ttl, prepared, cached.asked), (0, false, 2));
+    assert_eq!(cached.metric("coredns_cache_served_stale_total"), 1.0);
+}

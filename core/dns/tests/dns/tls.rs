@@ -1,7 +1,7 @@
 //! `tls`: its lines, and what DNS over HTTPS says beside the answer.
 
 use sealane_dns::Config;
-use sealane_dns::chain::{ClientAuth, TlsServer};
+use sealane_dns::chain::{ClientAuth, HttpServer, TlsServer};
 use sealane_dns::corefile::Sources;
 use sealane_dns::message::{Data, Message, Record, Soa, rcode};
 use sealane_dns::server::max_age;
@@ -48,9 +48,28 @@ fn lines() {
     ] {
         assert_eq!(parse(lines).unwrap_err(), format!("Corefile:{error}"), "{lines}");
     }
-    for scheme in ["grpc", "quic"] {
-        let error = Config::parse("C", &format!("{scheme}://. {{\n}}"), &Sources::default(), 53).unwrap_err();
-        assert_eq!(error.to_string(), format!("C:1:1: {scheme}:// is not Sealane's yet; remove it"));
+    let error = Config::parse("C", "quic://. {\n}", &Sources::default(), 53).unwrap_err();
+    assert_eq!(error.to_string(), "C:1:1: quic:// is not Sealane's yet; remove it");
+}
+
+#[test]
+fn how_much_http_bears() {
+    let settings = |lines: &str| parse(lines).map(|config| config.blocks[0].settings.clone());
+    let of = |connections, streams| Some(HttpServer { connections, streams });
+    assert_eq!(settings("https {\n max_connections 100\n}").unwrap().https, of(Some(100), None));
+    let grpc = settings("grpc_server {\n max_streams 50\n max_connections 0\n}").unwrap();
+    assert_eq!((grpc.grpc, grpc.https), (of(Some(0), Some(50)), None));
+    for (lines, error) in [
+        ("https 7", "2:7: 'https' takes no '7'"),
+        (
+            "https {\n max_streams 7\n}",
+            "3:2: option 'max_streams' of 'https' is unknown, or not Sealane's yet",
+        ),
+        ("https {\n max_connections -1\n}", "3:18: '-1' is no number"),
+        ("grpc_server {\n max_streams 1\n max_streams 1\n}", "4:2: 'max_streams' stands twice"),
+        ("grpc_server {\n max_streams\n}", "3:2: 'max_streams' needs a number"),
+    ] {
+        assert_eq!(settings(lines).unwrap_err(), format!("Corefile:{error}"), "{lines}");
     }
 }
 

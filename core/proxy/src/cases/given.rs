@@ -1,7 +1,7 @@
 //! What a cluster is made of.
 
 use super::{Cluster, PORTS, address, protocol, target_port};
-use crate::{Cidr, PodInterfaces};
+use crate::{Cidr, PodInterface};
 use sealane_catalog::{
     Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Service, ServicePort, ServiceType, Slice,
     TrafficPolicy,
@@ -30,8 +30,8 @@ pub(super) fn node(cluster: &mut Cluster, text: &str) -> Result<(), String> {
             ("zone", zone) => node.zone = zone.into(),
             ("pods", _) => node.pod_cidrs = ranges(POD_RANGES.iter().copied())?,
             ("pods4", _) => node.pod_cidrs = ranges(POD_RANGES.iter().copied().take(1))?,
-            ("link", name) => node.pod_interfaces = Some(PodInterfaces::Named(name.into())),
-            ("links", prefix) => node.pod_interfaces = Some(PodInterfaces::Prefixed(prefix.into())),
+            ("link", name) => node.pod_interface = Some(PodInterface::Named(name.into())),
+            ("links", prefix) => node.pod_interface = Some(PodInterface::Prefix(prefix.into())),
             ("masquerade-all", _) => node.masquerade_all = true,
             ("services", "") => node.service_cidrs = ranges(SERVICE_RANGES.split(','))?,
             ("services", list) => node.service_cidrs = ranges(list.split(','))?,
@@ -158,6 +158,7 @@ pub(super) fn endpoints(cluster: &mut Cluster, text: &str) -> Result<(), String>
             revision: 1,
             ipv6,
             ports: ports.clone(),
+            triggered: 0,
             endpoints: texts.iter().map(|t| endpoint(t, ipv6)).collect::<Result<_, _>>()?,
         }));
     }

@@ -5,7 +5,7 @@ use super::elements::octets;
 use super::expr::{Base, Expr, Register, Verdict};
 use crate::message::{Attributes, Messages, flags};
 use crate::netlink::SUBSYSTEM_NFTABLES;
-use sealane_proxy::{Masquerade, NodeContext, PodInterfaces};
+use sealane_proxy::{Masquerade, NodeContext, PodInterface};
 
 /// The table's name in both families.
 pub(crate) const TABLE: &str = "sealane";
@@ -410,13 +410,13 @@ fn load_key(family: Family) -> Vec<Expr<'static>> {
 /// What matches Pods: each of their ranges, and their links.
 fn from_pods(family: Family, node: &NodeContext) -> Vec<Vec<Expr<'static>>> {
     let register = Register(0);
-    let named = node.pod_interfaces.as_ref().map(|interfaces| match interfaces {
-        PodInterfaces::Named(name) => {
+    let named = node.pod_interface.as_ref().map(|interfaces| match interfaces {
+        PodInterface::Named(name) => {
             let mut whole = name.as_bytes().to_vec();
             whole.resize(INTERFACE_NAME, 0);
             whole
         }
-        PodInterfaces::Prefixed(prefix) => prefix.as_bytes().to_vec(),
+        PodInterface::Prefix(prefix) => prefix.as_bytes().to_vec(),
     });
     // No link has a longer name, so none is meant; and every link has a name.
     let named = named.filter(|name| (1..=INTERFACE_NAME).contains(&name.len()));

@@ -69,6 +69,8 @@ pub struct NftSink {
     applied_at: Instant,
     /// Frontends whose stale flows are yet to be forgotten.
     flows: conntrack::Served,
+    /// What was forgotten of them.
+    forgotten: conntrack::Forgotten,
 }
 
 impl NftSink {
@@ -84,6 +86,7 @@ impl NftSink {
             leaving: Vec::new(),
             applied_at: Instant::now(),
             flows: conntrack::Served::new(),
+            forgotten: [None; 2],
         })
     }
 
@@ -377,10 +380,14 @@ impl RuleSink for NftSink {
         }
         // A walk over all flows takes milliseconds, so that new connections do not wait for it.
         if !self.flows.is_empty() {
-            conntrack::forget_stale(&mut self.netlink, &self.flows)?;
+            conntrack::forget_stale(&mut self.netlink, &self.flows, &mut self.forgotten)?;
             self.flows.clear();
         }
         Ok(())
+    }
+
+    fn flows(&mut self) -> conntrack::Forgotten {
+        std::mem::take(&mut self.forgotten)
     }
 
     fn intact(&mut self) -> Result<bool, NetlinkError> {

@@ -256,6 +256,7 @@ pub fn entry(service: Service, endpoints: &[(IpAddr, &str)]) -> Entry {
             ipv6,
             ports: vec![port(Protocol::Tcp, "t"), port(Protocol::Udp, "u")],
             endpoints: endpoints.collect(),
+            triggered: 0,
         })
     };
     Entry { slices: vec![slice(false), slice(true)], service: Some(Arc::new(service)) }

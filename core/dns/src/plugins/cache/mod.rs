@@ -17,8 +17,9 @@ use sealane_catalog::Snapshot;
 use crate::chain::{Context, Failure, Flow, Note, Passage, Plugin, Query, Setup, Up};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::Message;
-use crate::metrics::{Family, Metrics, relabelled};
+use crate::metrics::{Family, Handle, Metrics, relabelled};
 use crate::name::Name;
+use crate::prepared::Aging;
 use answers::Key;
 pub use config::{CacheSide, Config, Prefetch, ServeStale};
 use store::{About, Shelves, Side, Stored};
@@ -48,6 +49,8 @@ pub struct Cache {
     shelves: Shelves,
     /// Its zones, as metrics call them.
     zones: String,
+    /// Where the last query's server counts, as far as it does by now.
+    series: (Arc<str>, [Option<Handle>; 4]),
 }
 
 /// `cache [TTL] [ZONES...] { OPTIONS }`
@@ -57,8 +60,31 @@ pub struct Cache {
 pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> {
     let config = config::read(&setup.zones(), d)?;
     let zones: Vec<String> = config.zones.iter().map(Name::to_string).collect();
-    setup.add(Cache { shelves: Shelves::new(config), zones: zones.join(",") });
+    setup.add(Cache {
+        shelves: Shelves::new(config),
+        zones: zones.join(","),
+        series: (Arc::from(""), [None; 4]),
+    });
     Ok(())
+}
+
+/// What is counted with each query.
+#[derive(Clone, Copy, Debug)]
+enum Counted {
+    Request,
+    Miss,
+    Hit(Side),
+}
+
+impl Counted {
+    fn place(self) -> usize {
+        match self {
+            Counted::Request => 0,
+            Counted::Miss => 1,
+            Counted::Hit(Side::Success) => 2,
+            Counted::Hit(Side::Denial) => 3,
+        }
+    }
 }
 
 /// How often to see whether the answer has come that a stale one would stand in for.
@@ -117,6 +143,27 @@ impl Cache {
 
     fn labels(&self, query: &Query) -> String {
         relabelled(&query.labels, "zones", &self.zones)
+    }
+
+    /// Counts a query. Labels are written once while one server's queries come.
+    fn count(&mut self, what: Counted, query: &Query, cx: &mut Context<'_>) -> Handle {
+        if !Arc::ptr_eq(&self.series.0, &query.labels) {
+            self.series = (query.labels.clone(), [None; 4]);
+        }
+        let known = self.series.1[what.place()];
+        let handle = known.unwrap_or_else(|| {
+            let labels = self.labels(query);
+            match what {
+                Counted::Request => cx.metrics.handle(&REQUESTS, &labels),
+                Counted::Miss => cx.metrics.handle(&MISSES, &labels),
+                Counted::Hit(side) => {
+                    cx.metrics.handle(&HITS, &format!("{labels},type=\"{}\"", side.as_str()))
+                }
+            }
+        });
+        self.series.1[what.place()] = Some(handle);
+        cx.metrics.add_at(handle, 1.0);
+        handle
     }
 
     fn store(&mut self, missed: &Missed, query: &Query, reply: &mut Message, cx: &mut Context<'_>) {
@@ -202,17 +249,16 @@ impl Plugin for Cache {
             dnssec_ok: query.dnssec_ok(),
             checking_disabled: query.request.flags.checking_disabled,
         };
-        let labels = self.labels(query);
-        cx.metrics.count(&REQUESTS, &labels);
+        let requests = self.count(Counted::Request, query, cx);
         let wants_authentic = query.request.flags.authentic;
         let Some(hit) = self.shelves.find(&key, cx.now.monotonic) else {
-            cx.metrics.count(&MISSES, &labels);
+            self.count(Counted::Miss, query, cx);
             note.set(Missed { key, wants_authentic, why: Why::Nothing });
             // Those behind say whether it is authentic, for others who ask later.
             query.request.flags.authentic = true;
             return Flow::Next;
         };
-        cx.metrics.count(&HITS, &format!("{labels},type=\"{}\"", hit.side.as_str()));
+        let hits = self.count(Counted::Hit(hit.side), query, cx);
         if let Some(wildcard) = hit.wildcard {
             query.set_label(WILDCARD, wildcard);
         }
@@ -222,6 +268,7 @@ impl Plugin for Cache {
         if hit.prefetch && self.shelves.begin_refresh(hit.side, &key, cx.now.monotonic) {
             self.refresh(Missed { key, wants_authentic, why: Why::Refresh(hit.side, false) }, query, cx);
         }
+        query.aging = hit.lasts.map(|(counts, until)| Aging { counts, until, series: [requests, hits] });
         Cache::serve(query, hit.message)
     }
 

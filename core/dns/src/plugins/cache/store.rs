@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::{Key, answers, has_soa, leads_nowhere, sort};
-use super::config::Config;
+use super::config::{Config, Prefetch};
 use crate::chain::{Class, Now};
 use crate::message::{Data, Message, rcode};
 
+/// A popular item is seen so often at least within the time in which it has to be asked for (`prefetch`).
+const SEEN: u32 = 8;
 /// How long answers are kept that have no TTL to go by.
 const LEAST: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,27 @@ impl Item {
         i64::try_from(self.ttl).unwrap_or(i64::MAX) - i64::try_from(age).unwrap_or(i64::MAX)
     }
 
+    /// Until when all that happens to it is that it is handed out: its end, or when it may have to be asked for again.
+    /// Who does not ask here is not counted here, so with `prefetch` it is one that is popular enough anyway, and is
+    /// seen again soon enough to know that it still is.
+    fn lasts(&self, prefetch: Option<Prefetch>, now: Duration) -> Option<Duration> {
+        let end = self.stored + Duration::from_secs(self.ttl);
+        let until = match prefetch.filter(|prefetch| prefetch.amount > 0) {
+            None => end,
+            Some(prefetch) if self.hits < prefetch.amount => return None,
+            Some(prefetch) => {
+                let due = Duration::from_secs(self.ttl.saturating_sub(self.threshold(prefetch)));
+                (self.stored + due).min(self.last_hit + prefetch.duration / SEEN)
+            }
+        };
+        (self.epoch.is_none() && until > now).then_some(until)
+    }
+
+    /// Seconds of the TTL in which it is asked for again.
+    fn threshold(&self, prefetch: Prefetch) -> u64 {
+        (self.ttl * u64::from(prefetch.percentage)).div_ceil(100)
+    }
+
     /// It, or what it took the place of, says what was asked for.
     fn answering(&self) -> Option<&Item> {
         if self.answering { Some(self) } else { self.good.as_deref() }
@@ -82,7 +105,12 @@ pub struct Hit {
     pub prefetch: bool,
     /// The wildcard that it was made from.
     pub wildcard: Option<String>,
+    /// Where it may be handed out again without asking here: what its TTL counts from, and until when.
+    pub lasts: Option<Lasts>,
 }
+
+/// When an item was stored, its TTL in seconds where that counts down, and until when nothing is decided about it.
+pub type Lasts = (Option<(Duration, u64)>, Duration);
 
 /// What came of storing an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,13 +197,16 @@ impl Shelves {
         let item = self.item(side, key)?;
         let item = if good { item.good.as_deref_mut()? } else { item };
         let left = item.left(now);
+        let configured = prefetch;
         let prefetch = prefetch.filter(|prefetch| left > 0 && prefetch.amount > 0).is_some_and(|prefetch| {
             let gap = now.saturating_sub(item.last_hit);
             item.hits = if gap > prefetch.duration { 1 } else { item.hits.saturating_add(1) };
             item.last_hit = now;
-            let threshold = (item.ttl * u64::from(prefetch.percentage)).div_ceil(100);
-            item.hits >= prefetch.amount && left.unsigned_abs() <= threshold
+            item.hits >= prefetch.amount && left.unsigned_abs() <= item.threshold(prefetch)
         });
+        let lasts = item.lasts(configured, now).filter(|_| !prefetch && !good);
+        let counts = (!keep_ttl).then_some((item.stored, item.ttl));
+        let lasts = lasts.map(|until| (counts, until));
         let mut message = (*item.message).clone();
         let given = stale.map_or(0, |stale| stale.ttl);
         set_ttl(
@@ -187,7 +218,7 @@ impl Shelves {
             },
         );
         let wildcard = item.wildcard.clone();
-        Some(Hit { message, side, stale: left <= 0, prefetch, wildcard })
+        Some(Hit { message, side, stale: left <= 0, prefetch, wildcard, lasts })
     }
 
     /// Whether an item is to be asked for again now: nobody does already, and no failure forbids it.

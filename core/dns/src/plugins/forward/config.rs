@@ -36,7 +36,7 @@ const RCODES: &[(&str, u16)] = &[
 ];
 
 /// A response code as metrics of upstreams name it.
-pub(super) fn rcode_name(rcode: u16) -> String {
+pub(in crate::plugins) fn rcode_name(rcode: u16) -> String {
     let name = RCODES.iter().find(|(_, known)| *known == rcode).map(|(name, _)| (*name).to_owned());
     name.unwrap_or_else(|| rcode.to_string())
 }
@@ -241,7 +241,7 @@ fn without_name(text: &str) -> (String, Option<String>) {
 }
 
 /// `IP`, `[IP]`, `IP:PORT`, `[IP]:PORT`.
-fn address(text: &str, port: u16) -> Option<SocketAddr> {
+pub(in crate::plugins) fn address(text: &str, port: u16) -> Option<SocketAddr> {
     if let Ok(address) = text.parse() {
         return Some(address);
     }
@@ -310,7 +310,7 @@ fn option_of(f: &mut Config, settings: &Settings, o: &Directive) -> Result<(), C
     Ok(())
 }
 
-fn policy(token: &Token) -> Result<Policy, CorefileError> {
+pub(in crate::plugins) fn policy(token: &Token) -> Result<Policy, CorefileError> {
     match token.text.as_str() {
         "random" => Ok(Policy::Random),
         "round_robin" => Ok(Policy::RoundRobin),
@@ -326,7 +326,7 @@ fn resolver(token: &Token) -> Result<SocketAddr, CorefileError> {
 }
 
 /// `tls [CERT KEY] [CA]`
-fn tls(settings: &Settings, o: &Directive) -> Result<TlsFiles, CorefileError> {
+pub(in crate::plugins) fn tls(settings: &Settings, o: &Directive) -> Result<TlsFiles, CorefileError> {
     let path = |token: &Token| settings.path(&token.text);
     let (identity, authorities) = match o.args.as_slice() {
         [] => (None, None),

@@ -1,14 +1,15 @@
 //! `forward`: asks other servers (`plugin/forward`).
 
-mod config;
+pub(super) mod config;
 mod resolve;
-mod upstreams;
+pub(super) mod upstreams;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dnstap::{Dnstap, Forwarded, forwarded};
 use crate::chain::values::resolv_conf;
 use crate::chain::{
     Answer, Ask, Context, Flow, Keeping, Note, Plugin, Query, Setup, TlsClient, Transport, Via, Want, World,
@@ -52,6 +53,8 @@ pub struct Forward {
     clients: Vec<Arc<TlsClient>>,
     /// Each query that waits has one of these, however it ends.
     under_way: Arc<()>,
+    /// Somebody looks on (`dnstap`).
+    tapped: bool,
 }
 
 /// `forward FROM TO... { OPTIONS }`
@@ -67,6 +70,7 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
             resolving: Resolving::default(),
             clients: Vec::new(),
             under_way: Arc::default(),
+            tapped: false,
         };
         forward.seek();
         forward.list();
@@ -240,6 +244,13 @@ impl Forward {
         let meant = self.config.next.contains(&message.rcode) || self.config.next_on_nodata && nothing;
         meant && cx.peers.next::<Forward>().is_some()
     }
+
+    /// Asks for the addresses of upstreams that are named.
+    fn resolve(&mut self, cx: &mut Context<'_>) {
+        for ask in self.resolving.due(&self.resolvers(), cx.now.monotonic) {
+            cx.ask(ask);
+        }
+    }
 }
 
 /// The addresses that a hosts file has for a name.
@@ -254,11 +265,16 @@ fn addresses(text: &str, name: &Name) -> Vec<IpAddr> {
 }
 
 /// Whether an upstream's message is about what was asked (`Request.Match`).
-fn matches(answer: &Message, asked: &Question) -> bool {
+pub(super) fn matches(answer: &Message, asked: &Question) -> bool {
     answer.flags.response && answer.questions.first().is_none_or(|question| question == asked)
 }
 
 impl Plugin for Forward {
+    fn start(&mut self, cx: &mut Context<'_>) {
+        self.tapped = cx.peers.of::<Dnstap>().next().is_some();
+        self.resolve(cx);
+    }
+
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
         let (config, name) = (&self.config, &query.question().name);
         let except = *name != config.from && config.except.iter().any(|zone| name.is_within(zone));
@@ -292,6 +308,12 @@ impl Plugin for Forward {
         if let Some(upstream) = self.upstreams.get(waiting.upstream) {
             upstream.count(&answer, &waiting.via, cx.metrics);
         }
+        if self.tapped {
+            let transport = if waiting.via == Via::Udp { Transport::Udp } else { Transport::Tcp };
+            let (to, took, answer_local) = (answer.from, answer.took, answer.local);
+            let answer = answer.result.as_ref().ok();
+            forwarded(query, &Forwarded { local: answer_local, to, transport, answer, took }, cx);
+        }
         let message = match answer.result {
             Ok(message) => message,
             Err(why) => {
@@ -323,12 +345,6 @@ impl Plugin for Forward {
         if self.is_for_next(&message, cx) { Flow::Next } else { Flow::Reply(message) }
     }
 
-    fn start(&mut self, cx: &mut Context<'_>) {
-        for ask in self.resolving.due(&self.resolvers(), cx.now.monotonic) {
-            cx.ask(ask);
-        }
-    }
-
     /// Every upstream that is named has an address.
     fn ready(&self, _: &World) -> bool {
         self.resolving.done()
@@ -336,7 +352,7 @@ impl Plugin for Forward {
 
     /// Checks upstreams that failed until they answer again.
     fn tick(&mut self, cx: &mut Context<'_>) -> Vec<Ask> {
-        self.start(cx);
+        self.resolve(cx);
         let config = &self.config;
         if config.max_fails == 0 {
             return Vec::new();
@@ -365,7 +381,7 @@ impl Plugin for Forward {
     }
 
     fn keeping(&self) -> Keeping {
-        self.config.keeping
+        Keeping { tells: self.tapped, ..self.config.keeping }
     }
 
     fn files(&self) -> Vec<Want> {

@@ -82,6 +82,23 @@ fn labelled<K: PartialEq>(known: &mut Vec<(K, Arc<str>)>, key: K, make: impl FnO
     &known[at].1
 }
 
+/// So many in the order of asking; `turn` counts for round robin (policy.go).
+pub(in crate::plugins) fn order(policy: Policy, count: usize, turn: &mut usize, random: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    match policy {
+        Policy::Sequential => {}
+        Policy::Random => shuffle(&mut order, random),
+        Policy::RoundRobin => {
+            *turn = turn.wrapping_add(1);
+            let first = *turn % count.max(1);
+            if first < count {
+                order[..=first].rotate_right(1);
+            }
+        }
+    }
+    order
+}
+
 /// A line's upstreams.
 #[derive(Debug, Default)]
 pub(super) struct Upstreams {
@@ -110,20 +127,7 @@ impl Upstreams {
 
     /// Upstreams in the order of asking (policy.go).
     pub(super) fn order(&mut self, policy: Policy, random: u64) -> Vec<usize> {
-        let count = self.list.len();
-        let mut order: Vec<usize> = (0..count).collect();
-        match policy {
-            Policy::Sequential => {}
-            Policy::Random => shuffle(&mut order, random),
-            Policy::RoundRobin => {
-                self.turn = self.turn.wrapping_add(1);
-                let first = self.turn % count.max(1);
-                if first < count {
-                    order[..=first].rotate_right(1);
-                }
-            }
-        }
-        order
+        order(policy, self.list.len(), &mut self.turn, random)
     }
 
     /// It failed too many checks.

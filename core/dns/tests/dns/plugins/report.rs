@@ -1,6 +1,6 @@
 //! `errors` and `log`: what is written, and when.
 
-use sealane_dns::{Config, Effect, Event, Server, Transport};
+use sealane_dns::{Config, Effect, Event, Server, Transport, decode, encode};
 
 use crate::cluster::{ask, at, query, server};
 
@@ -89,6 +89,32 @@ fn levels_and_the_first_one() {
     assert_eq!(logs(&server.step(Event::Tick, at(2000))), [line]);
     let config = Config::parse("c", ". {\n errors {\n stacktrace\n }\n}", &Default::default(), 53).unwrap();
     assert!(config.blocks[0].settings.stacktrace);
+}
+
+#[test]
+fn a_panic_is_answered_and_counted() {
+    let query = query("a.example A");
+    for (lines, says) in [
+        ("errors", "[ERROR] Recovered from panic in server: \"dns://:53\" index 7"),
+        ("errors {\nstacktrace\n}", "[ERROR] Recovered from panic in server: \"dns://:53\" index 7\nx.rs:1"),
+    ] {
+        let mut server = server(&format!(". {{\n{lines}\n}}"));
+        let bytes = encode(&query, 512);
+        let effects = server.panicked(Some((53, &bytes)), "index 7", "x.rs:1");
+        assert_eq!(logs(&effects), [says]);
+        let Some(Effect::Reply(bytes)) = effects.last() else { panic!("{effects:?}") };
+        let reply = decode(bytes).unwrap();
+        assert_eq!((reply.id, reply.rcode, reply.questions), (query.id, 2, query.questions.clone()));
+        // What was no query, and what cannot be read, have no answer.
+        assert_eq!(server.panicked(None, "x", "y").len(), 1);
+        assert_eq!(server.panicked(Some((53, &[0; 3])), "x", "y").len(), 1);
+        let mut page = String::new();
+        server.render_metrics(&mut page);
+        assert!(page.contains("\ncoredns_panics_total 3\n"), "{page}");
+    }
+    let mut server = server(". {\n debug\n}");
+    let effects = server.panicked(None, "index 7", "x.rs:1");
+    assert!(matches!(&effects[..], [Effect::Fatal(why)] if why == "panic in server: index 7 at x.rs:1"));
 }
 
 #[test]

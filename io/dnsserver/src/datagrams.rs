@@ -1,0 +1,477 @@
+//! Clients' questions that go on to upstreams as datagrams, without a task and a socket each: those of a batch leave
+//! together, one thread takes all answers in and sends them to the clients, again together.
+//!
+//! An answer is believed by its question, its id and the port that it comes to, which nobody can foresee (RFC 5452
+//! section 9.2). A socket of its own for each question is the best port, and costs more than all the rest of it
+//! together. Here each batch leaves from one of [`POOL`] sockets, taken at random. To who knows none of them, a port is
+//! as unforeseeable as ever; who finds one out (by side channels, which take seconds) has it right once in [`POOL`]
+//! times, and not for long: after [`LIFE`], or [`QUESTIONS`] questions, another one takes its place. All are connected:
+//! the kernel drops what others than the upstream send.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{self, MsgFlags, MultiHeaders, SockaddrStorage};
+use rustix::event::epoll;
+use sealane_dns::{Effect, Event, Pending, Via};
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::batch::{self, Batch, Peer};
+use crate::fair;
+use crate::shared::Shared;
+use crate::upstream::{answers, any};
+
+/// Sockets to one upstream, at most.
+const POOL: usize = 128;
+/// How long one is used, …
+const LIFE: Duration = Duration::from_secs(10);
+/// … and for how many questions.
+const QUESTIONS: u32 = 2048;
+/// Other sockets that are tried where an id is taken on one.
+const TRIES: usize = 4;
+/// Datagrams in a batch, at most.
+const BATCH: usize = 32;
+/// The longest datagram, octets.
+const LONGEST: usize = 65_535;
+/// Between two looks at who waits for too long.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A client's question that waits for an upstream.
+pub(crate) struct Waiting {
+    pub(crate) to: SocketAddr,
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) message: Vec<u8>,
+    pub(crate) timeout: Duration,
+    pub(crate) pending: Box<Pending>,
+    pub(crate) client: Box<Client>,
+}
+
+/// Where an answer goes; its place among those that wait is free again when this is dropped.
+pub(crate) struct Client {
+    pub(crate) socket: Arc<UdpSocket>,
+    pub(crate) peer: Peer,
+    pub(crate) _permit: OwnedSemaphorePermit,
+    /// And its place among its client's, where `fairness` is on.
+    pub(crate) _place: Option<fair::Place>,
+}
+
+impl Waiting {
+    /// What a query's effects come to, where that is one datagram to an upstream.
+    pub(crate) fn of(
+        mut effects: Vec<Effect>,
+        client: Box<Client>,
+    ) -> std::result::Result<Self, (Vec<Effect>, Box<Client>)> {
+        let one = match effects.as_slice() {
+            [Effect::Ask { via: Via::Udp, pending, .. }] => pending.has_client(),
+            _ => false,
+        };
+        match effects.pop() {
+            Some(Effect::Ask { upstream: to, message, timeout, keeping, pending, .. }) if one => {
+                Ok(Waiting { to, source: keeping.source, message, timeout, pending, client })
+            }
+            last => {
+                effects.extend(last);
+                Err((effects, client))
+            }
+        }
+    }
+
+    fn id(&self) -> u16 {
+        self.pending.id()
+    }
+}
+
+/// An upstream, and the address of ours that it is asked from.
+type Place = (SocketAddr, Option<IpAddr>);
+
+/// A socket, and who waits for what comes to it, by id.
+struct Channel {
+    socket: UdpSocket,
+    place: Place,
+    waiting: HashMap<u16, (Waiting, Instant), BuildHasherDefault<Id>>,
+    born: Instant,
+    asked: u32,
+    /// Nothing more is asked over it.
+    retired: bool,
+}
+
+/// Ids are random, and nobody else's choice: they are their own hashes. The upper bits count, too.
+#[derive(Default)]
+struct Id(u64);
+
+impl Hasher for Id {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for octet in bytes {
+            self.0 = self.0 << 8 | u64::from(*octet);
+        }
+    }
+
+    fn write_u16(&mut self, id: u16) {
+        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[derive(Default)]
+struct Channels {
+    /// By number, which is never given twice.
+    all: HashMap<u64, Channel>,
+    pools: HashMap<Place, Vec<u64>>,
+    last: u64,
+    /// When each is given up: time, channel, id.
+    deadlines: BTreeMap<(Instant, u64, u16), ()>,
+}
+
+/// Questions under way, and the thread that takes the answers in.
+pub(crate) struct Datagrams {
+    channels: Mutex<Channels>,
+    epoll: Option<OwnedFd>,
+    /// The thread comes with the first question.
+    started: Once,
+}
+
+impl Default for Datagrams {
+    fn default() -> Self {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).ok();
+        Datagrams { channels: Mutex::default(), epoll, started: Once::new() }
+    }
+}
+
+/// What came of a question.
+type Outcome = (Waiting, Result<Vec<u8>>);
+
+impl Datagrams {
+    fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends questions. Those come back that cannot go this way, there being no socket for them.
+    pub(crate) fn send(&self, shared: &Arc<Shared>, questions: Vec<Waiting>) -> Vec<Waiting> {
+        self.started.call_once(|| Datagrams::serve(shared));
+        let (mut back, mut failed) = (Vec::new(), Vec::new());
+        let mut by_place: Vec<(Place, Vec<Waiting>)> = Vec::new();
+        for waiting in questions {
+            let place = (waiting.to, waiting.source);
+            match by_place.iter_mut().find(|(other, _)| *other == place) {
+                Some((_, list)) => list.push(waiting),
+                None => by_place.push((place, vec![waiting])),
+            }
+        }
+        let mut channels = self.channels();
+        for (place, mut waiting) in by_place {
+            while !waiting.is_empty() {
+                let rest = waiting.split_off(waiting.len().min(BATCH));
+                channels.send(
+                    self.epoll.as_ref(),
+                    place,
+                    waiting,
+                    shared.now().random,
+                    (&mut back, &mut failed),
+                );
+                waiting = rest;
+            }
+        }
+        drop(channels);
+        for (message, socket, peer) in settle(shared, &Handle::current(), failed) {
+            batch::send(&socket, message, peer);
+        }
+        back
+    }
+
+    /// Takes answers in, until nobody has the server any more.
+    fn serve(shared: &Arc<Shared>) {
+        let (weak, runtime) = (Arc::downgrade(shared), Handle::current());
+        let run = move || Datagrams::listen(&weak, &runtime);
+        if let Err(error) = std::thread::Builder::new().name("dns-upstreams".to_owned()).spawn(run) {
+            shared.log(&format!("[ERROR] DNS has no thread for upstreams: {error}"));
+        }
+    }
+
+    fn listen(weak: &Weak<Shared>, runtime: &Handle) {
+        let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(BATCH, None);
+        let mut room: Vec<Vec<u8>> = vec![vec![0; LONGEST]; BATCH];
+        let mut events = Vec::with_capacity(64);
+        let (mut looked, mut batch) = (Instant::now(), Batch::new());
+        while let Some(shared) = weak.upgrade() {
+            let Some(poll) = shared.datagrams.epoll.as_ref() else { return };
+            events.clear();
+            let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+            // A signal ends it early, and that is all.
+            let _ = epoll::wait(poll, rustix::buffer::spare_capacity(&mut events), Some(&wait));
+            let mut outcomes = Vec::new();
+            let mut channels = shared.datagrams.channels();
+            for event in &events {
+                channels.receive(event.data.u64(), &mut headers, &mut room, &mut outcomes);
+            }
+            let now = Instant::now();
+            if now.duration_since(looked) >= LOOK {
+                looked = now;
+                channels.look(now, &mut outcomes);
+            }
+            drop(channels);
+            reply(settle(&shared, runtime, outcomes), &mut batch);
+        }
+    }
+}
+
+impl Channels {
+    /// Up to a batch of questions to one upstream leave from one socket.
+    fn send(
+        &mut self,
+        poll: Option<&OwnedFd>,
+        place: Place,
+        questions: Vec<Waiting>,
+        random: u64,
+        (back, failed): (&mut Vec<Waiting>, &mut Vec<Outcome>),
+    ) {
+        let now = Instant::now();
+        let free = |channel: &Channel| questions.iter().all(|one| !channel.waiting.contains_key(&one.id()));
+        let distinct = {
+            let mut ids: Vec<u16> = questions.iter().map(Waiting::id).collect();
+            ids.sort_unstable();
+            ids.windows(2).all(|pair| pair[0] != pair[1])
+        };
+        let found = (0..TRIES).find_map(|attempt| {
+            let (number, kept) = self.channel(poll?, place, random.rotate_left(16 * attempt as u32), now)?;
+            self.all.get(&number).is_some_and(free).then_some((number, kept))
+        });
+        let Some((number, kept)) = found.filter(|_| distinct) else {
+            return back.extend(questions);
+        };
+        let Some(channel) = self.all.get_mut(&number) else { return back.extend(questions) };
+        let slices: Vec<[IoSlice<'_>; 1]> =
+            questions.iter().map(|one| [IoSlice::new(&one.message)]).collect();
+        let mut sent = sendmmsg(&channel.socket, &slices);
+        if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+            // About what was sent before: that is over. This is asked all the same.
+            refuse(&mut self.deadlines, number, channel, failed);
+            sent = sendmmsg(&channel.socket, &slices);
+        }
+        if let Err(error) = sent {
+            let kind = error.kind();
+            return failed
+                .extend(questions.into_iter().map(|one| (one, Err(Error::new(kind, error.to_string())))));
+        }
+        channel.asked += questions.len() as u32;
+        for mut one in questions {
+            let (id, deadline) = (one.id(), now + one.timeout);
+            one.pending.went_over(kept);
+            self.deadlines.insert((deadline, number, id), ());
+            channel.waiting.insert(id, (one, deadline));
+        }
+    }
+
+    /// One of the sockets to an upstream, and whether it was there already.
+    fn channel(&mut self, poll: &OwnedFd, place: Place, random: u64, now: Instant) -> Option<(u64, bool)> {
+        let pool = self.pools.entry(place).or_default();
+        let slot = (random % POOL as u64) as usize;
+        if let Some(number) = pool.get(slot).copied()
+            && let Some(channel) = self.all.get_mut(&number)
+        {
+            if channel.asked < QUESTIONS && now.duration_since(channel.born) < LIFE {
+                return Some((number, true));
+            }
+            channel.retired = true;
+        }
+        self.last += 1;
+        let number = self.last;
+        match connect(place, poll, number) {
+            Ok(socket) => {
+                let channel = Channel {
+                    socket,
+                    place,
+                    waiting: HashMap::default(),
+                    born: now,
+                    asked: 0,
+                    retired: false,
+                };
+                self.all.insert(number, channel);
+                match pool.get_mut(slot) {
+                    Some(old) => *old = number,
+                    None => pool.push(number),
+                }
+                Some((number, false))
+            }
+            // No more sockets for this process: those that there are must do.
+            Err(_) => {
+                let at = (random % pool.len().max(1) as u64) as usize;
+                pool.get(at).filter(|number| self.all.contains_key(number)).map(|number| (*number, true))
+            }
+        }
+    }
+
+    /// Takes what has come to a socket.
+    fn receive(
+        &mut self,
+        number: u64,
+        headers: &mut MultiHeaders<SockaddrStorage>,
+        room: &mut [Vec<u8>],
+        out: &mut Vec<Outcome>,
+    ) {
+        let Some(channel) = self.all.get_mut(&number) else { return };
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+            room.iter_mut().map(|one| [IoSliceMut::new(one)]).collect();
+        let fd = channel.socket.as_raw_fd();
+        let lengths: Vec<usize> =
+            match socket::recvmmsg(fd, headers, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
+                Ok(came) => came.map(|message| message.bytes).collect(),
+                Err(nix::errno::Errno::ECONNREFUSED) => {
+                    return refuse(&mut self.deadlines, number, channel, out);
+                }
+                Err(_) => return,
+            };
+        for (octets, len) in room.iter().zip(lengths) {
+            let Some(answer) = octets.get(..len).filter(|answer| answer.len() >= 2) else { continue };
+            let id = u16::from_be_bytes([answer[0], answer[1]]);
+            // What is not the answer is a stranger's, who guesses (RFC 5452 section 9.1).
+            if !channel.waiting.get(&id).is_some_and(|(one, _)| answers(answer, &one.message)) {
+                continue;
+            }
+            if let Some((one, deadline)) = channel.waiting.remove(&id) {
+                self.deadlines.remove(&(deadline, number, id));
+                out.push((one, Ok(answer.to_vec())));
+            }
+        }
+    }
+
+    /// Gives up who has waited for long enough, and closes sockets that are done.
+    fn look(&mut self, now: Instant, out: &mut Vec<Outcome>) {
+        while let Some(((deadline, number, id), ())) = self.deadlines.pop_first() {
+            if deadline > now {
+                self.deadlines.insert((deadline, number, id), ());
+                break;
+            }
+            if let Some((one, _)) = self.all.get_mut(&number).and_then(|channel| channel.waiting.remove(&id))
+            {
+                out.push((one, Err(Error::new(ErrorKind::TimedOut, "udp i/o timeout"))));
+            }
+        }
+        let pools = &mut self.pools;
+        self.all.retain(|number, channel| {
+            let old = now.duration_since(channel.born) >= LIFE;
+            let done = channel.waiting.is_empty() && (channel.retired || old);
+            if done && let Some(pool) = pools.get_mut(&channel.place) {
+                pool.retain(|other| other != number);
+            }
+            !done
+        });
+        pools.retain(|_, pool| !pool.is_empty());
+    }
+}
+
+/// Nobody is there: all who wait learn of it.
+fn refuse(
+    deadlines: &mut BTreeMap<(Instant, u64, u16), ()>,
+    number: u64,
+    channel: &mut Channel,
+    out: &mut Vec<Outcome>,
+) {
+    for (id, (one, deadline)) in channel.waiting.drain() {
+        deadlines.remove(&(deadline, number, id));
+        out.push((one, Err(Error::from(nix::errno::Errno::ECONNREFUSED))));
+    }
+}
+
+fn connect((to, source): Place, poll: &OwnedFd, number: u64) -> Result<UdpSocket> {
+    // The kernel picks a port that nobody can foresee.
+    let socket = UdpSocket::bind((source.unwrap_or(any(to)), 0))?;
+    socket.connect(to)?;
+    socket.set_nonblocking(true)?;
+    epoll::add(poll, &socket, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+    Ok(socket)
+}
+
+/// Sends all. One that the kernel has no room for is one that got lost.
+fn sendmmsg(socket: &UdpSocket, slices: &[[IoSlice<'_>; 1]]) -> Result<()> {
+    let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(slices.len(), None);
+    let to = vec![None; slices.len()];
+    let mut sent = 0;
+    while sent < slices.len() {
+        let flags = MsgFlags::MSG_DONTWAIT;
+        match socket::sendmmsg(socket.as_raw_fd(), &mut headers, &slices[sent..], &to[sent..], [], flags) {
+            Ok(results) => sent += results.count().max(1),
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::ENOBUFS) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// An answer on its way to its client.
+type Reply = (Vec<u8>, Arc<UdpSocket>, Peer);
+
+/// Hands outcomes to the state machine: what it says to the clients.
+fn settle(shared: &Arc<Shared>, runtime: &Handle, outcomes: Vec<Outcome>) -> Vec<Reply> {
+    if outcomes.is_empty() {
+        return Vec::new();
+    }
+    let _runtime = runtime.enter();
+    let (mut again, mut replies) = (Vec::new(), Vec::new());
+    for (waiting, outcome) in outcomes {
+        let Waiting { pending, client, .. } = waiting;
+        let effects = match outcome {
+            Ok(bytes) => shared.step(Event::Answer { pending, bytes: &bytes }),
+            Err(error) => shared.step(Event::Failed { pending, why: error.to_string() }),
+        };
+        match shared.at_once(effects) {
+            Ok(messages) => replies
+                .extend(messages.into_iter().map(|message| (message, client.socket.clone(), client.peer))),
+            Err(effects) => match Waiting::of(effects, client) {
+                Ok(waiting) => again.push(waiting),
+                Err((effects, client)) => carry_out(shared, effects, client),
+            },
+        }
+    }
+    if !again.is_empty() {
+        for waiting in shared.datagrams.send(shared, again) {
+            carry_out_alone(shared, waiting);
+        }
+    }
+    replies
+}
+
+/// The answers, as many as possible in one system call.
+fn reply(mut replies: Vec<Reply>, batch: &mut Batch) {
+    if let [(message, socket, peer)] = replies.as_mut_slice() {
+        return batch::send(socket, std::mem::take(message), *peer);
+    }
+    replies.sort_by_key(|(_, socket, _)| Arc::as_ptr(socket).addr());
+    for run in replies.chunk_by_mut(|a, b| Arc::ptr_eq(&a.1, &b.1)) {
+        let socket = run[0].1.clone();
+        for (message, _, peer) in run {
+            let message = std::mem::take(message);
+            if let Some(message) = batch.put(message, *peer) {
+                batch.send(&socket);
+                let _ = batch.put(message, *peer);
+            }
+        }
+        batch.send(&socket);
+    }
+}
+
+/// The way of everything else: a task.
+fn carry_out(shared: &Arc<Shared>, effects: Vec<Effect>, client: Box<Client>) {
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        for message in shared.carry_out(effects).await {
+            batch::send(&client.socket, message, client.peer);
+        }
+    });
+}
+
+/// The same with a question that goes to its upstream from a socket of its own.
+pub(crate) fn carry_out_alone(shared: &Arc<Shared>, waiting: Waiting) {
+    let Waiting { to: upstream, source, message, timeout, pending, client } = waiting;
+    let keeping = sealane_dns::chain::Keeping { source, ..Default::default() };
+    let ask = Effect::Ask { upstream, via: Via::Udp, message, timeout, keeping, pending };
+    carry_out(shared, vec![ask], client);
+}

@@ -1,0 +1,3 @@
+module sealane.dev/tests/resolvers
+
+go 1.26
