@@ -53,12 +53,13 @@ impl Table {
         }
         let first = FrontendKey { address: packet.destination, protocol: Protocol::Tcp, port: 0 };
         let mut of_address = self.frontends().range(first..).take_while(|(k, _)| k.address == first.address);
-        if of_address.any(|(_, f)| f.class == Class::ClusterIp) {
+        // The node's own addresses and Pods' are, Service range or not, where they should be.
+        if !packet.to_node && of_address.any(|(_, f)| f.class == Class::ClusterIp) {
             return Fate::Reject;
         }
-        // An address that is the node's own is, Service range or not, where it should be.
-        let unused = self.node().service_cidrs.iter().any(|c| c.contains(packet.destination));
-        if unused && !packet.to_node { Fate::Drop } else { Fate::Pass }
+        let held = |ranges: &[Cidr]| ranges.iter().any(|c| c.contains(packet.destination));
+        let unused = held(&self.node().service_cidrs) && !held(&self.node().pod_cidrs);
+        if !packet.to_node && unused { Fate::Drop } else { Fate::Pass }
     }
 }
 

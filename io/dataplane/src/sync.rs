@@ -133,6 +133,10 @@ fn follow<S: RuleSink>(worker: &Mutex<Worker<S>>, updates: &Receiver<Update>) {
             Ok(first) => {
                 let mut worker = lock(worker);
                 let changes = worker.take(std::iter::once(first).chain(updates.try_iter()));
+                // Who changes nothing has time to look: what is said to be in force should be.
+                if changes.iter().all(Vec::is_empty) {
+                    worker.look();
+                }
                 worker.advance(&changes);
             }
             Err(RecvTimeoutError::Timeout) => lock(worker).look(),

@@ -470,6 +470,30 @@ fn udp_flows_end_with_their_service_and_stay_with_who_still_serves() {
     assert!(flows.entries > 0 && flows.limit > flows.entries && flows.dropped == 0, "{flows:?}");
 }
 
+/// One Service of 100,000 endpoints, beside which another comes, changes and goes.
+#[test]
+fn a_hundred_thousand_endpoints() {
+    let namespace = Namespace::new();
+    let mut rules = Rules::new(&namespace);
+    let many: Vec<(IpAddr, &str)> =
+        (0..100_000u32).map(|n| (std::net::Ipv4Addr::from(0x0a80_0000 + n).into(), "n1")).collect();
+    let mut big = service("big", &["10.96.0.20"]);
+    big.ports.truncate(1);
+    rules.set(entry(big.clone(), &many));
+    rules.set(entry(service("small", &["10.96.0.21"]), &endpoints(&[0])));
+    rules.set(entry(service("small", &["10.96.0.21"]), &endpoints(&[1, 2])));
+    let agree = |rules: &mut Rules| {
+        let installed = rules.sink.read_back().unwrap();
+        assert_eq!(installed.len(), rules.table.frontends().len());
+        assert!(rules.table.frontends().values().all(|f| f.means(&installed[&f.key])));
+    };
+    agree(&mut rules);
+    rules.set(entry(big.clone(), &many[1..]));
+    agree(&mut rules);
+    rules.set(entry(big, &[]));
+    agree(&mut rules);
+}
+
 #[test]
 fn maps_grow() {
     let namespace = Namespace::new();

@@ -5,7 +5,7 @@ use super::elements::octets;
 use super::expr::{Base, Expr, Register, Verdict};
 use crate::message::{Attributes, Messages, flags};
 use crate::netlink::SUBSYSTEM_NFTABLES;
-use sealane_proxy::{Masquerade, NodeContext, PodInterface};
+use sealane_proxy::{Cidr, Masquerade, NodeContext, PodInterface};
 
 /// The table's name in both families.
 pub(crate) const TABLE: &str = "sealane";
@@ -326,23 +326,41 @@ pub(crate) fn static_chains(family: Family, node: &NodeContext, out: &mut Messag
     rule(family, "services", &lookup, out);
     // A port of a cluster address that no Service has. Rejecting from a chain of type nat means that only the
     // first packet of a connection is looked up, once.
+    let kind = Register(0);
+    let elsewhere = [
+        Expr::DestinationType { to: kind },
+        Expr::Differs { register: kind, value: LOCAL.to_ne_bytes().to_vec() },
+    ];
+    let [kind_of, not_local] = elsewhere.clone();
     let unused = [
         load_address(family, family.destination()),
         Expr::Lookup { set: Set::Cluster.name(), key: destination, to: None },
+        // Where a Service has an address of the node's, the node's other ports are its own.
+        kind_of,
+        not_local,
         Expr::Refuse { code: family.port_unreachable() },
     ];
     rule(family, "services", &unused, out);
-    // What is no Service's is nobody's, lest it go round between nodes and gateways; but for the node's own.
-    for range in node.service_cidrs.iter().filter(|c| c.network().is_ipv4() == (family == Family::V4)) {
-        let kind = Register(0);
-        let unassigned = [
+    // What is no Service's is nobody's, lest it go round between nodes and gateways; but for the node's own and Pods'.
+    let of_family = |ranges: &[Cidr]| -> Vec<Cidr> {
+        ranges.iter().copied().filter(|c| c.network().is_ipv4() == (family == Family::V4)).collect()
+    };
+    let is_for = |range: &Cidr| {
+        [
             load_address(family, destination),
             Expr::Bitwise { register: destination, mask: range.mask(), xor: vec![0; family.octets()] },
             Expr::Equal { register: destination, value: octets(range.network()) },
-            Expr::DestinationType { to: kind },
-            Expr::Differs { register: kind, value: LOCAL.to_ne_bytes().to_vec() },
-            Expr::Verdict(Verdict::Drop),
-        ];
+        ]
+    };
+    for service_range in of_family(&node.service_cidrs) {
+        // Ranges that overlap by mistake: Pods go on to be reached.
+        let overlaps =
+            |pods: &Cidr| service_range.contains(pods.network()) || pods.contains(service_range.network());
+        for pods in of_family(&node.pod_cidrs).iter().filter(|p| overlaps(p)) {
+            let to_pods = [&is_for(pods)[..], &[Expr::Verdict(Verdict::Return)]].concat();
+            rule(family, "services", &to_pods, out);
+        }
+        let unassigned = [&is_for(&service_range)[..], &elsewhere, &[Expr::Verdict(Verdict::Drop)]].concat();
         rule(family, "services", &unassigned, out);
     }
 
