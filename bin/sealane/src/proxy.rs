@@ -101,8 +101,11 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let name = config.node_name.clone().unwrap_or(host);
     let client = client(&config, flags.master.as_deref()).await?;
     let (updates, inbox) = std::sync::mpsc::channel();
-    let proxy = sealane_dataplane::spawn(Table::new(NodeContext::new(name.as_str())), sink()?, inbox)
-        .map_err(|e| format!("proxy: {e}"))?;
+    let sink = sink()?;
+    let rules = netlink_socket().and_then(|s| sink.watch(s)).map_err(|e| format!("proxy: {e}"))?;
+    let table = Table::new(NodeContext::new(name.as_str()));
+    let proxy =
+        sealane_dataplane::spawn_watched(table, sink, inbox, rules).map_err(|e| format!("proxy: {e}"))?;
     tracing::info!(node = name, mode = servers::MODE, "the service proxy starts");
 
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));

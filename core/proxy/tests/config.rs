@@ -338,7 +338,10 @@ fn pods_are_told_by_the_nodes_range_or_by_link() {
     let context =
         by_node.node_context("n1", Some(&node(&[], &["10.244.1.0/24", "fd00:1::/64"])), &none).unwrap();
     assert!(context.detects_pods(false) && context.detects_pods(true));
-    assert!(context.is_pod("10.244.1.9".parse().unwrap()) && !context.is_pod("10.244.2.9".parse().unwrap()));
+    assert!(
+        context.is_pod("10.244.1.9".parse().unwrap(), "")
+            && !context.is_pod("10.244.2.9".parse().unwrap(), "")
+    );
     let bridge = config("detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}");
     let interface = bridge.node_context("n1", None, &none).unwrap().pod_interface.unwrap();
     assert!(interface.matches("cni0") && !interface.matches("cni01"));

@@ -1,7 +1,7 @@
 //! kube-proxy's metrics under kube-proxy's names (pkg/proxy/metrics/metrics.go), for its nftables mode.
 
-use sealane_proxy::Tally;
 use sealane_proxy::health::Progress;
+use sealane_proxy::{FlowTable, Tally};
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -95,6 +95,9 @@ struct Figures {
     /// Changes of Services and of slices: all, and those that wait.
     services: (u64, u64),
     slices: (u64, u64),
+    /// Times that somebody else had changed the rules: noticed at once, and found later.
+    repairs: (u64, u64),
+    flow_table: Option<FlowTable>,
     frontends: usize,
     revision: u64,
     queued: f64,
@@ -215,6 +218,21 @@ impl Metrics {
         self.with(|f| f.progress)
     }
 
+    /// Somebody else had changed the rules: noticed at once, or found later.
+    pub(crate) fn repaired(&self, at_once: bool) {
+        self.with(|f| if at_once { f.repairs.0 += 1 } else { f.repairs.1 += 1 });
+    }
+
+    /// How full the kernel's table of flows is; gives back what it was.
+    pub(crate) fn flow_table(&self, now: Option<FlowTable>) -> Option<FlowTable> {
+        self.with(|f| std::mem::replace(&mut f.flow_table, now))
+    }
+
+    /// How often rules that somebody else had changed were written anew: noticed at once, and found by looking.
+    pub fn repairs(&self) -> (u64, u64) {
+        self.with(|f| f.repairs)
+    }
+
     /// How often rules were written, in full and in part, and how often that failed.
     pub fn syncs(&self) -> (u64, u64, u64) {
         self.with(|f| f.rounds)
@@ -234,6 +252,7 @@ impl Metrics {
                 let _ = writeln!(out, "{name}{{ip_family=\"{label}\"}} {}", value(&figures, family));
             }
         }
+        beside(&figures, &mut out);
         let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
         let help = "Service ports with a Local traffic policy and no endpoints on this node";
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
@@ -250,6 +269,28 @@ impl Metrics {
             }
         }
         out
+    }
+}
+
+/// What others do to the rules, and how much room the kernel has for flows.
+fn beside(figures: &Figures, out: &mut String) {
+    let name = "sealane_proxy_repairs_total";
+    let help = "Rules written anew because somebody else had changed them";
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
+    let (at_once, later) = figures.repairs;
+    let _ = writeln!(out, "{name}{{noticed=\"at once\"}} {at_once}\n{name}{{noticed=\"later\"}} {later}");
+    let flows = figures.flow_table.unwrap_or_default();
+    for (name, kind, help, value) in [
+        ("sealane_conntrack_entries", "gauge", "Flows that the kernel keeps", flows.entries),
+        ("sealane_conntrack_limit", "gauge", "Flows that the kernel keeps at most", flows.limit),
+        (
+            "sealane_conntrack_dropped_packets_total",
+            "counter",
+            "Packets lost because the table of flows was full",
+            flows.dropped,
+        ),
+    ] {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
 }
 

@@ -242,6 +242,7 @@ impl Config {
         };
         Some(NodeContext {
             zone: node.map_or_else(|| Arc::from(""), |n| n.zone.clone()),
+            addresses: self.primary_addresses(node),
             node_port_addresses: self.node_port_addresses(node, addresses),
             pod_cidrs,
             pod_interface,

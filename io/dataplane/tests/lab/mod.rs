@@ -137,7 +137,7 @@ fn wire(node: &Namespace, link: &str, other: &Namespace) {
 }
 
 /// Answers `NUMBER SOURCE` to every connection and datagram.
-fn serve(number: usize, address: SocketAddr) {
+pub fn serve(number: usize, address: SocketAddr) {
     let listener = TcpListener::bind(address).unwrap();
     std::thread::spawn(move || {
         while let Ok((mut stream, peer)) = listener.accept() {
