@@ -60,6 +60,8 @@ enum Part {
     Workers,
     /// The DNS server under a CPU quota, asked five times as much as it can answer, by dnsperf
     Overload,
+    /// The DNS server's memory when the API server restarts
+    Relist,
 }
 
 /// How often each thing is done.
@@ -120,6 +122,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Some(Part::Overload) => {
             run.figures = nameservers::overload::measure(&binary, nameservers::Rounds::new(arguments.short))?;
         }
+        Some(Part::Relist) => run.figures = nameservers::relist::measure(&binary, arguments.short)?,
         Some(Part::Dns) => {
             let coredns = match std::env::var_os("SEALANE_COREDNS") {
                 Some(path) => path.into(),

@@ -17,7 +17,7 @@ use sealane_tests::{Machine, Start, eventually};
 use serde_json::Value;
 
 use dns::codec::{Query, decode, type_number};
-use dns::server::{Program, Server, ask_tcp, ask_udp};
+use dns::server::{Program, SERVER, Server, ask_tcp, ask_udp};
 
 fn query(name: &str, kind: &str) -> Query {
     Query { name: name.to_owned(), rtype: type_number(kind).unwrap(), class: 1, flags: 0x0100, edns: None }
@@ -32,7 +32,7 @@ fn start(machine: &Machine, folder: &Path, program: Program, file: &str, corefil
 /// Asks until there is an answer with records.
 #[track_caller]
 fn answered(servers: &mut [&mut Server], query: &Query) {
-    eventually("an answer", || match ask_udp(query) {
+    eventually("an answer", || match ask_udp(SERVER, query) {
         Ok(reply) if reply.rcode == "NOERROR" && reply.sections[0].len() == 1 => Ok(()),
         other => Err(format!("{other:?}\n{}", servers.iter_mut().map(|s| s.log()).collect::<String>())),
     });
@@ -54,7 +54,8 @@ fn each_asks_the_other_over_grpc() {
         let mut other = start(&machine, folder.path(), asks, "asks", asking);
         machine.within(|| {
             answered(&mut [&mut one, &mut other], &query("www.example.org.", "A"));
-            let big = ask_tcp(&[&query("big.example.org.", "A"), &query("www.example.org.", "A")]).unwrap();
+            let big =
+                ask_tcp(SERVER, &[&query("big.example.org.", "A"), &query("www.example.org.", "A")]).unwrap();
             assert_eq!((big[0].sections[0].len(), big[1].sections[0].len()), (2000, 1), "{}", asks.name());
         });
     }
@@ -162,9 +163,9 @@ fn who_looks_on_sees_the_same_of_both() {
             for (name, kind) in
                 [("www.example.org.", "AAAA"), ("www.example.net.", "A"), ("x.example.com.", "A")]
             {
-                ask_udp(&query(name, kind)).unwrap();
+                ask_udp(SERVER, &query(name, kind)).unwrap();
             }
-            ask_tcp(&[&query("tcp.example.net.", "A")]).unwrap();
+            ask_tcp(SERVER, &[&query("tcp.example.net.", "A")]).unwrap();
         });
         server.end();
         let all: Vec<String> = reading.join().unwrap().iter().map(|frame| words(frame, false)).collect();
@@ -217,9 +218,9 @@ fn spans_are_the_same_of_both() {
         let mut server = start(&machine, folder.path(), program, "Corefile", corefile);
         machine.within(|| {
             answered(&mut [&mut server], &query("www.example.org.", "A"));
-            ask_udp(&query("www.example.net.", "A")).unwrap();
-            ask_udp(&query("a.example.com.", "MX")).unwrap();
-            ask_tcp(&[&query("tcp.example.net.", "A")]).unwrap();
+            ask_udp(SERVER, &query("www.example.net.", "A")).unwrap();
+            ask_udp(SERVER, &query("a.example.com.", "MX")).unwrap();
+            ask_tcp(SERVER, &[&query("tcp.example.net.", "A")]).unwrap();
         });
         // CoreDNS tells of the whole last, Sealane at once of all.
         let mut spans: Vec<Value> = Vec::new();

@@ -26,4 +26,4 @@ macro_rules! tables {
     };
 }
 
-tables! { kubernetes specification plugins zonal zones }
+tables! { kubernetes specification plugins zonal zones multicluster }

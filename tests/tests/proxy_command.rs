@@ -32,9 +32,10 @@ impl Place {
         let node = place.node();
         let forward = ["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"];
         run(node.command("sh").args(forward), b"").ok();
-        for (link, other, own, theirs) in
-            [("pod0", &place.pod, "10.244.0.1", "10.244.0.2"), ("out", &place.outside, "192.0.2.10", "192.0.2.1")]
-        {
+        for (link, other, own, theirs) in [
+            ("pod0", &place.pod, "10.244.0.1", "10.244.0.2"),
+            ("out", &place.outside, "192.0.2.10", "192.0.2.1"),
+        ] {
             ip(node, &format!("link add {link} type veth peer name eth0 netns {}", other.name()));
             ip(node, &format!("addr add {own}/24 dev {link}"));
             ip(node, &format!("link set {link} up"));
@@ -68,10 +69,15 @@ impl Place {
         self.up.file("proxy.yaml", &text).display().to_string()
     }
 
-    fn proxy(&self, words: &[&str]) -> Proxy {
+    fn start(&self, words: &[&str]) -> Proxy {
         let mut command = self.node().command(sealane());
         command.arg("proxy").args(words).stdin(Stdio::null()).stdout(Stdio::null());
-        let proxy = Proxy(command.spawn().unwrap());
+        Proxy(command.spawn().unwrap())
+    }
+
+    /// Started, its first rules in force.
+    fn proxy(&self, words: &[&str]) -> Proxy {
+        let proxy = self.start(words);
         eventually("the first rules", || {
             let page = self.get("127.0.0.1:10249", "/metrics")?;
             let first = "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1";
@@ -212,7 +218,9 @@ fn servers_answer(place: &Place) {
         place.figure("kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}"),
         1.0
     );
-    assert!(place.figure("kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}") >= 3.0);
+    assert!(
+        place.figure("kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}") >= 3.0
+    );
 }
 
 fn health_follows_the_node(place: &Place) {
@@ -279,7 +287,10 @@ fn a_label_leaves_it_to_others(place: &Place) {
     let before = frontends();
     let label = "service.kubernetes.io/service-proxy-name";
     place.up.ok(&["label", "service", "web", &format!("{label}=other")]);
-    eventually("nothing of it is left", || if frontends() < before { Ok(()) } else { Err(before.to_string()) });
+    eventually(
+        "nothing of it is left",
+        || if frontends() < before { Ok(()) } else { Err(before.to_string()) },
+    );
     place.up.ok(&["label", "service", "web", &format!("{label}-")]);
     place.reaches(place.node(), "10.96.0.50:80", "10.244.0.1");
     assert_eq!(frontends(), before);
@@ -315,6 +326,25 @@ fn flags_alone_are_enough_and_the_nodes_own_address_takes_node_ports() {
 }
 
 #[test]
+fn rules_wait_for_the_nodes_range_and_follow_it() {
+    let place = Place::new();
+    place.up.apply(&web("")).ok();
+    place.up.apply(&slice("web-1", "web", "n1")).ok();
+    let config = place.config("detectLocalMode: NodeCIDR\nnftables:\n  minSyncPeriod: 10ms\n");
+    let mut proxy = place.start(&["--config", &config]);
+    eventually("its servers answer", || place.get("127.0.0.1:10249", "/metrics"));
+    place.up.apply(&NODE.replace("n1", "n0")).ok();
+    assert_eq!(
+        place.figure("kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}"),
+        0.0
+    );
+    place.up.apply(&format!("{NODE}spec: {{podCIDR: 10.244.0.0/24, podCIDRs: [10.244.0.0/24]}}\n")).ok();
+    // Whoever is not in the range is masqueraded.
+    place.reaches(&place.outside, "10.96.0.50:80", "10.244.0.1");
+    assert_eq!(proxy.stop(), 0);
+}
+
+#[test]
 fn a_changed_file_is_its_end() {
     let place = Place::new();
     let config = place.config("");
@@ -340,7 +370,11 @@ fn what_is_wrong_is_said_in_a_line() {
         (vec!["--clusterCIDR=x"], 2, "proxy: unknown flag \"--clusterCIDR=x\"".to_owned()),
         (vec!["--config"], 2, "proxy: --config needs a value".to_owned()),
         (vec!["--config=/no/such"], 1, "proxy: cannot read /no/such".to_owned()),
-        (vec!["--config", &unknown], 1, format!("proxy: {unknown}:4:3: iptables: unknown field `masquradeAll`")),
+        (
+            vec!["--config", &unknown],
+            1,
+            format!("proxy: {unknown}:4:3: iptables: unknown field `masquradeAll`"),
+        ),
         (vec!["--config", &invalid], 1, "(and 1 more)".to_owned()),
         (vec!["--config", &other], 1, "kind: Invalid value: \"Pod\"".to_owned()),
         (vec!["--config", &lost], 1, "no way to the API: /no/such/file".to_owned()),

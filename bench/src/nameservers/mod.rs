@@ -5,6 +5,7 @@ mod changes;
 mod cluster;
 mod forwarding;
 pub(crate) mod overload;
+pub(crate) mod relist;
 mod scene;
 mod server;
 pub(crate) mod workers;

@@ -8,8 +8,9 @@ use kube::config::{
     AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
 };
 use sealane_catalog::{Snapshot, Source};
-use sealane_client::watch_catalog;
+use sealane_client::{CatalogOptions, WarmStart, watch_catalog, watch_imports};
 use sealane_dnsserver::{ApiAccess, LogSink, Settings};
+use sealane_host::memory;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -150,10 +151,12 @@ fn settings(flags: &Flags) -> Result<Settings, String> {
 }
 
 async fn serve(flags: Flags) -> Result<(), String> {
-    let settings = settings(&flags)?;
+    let mut settings = settings(&flags)?;
     reload_on_signal(settings.reload.clone())?;
     let needs = sealane_dnsserver::check(&settings).map_err(|e| e.to_string())?;
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let stopped = Arc::new(Notify::new());
+    let catalog;
     if needs.cluster {
         let client = client(&needs.one_access()?).await?;
         let mut sources = vec![Source::Services, Source::EndpointSlices, Source::Namespaces];
@@ -163,13 +166,34 @@ async fn serve(flags: Flags) -> Result<(), String> {
         if needs.nodes {
             sources.push(Source::Nodes);
         }
-        tokio::spawn(async move { watch_catalog(client, &sources, publish, std::future::pending()).await });
+        if needs.destination_rules {
+            sources.push(Source::DestinationRules);
+        }
+        if needs.imports {
+            let (publish, imports) = watch::channel(Arc::new(Snapshot::default()));
+            settings.imports = Some(imports);
+            tokio::spawn(watch_imports(client.clone(), publish, std::future::pending()));
+        }
+        let warm = needs.one_warm_start()?;
+        let warm_start = warm.map(|file| WarmStart { path: file.path.clone().into(), max_age: file.max_age });
+        let options =
+            CatalogOptions { warm_start, loaded: Some(Box::new(memory::give_back)), proxy_on: None };
+        let stopped = stopped.clone();
+        let ended = async move { stopped.notified().await };
+        catalog = tokio::spawn(async move { watch_catalog(client, &sources, options, publish, ended).await });
     } else {
         // Nobody will write; the channel stays open all the same.
         std::mem::forget(publish);
+        catalog = tokio::spawn(async {});
     }
     let ended = terminated(settings.log.clone())?;
-    sealane_dnsserver::run(settings, snapshots, ended).await.map_err(|e| e.to_string())
+    let served = sealane_dnsserver::run(settings, snapshots, ended).await;
+    // What is known is saved for the next start, where that is wanted.
+    stopped.notify_one();
+    if let Err(panicked) = catalog.await {
+        tracing::error!("the catalog's last words: {panicked}");
+    }
+    served.map_err(|e| e.to_string())
 }
 
 /// Comes with the first INT or TERM; a second INT waits for nothing, as CoreDNS's.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use sealane_catalog::{Snapshot, Source};
-use sealane_client::{Selection, watch_selected};
+use sealane_client::{CatalogOptions, watch_catalog};
 use sealane_dataplane::{
     NftSink, address_sockets, follow_addresses, netlink_socket, set_conntrack, set_oom_score,
 };
@@ -22,11 +22,6 @@ use crate::cli::LogFormat;
 
 /// Between two looks at the configuration file.
 const LOOK: Duration = Duration::from_secs(1);
-/// Leaves a Service to another proxy, and marks slices that have no address to be reached at
-/// (cmd/kube-proxy/app/server.go, Run).
-const OTHER_PROXY: &str = "!service.kubernetes.io/service-proxy-name";
-const HEADLESS: &str = "!service.kubernetes.io/headless";
-
 /// Runs until INT or TERM. The rules stay, as kube-proxy's do: `--cleanup` removes them.
 pub(crate) fn run(words: &[String]) -> Result<(), String> {
     let flags = match Flags::parse(words) {
@@ -114,16 +109,11 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     tracing::info!(node = name, mode = servers::MODE, "the service proxy starts");
 
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
-    let of_node = format!("metadata.name={name}");
-    let selections = [
-        Selection { labels: OTHER_PROXY.to_owned(), ..Selection::all(Source::Services) },
-        Selection { labels: HEADLESS.to_owned(), ..Selection::all(Source::EndpointSlices) },
-        Selection { fields: of_node, ..Selection::all(Source::Nodes) },
-    ];
-    let watched =
-        tokio::spawn(
-            async move { watch_selected(client, &selections, publish, std::future::pending()).await },
-        );
+    let sources = [Source::Services, Source::EndpointSlices, Source::Nodes];
+    let options = CatalogOptions { proxy_on: Some(name.clone()), ..CatalogOptions::default() };
+    let watched = tokio::spawn(async move {
+        watch_catalog(client, &sources, options, publish, std::future::pending()).await;
+    });
     let (own, addresses) = watch::channel(None::<std::collections::BTreeSet<IpAddr>>);
     address_sockets().and_then(|s| follow_addresses(s, own)).map_err(|e| format!("proxy: {e}"))?;
 

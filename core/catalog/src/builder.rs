@@ -1,16 +1,18 @@
 //! [`Builder`]: the one writer. Events in, Snapshots out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rpds::HashTrieMapSync;
 use sealane_api::Object;
 
 use crate::compile;
+use crate::intern::Interner;
 use crate::model::{Entry, Namespace, NamespacedName, Node, Pod, Service, Slice};
+use crate::rules::{Rule, Rules};
 use crate::snapshot::{Delta, Keys, Snapshot, Source, changes};
+use crate::trie::Trie;
 
 /// How many changes a snapshot remembers for readers that skipped some (see [`Snapshot::since`]).
 const HISTORY: usize = 1024;
@@ -24,10 +26,17 @@ pub enum Event {
     Deleted(Source, Object),
     /// A list begins: what is `Applied` up to `RelistEnd` is all there is.
     RelistBegin(Source),
-    /// The list is complete: what was not in it is gone. Only now does it show.
+    /// The list is complete: what was not in it is gone. Only now does it show, and everything else that came in
+    /// the meantime.
     RelistEnd(Source),
+    /// The list broke off: what it said counts, what it did not say says nothing.
+    RelistFailed(Source),
     /// A list's or bookmark's resourceVersion.
     Revision(Source, u64),
+    /// The watch broke, or could not begin, at this time (seconds since 1970): what is known grows old.
+    Lost(Source, u64),
+    /// The watch is there (again).
+    Connected(Source),
 }
 
 /// A compiled object.
@@ -38,21 +47,29 @@ enum Compiled {
     Namespace(Namespace),
     Node(Node),
     Pod(Pod),
+    Rule(Rule),
 }
 
 /// Applies events and publishes snapshots. What changes costs what changed, but for the slices of one Service,
-/// which are looked through when one of them loses an address.
+/// which are looked through when one of them loses an address. A list costs its names while it comes: an object that
+/// is known already stays as it is.
 #[derive(Debug, Default)]
 pub struct Builder {
     next: Snapshot,
     published: Arc<Snapshot>,
     required: Vec<Source>,
     listed: HashSet<Source>,
-    /// Lists under way, by the objects' own names.
-    staged: HashMap<Source, BTreeMap<NamespacedName, Option<Compiled>>>,
-    /// Which Service each slice was last seen with.
-    slices: HashMap<NamespacedName, NamespacedName>,
+    /// Lists under way: the objects that they have had.
+    listing: HashMap<Source, HashSet<NamespacedName>>,
+    /// Since when watches are broken.
+    lost: HashMap<Source, u64>,
+    /// When what [`Builder::restore`] took was true; until all that is required has been listed.
+    pub(crate) restored: Option<u64>,
+    /// Which Service each slice was last seen with; it is in the slice's namespace.
+    slices: HashMap<NamespacedName, Arc<str>>,
+    rules: Rules,
     dirty: Dirty,
+    texts: Interner,
 }
 
 #[derive(Debug, Default)]
@@ -75,72 +92,94 @@ impl Builder {
         match event {
             Event::Applied(source, object) => {
                 self.seen(source, object.revision());
-                let key = NamespacedName::new(object.namespace(), object.name());
-                let compiled = compiled(source, &object);
-                match self.staged.get_mut(&source) {
-                    Some(staged) => {
-                        staged.insert(key, compiled);
-                    }
-                    None => self.put(source, &key, compiled),
+                let key = self.take(source, &object);
+                if let Some(listed) = self.listing.get_mut(&source) {
+                    listed.insert(key);
                 }
             }
             Event::Deleted(source, object) => {
                 self.seen(source, object.revision());
-                let key = NamespacedName::new(object.namespace(), object.name());
-                match self.staged.get_mut(&source) {
-                    Some(staged) => {
-                        staged.remove(&key);
-                    }
-                    None => self.put(source, &key, None),
-                }
+                let key = self.texts.name(object.namespace(), object.name());
+                self.put(source, &key, None);
             }
             Event::RelistBegin(source) => {
-                self.staged.insert(source, BTreeMap::new());
+                self.listing.insert(source, HashSet::new());
             }
             Event::RelistEnd(source) => self.sweep(source),
+            Event::RelistFailed(source) => {
+                self.listing.remove(&source);
+            }
             Event::Revision(source, revision) => self.seen(source, revision),
+            // What is not required to answer makes no answer old.
+            Event::Lost(source, now) => {
+                if self.required.contains(&source) {
+                    self.lost.entry(source).or_insert(now);
+                }
+            }
+            Event::Connected(source) => {
+                self.lost.remove(&source);
+            }
         }
     }
 
     /// Publishes what was applied since the last time: the snapshot, and what changed in it. Publishes the same
-    /// snapshot again, with an empty delta, where nothing did.
+    /// snapshot again, with an empty delta, where nothing did; while a list is under way only how old things are
+    /// changes.
     pub fn publish(&mut self) -> (Arc<Snapshot>, Delta) {
+        let whole = self.required.iter().all(|source| self.listed.contains(source));
+        if whole && self.listing.is_empty() {
+            self.restored = None;
+        }
+        let as_of = self.lost.values().copied().chain(self.restored).min();
+        // Half a list is no state of the cluster, nor are some kinds as they are and others as they were.
+        let half = !self.listing.is_empty() || (self.published.restored && self.restored.is_some());
+        let old = self.published.clone();
+        let (mut new, mut delta) = if half {
+            ((*old).clone(), Delta { from: old.sequence, to: old.sequence, ..Delta::default() })
+        } else {
+            let delta = self.difference();
+            (self.next.clone(), delta)
+        };
+        if !half {
+            new.synced = whole || self.restored.is_some();
+            new.restored = self.restored.is_some();
+        }
+        new.as_of = as_of;
+        let same = old.revisions == new.revisions && old.synced == new.synced && old.restored == new.restored;
+        if delta.is_empty() && same && old.as_of == as_of {
+            return (old, delta);
+        }
+        new.sequence = old.sequence + 1;
+        delta.to = new.sequence;
+        new.history = history(&old, &delta);
+        self.published = Arc::new(new);
+        (self.published.clone(), delta)
+    }
+
+    /// What changed since the last publication; what is equal is identical from then on.
+    fn difference(&mut self) -> Delta {
         let dirty = std::mem::take(&mut self.dirty);
         let (old, new) = (&self.published, &mut self.next);
         restore(&dirty.services, &old.services, &mut new.services);
         restore(&dirty.namespaces, &old.namespaces, &mut new.namespaces);
         restore(&dirty.nodes, &old.nodes, &mut new.nodes);
         restore(&dirty.pods, &old.pods, &mut new.pods);
-        let mut delta = Delta {
+        Delta {
             from: old.sequence,
             to: old.sequence,
             services: changes(dirty.services.iter(), &old.services, &new.services),
             namespaces: changes(dirty.namespaces.iter(), &old.namespaces, &new.namespaces),
             nodes: changes(dirty.nodes.iter(), &old.nodes, &new.nodes),
             pods: changes(dirty.pods.iter(), &old.pods, &new.pods),
-        };
-        let synced = self.required.iter().all(|source| self.listed.contains(source));
-        if delta.is_empty() && old.revisions == new.revisions && old.synced == synced {
-            return (self.published.clone(), delta);
         }
-        new.synced = synced;
-        new.sequence = old.sequence + 1;
-        delta.to = new.sequence;
-        let mut left = HISTORY.saturating_sub(delta.len());
-        let mut history = vec![Arc::new(delta.clone())];
-        for earlier in old.history.iter().rev() {
-            // An empty delta costs room too.
-            let cost = earlier.len().max(1);
-            if cost > left {
-                break;
-            }
-            left -= cost;
-            history.push(earlier.clone());
-        }
-        history.reverse();
-        new.history = history.into();
-        self.published = Arc::new(new.clone());
-        (self.published.clone(), delta)
+    }
+
+    /// Adds or replaces an object.
+    pub(crate) fn take(&mut self, source: Source, object: &Object) -> NamespacedName {
+        let key = self.texts.name(object.namespace(), object.name());
+        let compiled = compiled(source, object, &mut self.texts);
+        self.put(source, &key, compiled);
+        key
     }
 
     fn seen(&mut self, source: Source, revision: u64) {
@@ -149,24 +188,38 @@ impl Builder {
     }
 
     fn sweep(&mut self, source: Source) {
-        let Some(staged) = self.staged.remove(&source) else { return };
-        let present: Vec<NamespacedName> = match source {
+        let Some(there) = self.listing.remove(&source) else { return };
+        let gone = |key: &&NamespacedName| !there.contains(*key);
+        let gone: Vec<NamespacedName> = match source {
             Source::Services => {
                 let entries = self.next.services.iter();
-                entries.filter(|(_, e)| e.service.is_some()).map(|(key, _)| key.clone()).collect()
+                entries
+                    .filter(|(_, e)| e.service.is_some())
+                    .map(|(key, _)| key)
+                    .filter(gone)
+                    .cloned()
+                    .collect()
             }
-            Source::EndpointSlices => self.slices.keys().cloned().collect(),
+            Source::EndpointSlices => self.slices.keys().filter(gone).cloned().collect(),
             Source::Namespaces => self.next.namespaces.keys().map(cluster_scoped).collect(),
             Source::Nodes => self.next.nodes.keys().map(cluster_scoped).collect(),
-            Source::Pods => self.next.pods.keys().cloned().collect(),
+            Source::Pods => self.next.pods.keys().filter(gone).cloned().collect(),
+            Source::DestinationRules => self.rules.names().filter(gone).cloned().collect(),
         };
-        for key in present.iter().filter(|key| !staged.contains_key(*key)) {
+        for key in gone.iter().filter(|key| !there.contains(*key)) {
             self.put(source, key, None);
         }
-        for (key, compiled) in staged {
-            self.put(source, &key, compiled);
-        }
         self.listed.insert(source);
+        self.lost.remove(&source);
+    }
+
+    /// Whether a list of this source is, or was, there: what is restored does not go over it.
+    pub(crate) fn has(&self, source: Source) -> bool {
+        self.listed.contains(&source) || self.listing.contains_key(&source)
+    }
+
+    pub(crate) fn required(&self) -> &[Source] {
+        &self.required
     }
 
     fn put(&mut self, source: Source, key: &NamespacedName, compiled: Option<Compiled>) {
@@ -185,12 +238,26 @@ impl Builder {
             }
             (Source::Pods, Some(Compiled::Pod(pod))) => self.put_pod(key, Some(pod)),
             (Source::Pods, _) => self.put_pod(key, None),
+            (Source::DestinationRules, compiled) => {
+                let new = if let Some(Compiled::Rule(rule)) = compiled { Some(rule) } else { None };
+                self.put_rule(key, new);
+            }
+        }
+    }
+
+    fn put_rule(&mut self, key: &NamespacedName, new: Option<Rule>) {
+        for service in self.rules.put(key, new) {
+            let known = self.next.services.get(&service).and_then(|e| e.service.clone());
+            if let Some(known) = known {
+                self.put_service(&service, Some((*known).clone()));
+            }
         }
     }
 
     fn put_service(&mut self, key: &NamespacedName, new: Option<Service>) {
         let old = self.next.services.get(key).and_then(|e| e.service.clone());
-        let new = new.map(|new| {
+        let new = new.map(|mut new| {
+            new.grpc_policy = self.rules.policy(key);
             let published = self.published.services.get(key).and_then(|e| e.service.clone());
             let known = old.iter().chain(&published).find(|known| same_service(known, &new));
             known.cloned().unwrap_or_else(|| Arc::new(new))
@@ -206,7 +273,8 @@ impl Builder {
     }
 
     fn put_slice(&mut self, key: &NamespacedName, new: Option<Slice>) {
-        let home = self.slices.get(key).cloned();
+        let home = self.slices.get(key);
+        let home = home.map(|name| NamespacedName { namespace: key.namespace.clone(), name: name.clone() });
         if let Some(home) = home
             && new.as_ref().is_none_or(|slice| slice.service != home)
         {
@@ -215,7 +283,7 @@ impl Builder {
         }
         if let Some(slice) = new {
             let home = slice.service.clone();
-            self.slices.insert(key.clone(), home.clone());
+            self.slices.insert(key.clone(), home.name.clone());
             self.replace_slice(&home, key, Some(slice));
         }
     }
@@ -232,19 +300,23 @@ impl Builder {
         if old == new {
             return;
         }
-        let before: Vec<IpAddr> = old.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
-        let after: Vec<IpAddr> = new.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
+        let before: Vec<IpAddr> = old.iter().flat_map(|s| s.endpoints.iter()).map(|e| e.address).collect();
+        let after: Vec<IpAddr> = new.iter().flat_map(|s| s.endpoints.iter()).map(|e| e.address).collect();
         match (at, new) {
             (Ok(at), Some(new)) => slices[at] = new,
             (Ok(at), None) => {
                 slices.remove(at);
             }
-            (Err(at), Some(new)) => slices.insert(at, new),
+            (Err(at), Some(new)) => {
+                slices.reserve_exact(1);
+                slices.insert(at, new);
+            }
             (Err(_), None) => return,
         }
         let elsewhere =
             |ip: &IpAddr| slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.address == *ip);
-        let kept: HashSet<IpAddr> = after.iter().copied().collect();
+        let kept: HashSet<IpAddr> =
+            if before.is_empty() { HashSet::new() } else { after.iter().copied().collect() };
         let lost: Vec<IpAddr> =
             before.into_iter().filter(|ip| !kept.contains(ip) && !elsewhere(ip)).collect();
         reindex(&mut self.next.endpoints, home, &lost, &after);
@@ -255,9 +327,9 @@ impl Builder {
     fn put_entry(&mut self, key: &NamespacedName, entry: Entry) {
         self.dirty.services.insert(key.clone());
         if entry.service.is_none() && entry.slices.is_empty() {
-            self.next.services.remove_mut(key);
+            self.next.services.remove(key);
         } else {
-            self.next.services.insert_mut(key.clone(), Arc::new(entry));
+            self.next.services.insert(key.clone(), Arc::new(entry));
         }
     }
 
@@ -269,13 +341,31 @@ impl Builder {
     }
 }
 
-fn compiled(source: Source, object: &Object) -> Option<Compiled> {
+/// The deltas that lead to a snapshot: as many as are cheaper than a comparison.
+fn history(old: &Snapshot, delta: &Delta) -> Arc<[Arc<Delta>]> {
+    let Some(mut left) = HISTORY.checked_sub(delta.len()) else { return Arc::default() };
+    let mut history = vec![Arc::new(delta.clone())];
+    for earlier in old.history.iter().rev() {
+        // An empty delta costs room too.
+        let cost = earlier.len().max(1);
+        if cost > left {
+            break;
+        }
+        left -= cost;
+        history.push(earlier.clone());
+    }
+    history.reverse();
+    history.into()
+}
+
+fn compiled(source: Source, object: &Object, texts: &mut Interner) -> Option<Compiled> {
     match source {
-        Source::Services => compile::service(object).map(Compiled::Service),
-        Source::EndpointSlices => compile::slice(object).map(Compiled::Slice),
-        Source::Namespaces => compile::namespace(object).map(Compiled::Namespace),
-        Source::Nodes => compile::node(object).map(Compiled::Node),
-        Source::Pods => compile::pod(object).map(Compiled::Pod),
+        Source::Services => compile::service(object, texts).map(Compiled::Service),
+        Source::EndpointSlices => compile::slice(object, texts).map(Compiled::Slice),
+        Source::Namespaces => compile::namespace(object, texts).map(Compiled::Namespace),
+        Source::Nodes => compile::node(object, texts).map(Compiled::Node),
+        Source::Pods => compile::pod(object, texts).map(Compiled::Pod),
+        Source::DestinationRules => Rule::read(object).map(Compiled::Rule),
     }
 }
 
@@ -302,7 +392,7 @@ fn entry_slices(snapshot: &Snapshot, key: &NamespacedName) -> Vec<Arc<Slice>> {
 }
 
 fn put<K: Clone + Eq + Hash, V: Eq>(
-    map: &mut HashTrieMapSync<K, Arc<V>>,
+    map: &mut Trie<K, Arc<V>>,
     dirty: &mut HashSet<K>,
     key: &K,
     new: Option<V>,
@@ -313,9 +403,9 @@ fn put<K: Clone + Eq + Hash, V: Eq>(
     }
     dirty.insert(key.clone());
     match new {
-        Some(new) => map.insert_mut(key.clone(), Arc::new(new)),
+        Some(new) => map.insert(key.clone(), Arc::new(new)),
         None => {
-            map.remove_mut(key);
+            map.remove(key);
         }
     }
 }
@@ -323,40 +413,46 @@ fn put<K: Clone + Eq + Hash, V: Eq>(
 /// Where a key went away and came back the same, the published copy stays: equal means identical to readers.
 fn restore<K: Clone + Eq + Hash, V: Eq>(
     dirty: &HashSet<K>,
-    old: &HashTrieMapSync<K, Arc<V>>,
-    new: &mut HashTrieMapSync<K, Arc<V>>,
+    old: &Trie<K, Arc<V>>,
+    new: &mut Trie<K, Arc<V>>,
 ) {
     for key in dirty {
         if let (Some(a), Some(b)) = (old.get(key), new.get(key))
             && a == b
         {
-            new.insert_mut(key.clone(), a.clone());
+            new.insert(key.clone(), a.clone());
         }
     }
 }
 
 /// Takes `key` from the addresses `before` that are not in `after`, and adds it to those of `after`.
-fn reindex(
-    index: &mut HashTrieMapSync<IpAddr, Keys>,
-    key: &NamespacedName,
-    before: &[IpAddr],
-    after: &[IpAddr],
-) {
+fn reindex(index: &mut Trie<IpAddr, Keys>, key: &NamespacedName, before: &[IpAddr], after: &[IpAddr]) {
     for ip in before.iter().filter(|ip| !after.contains(ip)) {
         let Some(keys) = index.get(ip) else { continue };
         let kept: Vec<NamespacedName> = keys.iter().filter(|k| *k != key).cloned().collect();
         if kept.is_empty() {
-            index.remove_mut(ip);
+            index.remove(ip);
         } else {
-            index.insert_mut(*ip, kept.into());
+            index.insert(*ip, kept.into());
         }
     }
+    // Most addresses are one Service's alone, and all of those share the list of one.
+    let (mut own, mut new): (Option<Keys>, Vec<IpAddr>) = (None, Vec::new());
     for ip in after {
-        let keys = index.get(ip).map_or(&[][..], |keys| keys);
-        if let Err(at) = keys.binary_search(key) {
-            let mut keys = keys.to_vec();
-            keys.insert(at, key.clone());
-            index.insert_mut(*ip, keys.into());
+        match index.get(ip) {
+            None => new.push(*ip),
+            Some(keys) if **keys == *std::slice::from_ref(key) => own = Some(keys.clone()),
+            Some(keys) => {
+                if let Err(at) = keys.binary_search(key) {
+                    let mut keys = keys.to_vec();
+                    keys.insert(at, key.clone());
+                    index.insert(*ip, keys.into());
+                }
+            }
         }
+    }
+    let own = own.unwrap_or_else(|| Arc::new([key.clone()]));
+    for ip in new {
+        index.insert(ip, own.clone());
     }
 }

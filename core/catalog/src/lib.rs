@@ -24,9 +24,17 @@
 
 pub mod builder;
 mod compile;
+pub mod imports;
+mod intern;
 pub mod model;
+pub mod read;
+mod rules;
+pub mod saved;
 pub mod snapshot;
+mod trie;
 
 pub use builder::{Builder, Event};
+pub use imports::Imports;
 pub use model::*;
+pub use saved::{Saved, SavedError, save};
 pub use snapshot::{Change, Delta, Snapshot, Source};

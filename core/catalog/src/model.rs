@@ -1,6 +1,5 @@
 //! The shapes that DNS and proxy read.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -24,6 +23,32 @@ pub struct NamespacedName {
     pub name: Arc<str>,
 }
 
+/// Labels, or annotations: by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(Box<[(Arc<str>, Arc<str>)]>);
+
+impl Labels {
+    /// One's value.
+    pub fn get(&self, key: &str) -> Option<&Arc<str>> {
+        self.0.binary_search_by(|(have, _)| (**have).cmp(key)).ok().map(|at| &self.0[at].1)
+    }
+
+    /// All of them, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+}
+
+/// Of those with one key the first counts.
+impl FromIterator<(Arc<str>, Arc<str>)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (Arc<str>, Arc<str>)>>(all: I) -> Self {
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.dedup_by(|b, a| a.0 == b.0);
+        Labels(all.into())
+    }
+}
+
 /// `spec.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServiceType {
@@ -44,6 +69,15 @@ pub enum TrafficPolicy {
     Cluster,
     /// This node's endpoints alone.
     Local,
+}
+
+/// How gRPC clients choose among a Service's endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GrpcPolicy {
+    /// One after the other.
+    RoundRobin,
+    /// The first that answers, for all calls.
+    PickFirst,
 }
 
 /// One entry of `spec.ports`.
@@ -109,10 +143,12 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `trafficDistribution`, "" where unset.
     pub traffic_distribution: Arc<str>,
+    /// What its DestinationRule says; `None`: nothing, or none is known.
+    pub grpc_policy: Option<GrpcPolicy>,
     /// Labels.
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
-    /// Annotations.
-    pub annotations: BTreeMap<Arc<str>, Arc<str>>,
+    pub labels: Labels,
+    /// Annotations, but for kubectl's copy of the whole object (`kubectl.kubernetes.io/last-applied-configuration`).
+    pub annotations: Labels,
 }
 
 /// One port of an EndpointSlice: all endpoints of the slice have it.
@@ -128,7 +164,8 @@ pub struct EndpointPort {
     pub app_protocol: Arc<str>,
 }
 
-/// One endpoint of a slice; one address (upstream uses the first only).
+/// One endpoint of a slice; one address (upstream uses the first only). Large clusters have hundreds of thousands:
+/// what they share is shared, and what few of them have takes room with these alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Address.
@@ -139,18 +176,98 @@ pub struct Endpoint {
     pub serving: bool,
     /// On its way out.
     pub terminating: bool,
-    /// Host name for DNS, "" where unset.
-    pub hostname: Arc<str>,
+    place: Option<Arc<Place>>,
+    pod: Option<Box<str>>,
+    extra: Option<Box<Extra>>,
+}
+
+/// Where endpoints are: those of one node share it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
     /// Node, "" where unset.
     pub node: Arc<str>,
     /// Zone, "" where unset.
     pub zone: Arc<str>,
+}
+
+/// What few endpoints have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Extra {
+    hostname: Box<str>,
+    hint_zones: Box<[Arc<str>]>,
+    hint_nodes: Box<[Arc<str>]>,
+}
+
+impl Endpoint {
+    /// An endpoint that is ready and serves, without anything else.
+    pub fn new(address: IpAddr) -> Self {
+        Endpoint {
+            address,
+            ready: true,
+            serving: true,
+            terminating: false,
+            place: None,
+            pod: None,
+            extra: None,
+        }
+    }
+
+    /// With a place; `None`: nothing is known of it.
+    #[must_use]
+    pub fn at(self, place: Option<Arc<Place>>) -> Self {
+        Endpoint { place, ..self }
+    }
+
+    /// With a place of its own.
+    #[must_use]
+    pub fn on(self, node: &str, zone: &str) -> Self {
+        self.at(Some(Arc::new(Place { node: node.into(), zone: zone.into() })))
+    }
+
+    /// With the Pod that it is (`targetRef`), which lives in the slice's namespace; "": it is none.
+    #[must_use]
+    pub fn with_pod(self, name: &str) -> Self {
+        Endpoint { pod: (!name.is_empty()).then(|| name.into()), ..self }
+    }
+
+    /// With a host name for DNS, and `hints.forZones` and `hints.forNodes`.
+    #[must_use]
+    pub fn with(self, hostname: &str, hint_zones: Vec<Arc<str>>, hint_nodes: Vec<Arc<str>>) -> Self {
+        let plain = hostname.is_empty() && hint_zones.is_empty() && hint_nodes.is_empty();
+        let extra =
+            Extra { hostname: hostname.into(), hint_zones: hint_zones.into(), hint_nodes: hint_nodes.into() };
+        Endpoint { extra: (!plain).then(|| Box::new(extra)), ..self }
+    }
+
+    /// Node, "" where unset.
+    pub fn node(&self) -> &str {
+        self.place.as_ref().map_or("", |place| &place.node)
+    }
+
+    /// Zone, "" where unset.
+    pub fn zone(&self) -> &str {
+        self.place.as_ref().map_or("", |place| &place.zone)
+    }
+
+    /// Name of its Pod, which lives in the slice's namespace; "" where it is none.
+    pub fn pod(&self) -> &str {
+        self.pod.as_deref().unwrap_or("")
+    }
+
+    /// Host name for DNS, "" where unset.
+    pub fn hostname(&self) -> &str {
+        self.extra.as_ref().map_or("", |extra| &extra.hostname)
+    }
+
     /// `hints.forZones`.
-    pub hint_zones: Vec<Arc<str>>,
+    pub fn hint_zones(&self) -> &[Arc<str>] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.hint_zones)
+    }
+
     /// `hints.forNodes`.
-    pub hint_nodes: Vec<Arc<str>>,
-    /// `targetRef` where it names a Pod.
-    pub pod: Option<NamespacedName>,
+    pub fn hint_nodes(&self) -> &[Arc<str>] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.hint_nodes)
+    }
 }
 
 /// An EndpointSlice, compiled from its object.
@@ -165,9 +282,9 @@ pub struct Slice {
     /// IPv6 slice (else IPv4; FQDN slices are left out).
     pub ipv6: bool,
     /// Ports.
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
     /// Endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// When what led to this content happened (annotation `endpoints.kubernetes.io/last-change-trigger-time`),
     /// milliseconds since 1970; 0 where unknown.
     pub triggered: i64,
@@ -196,7 +313,7 @@ pub struct Node {
     /// On its way out: being deleted, or tainted so by the cluster autoscaler. It should get no traffic from outside.
     pub leaving: bool,
     /// Labels.
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    pub labels: Labels,
 }
 
 /// A Namespace, as far as discovery cares.
@@ -205,7 +322,7 @@ pub struct Namespace {
     /// Name.
     pub name: Arc<str>,
     /// Labels.
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    pub labels: Labels,
 }
 
 /// A Pod, as far as discovery cares.

@@ -5,9 +5,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rpds::HashTrieMapSync;
-
 use crate::model::{Entry, Namespace, NamespacedName, Node, Pod};
+use crate::trie::Trie;
 
 /// Where events come from: one watch each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,12 +21,20 @@ pub enum Source {
     Nodes,
     /// Pods; fed only where somebody asks (`pods verified`).
     Pods,
+    /// Istio's DestinationRules; fed only where somebody asks (`grpc_config`).
+    DestinationRules,
 }
 
 impl Source {
     /// All of them.
-    pub const ALL: [Source; 5] =
-        [Source::Services, Source::EndpointSlices, Source::Namespaces, Source::Nodes, Source::Pods];
+    pub const ALL: [Source; 6] = [
+        Source::Services,
+        Source::EndpointSlices,
+        Source::Namespaces,
+        Source::Nodes,
+        Source::Pods,
+        Source::DestinationRules,
+    ];
 
     /// By an object's `kind`.
     pub fn of_kind(kind: &str) -> Option<Source> {
@@ -37,6 +44,7 @@ impl Source {
             "Namespace" => Source::Namespaces,
             "Node" => Source::Nodes,
             "Pod" => Source::Pods,
+            "DestinationRule" => Source::DestinationRules,
             _ => return None,
         })
     }
@@ -51,15 +59,17 @@ pub(crate) type Keys = Arc<[NamespacedName]>;
 /// One published state. Cloning is cheap, snapshots share structure, and nothing in one ever changes.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    pub(crate) services: HashTrieMapSync<NamespacedName, Arc<Entry>>,
-    pub(crate) cluster_ips: HashTrieMapSync<IpAddr, Keys>,
-    pub(crate) endpoints: HashTrieMapSync<IpAddr, Keys>,
-    pub(crate) namespaces: HashTrieMapSync<Arc<str>, Arc<Namespace>>,
-    pub(crate) nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
-    pub(crate) pods: HashTrieMapSync<NamespacedName, Arc<Pod>>,
-    pub(crate) pod_ips: HashTrieMapSync<IpAddr, Keys>,
-    pub(crate) revisions: [u64; 5],
+    pub(crate) services: Trie<NamespacedName, Arc<Entry>>,
+    pub(crate) cluster_ips: Trie<IpAddr, Keys>,
+    pub(crate) endpoints: Trie<IpAddr, Keys>,
+    pub(crate) namespaces: Trie<Arc<str>, Arc<Namespace>>,
+    pub(crate) nodes: Trie<Arc<str>, Arc<Node>>,
+    pub(crate) pods: Trie<NamespacedName, Arc<Pod>>,
+    pub(crate) pod_ips: Trie<IpAddr, Keys>,
+    pub(crate) revisions: [u64; Source::ALL.len()],
     pub(crate) synced: bool,
+    pub(crate) restored: bool,
+    pub(crate) as_of: Option<u64>,
     pub(crate) sequence: u64,
     /// The deltas that led here, oldest first; the last one's `to` is `sequence`.
     pub(crate) history: Arc<[Arc<Delta>]>,
@@ -126,9 +136,20 @@ impl Snapshot {
         self.revisions[source.index()]
     }
 
-    /// Every source that the builder requires has been listed once: absence means something.
+    /// Every source that the builder requires has been listed once, or is restored: absence means something.
     pub fn synced(&self) -> bool {
         self.synced
+    }
+
+    /// It is (partly) what [`crate::Builder::restore`] took: the API has not answered yet.
+    pub fn restored(&self) -> bool {
+        self.restored
+    }
+
+    /// The time (seconds since 1970) of which nothing newer is known, where a watch is broken or the snapshot is
+    /// restored; `None`: it is as new as can be.
+    pub fn as_of(&self) -> Option<u64> {
+        self.as_of
     }
 
     /// Counts publications of one builder, from 1; 0 is the empty snapshot that all builders start from.
@@ -173,8 +194,8 @@ impl Snapshot {
 
     fn compare(&self, old: &Snapshot) -> Delta {
         fn both<'a, K: Clone + Eq + Hash + Ord, V: Eq>(
-            old: &'a HashTrieMapSync<K, Arc<V>>,
-            new: &'a HashTrieMapSync<K, Arc<V>>,
+            old: &'a Trie<K, Arc<V>>,
+            new: &'a Trie<K, Arc<V>>,
         ) -> Vec<Change<K, V>> {
             changes(old.keys().chain(new.keys()), old, new)
         }
@@ -189,7 +210,7 @@ impl Snapshot {
     }
 }
 
-/// Equal content; `synced`, the revisions and the way here do not count.
+/// Equal content; `synced`, revisions, age and the way here do not count.
 impl PartialEq for Snapshot {
     fn eq(&self, other: &Self) -> bool {
         self.services == other.services
@@ -205,8 +226,8 @@ impl PartialEq for Snapshot {
 /// The changes of `keys` between two maps, by key, each key once, what is equal left out.
 pub(crate) fn changes<'a, K, V>(
     keys: impl Iterator<Item = &'a K>,
-    old: &HashTrieMapSync<K, Arc<V>>,
-    new: &HashTrieMapSync<K, Arc<V>>,
+    old: &Trie<K, Arc<V>>,
+    new: &Trie<K, Arc<V>>,
 ) -> Vec<Change<K, V>>
 where
     K: Clone + Eq + Hash + Ord + 'a,

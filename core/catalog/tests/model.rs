@@ -197,6 +197,7 @@ fn a_relist_shows_whole_and_absence_only_after_it() {
     let mut builder = Builder::new(&[Source::Services]);
     let service = |name: &str| Object::new(json!({"metadata": meta(name), "spec": {"clusterIP": "None"}}));
     builder.apply(Event::Applied(Source::Services, service("old")));
+    builder.publish();
     builder.apply(Event::RelistBegin(Source::Services));
     builder.apply(Event::Applied(Source::Services, service("new")));
     let (half, _) = builder.publish();

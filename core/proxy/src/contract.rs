@@ -3,8 +3,8 @@
 
 use crate::{FrontendKey, NodeContext, Packet, RuleSink, Table, trace_frontend};
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Protocol, Service, ServicePort, ServiceType,
-    Slice, TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Ingress, Labels, NamespacedName, Protocol, Service, ServicePort,
+    ServiceType, Slice, TrafficPolicy,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -121,8 +121,9 @@ fn entry(key: &NamespacedName, number: u8, dice: &mut Dice) -> Entry {
         health_check_node_port: 0,
         publish_not_ready: false,
         traffic_distribution: "".into(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
+        grpc_policy: None,
+        labels: Labels::default(),
+        annotations: Labels::default(),
     };
     let slices = [false, true].map(|ipv6| Arc::new(slice(key, protocol, ipv6, dice)));
     Entry { service: Some(Arc::new(service)), slices: slices.into() }
@@ -140,22 +141,16 @@ fn slice(key: &NamespacedName, protocol: Protocol, ipv6: bool, dice: &mut Dice) 
         let last = dice.roll(8) as u8 + 1;
         let ready = !dice.once_in(4);
         let terminating = !ready && dice.once_in(2);
-        Endpoint {
-            address: if ipv6 {
-                Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, last.into()).into()
-            } else {
-                Ipv4Addr::new(10, 244, 0, last).into()
-            },
-            ready,
-            serving: ready || terminating,
-            terminating,
-            hostname: "".into(),
-            node: if last.is_multiple_of(3) { "n1".into() } else { "n2".into() },
-            zone: "".into(),
-            hint_zones: vec![],
-            hint_nodes: vec![],
-            pod: None,
-        }
+        let address = if ipv6 {
+            Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, last.into()).into()
+        } else {
+            Ipv4Addr::new(10, 244, 0, last).into()
+        };
+        let node = if last.is_multiple_of(3) { "n1" } else { "n2" };
+        let mut endpoint = Endpoint::new(address).on(node, "");
+        (endpoint.ready, endpoint.terminating) = (ready, terminating);
+        endpoint.serving = ready || terminating;
+        endpoint
     });
     Slice {
         key: NamespacedName { name: format!("{}-{ipv6}", key.name).into(), ..key.clone() },
@@ -163,7 +158,7 @@ fn slice(key: &NamespacedName, protocol: Protocol, ipv6: bool, dice: &mut Dice) 
         revision: 1,
         ipv6,
         endpoints: endpoints.collect(),
-        ports: vec![port("a", 8080), port("b", 8081)],
+        ports: [port("a", 8080), port("b", 8081)].into(),
         triggered: 0,
     }
 }

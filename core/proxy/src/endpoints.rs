@@ -42,7 +42,7 @@ fn candidates<'a>(
 
 /// An endpoint of no node is nowhere, on a node of no name nothing is (endpointslicecache.go, isLocal).
 fn is_here(endpoint: &Endpoint, node: &NodeContext) -> bool {
-    !node.name.is_empty() && *endpoint.node == *node.name
+    !node.name.is_empty() && *endpoint.node() == *node.name
 }
 
 /// How far hints narrow the endpoints down.
@@ -55,12 +55,12 @@ enum Topology {
 
 /// Hints count only where every ready endpoint has them and at least one is for us (topology.go, topologyModeFromHints).
 fn topology(ready: &[&Endpoint], node: &NodeContext) -> Topology {
-    let all_nodes = ready.iter().all(|e| !e.hint_nodes.is_empty());
-    if all_nodes && ready.iter().any(|e| e.hint_nodes.contains(&node.name)) {
+    let all_nodes = ready.iter().all(|e| !e.hint_nodes().is_empty());
+    if all_nodes && ready.iter().any(|e| e.hint_nodes().contains(&node.name)) {
         return Topology::SameNode;
     }
-    let all_zones = ready.iter().all(|e| !e.hint_zones.is_empty());
-    if all_zones && !node.zone.is_empty() && ready.iter().any(|e| e.hint_zones.contains(&node.zone)) {
+    let all_zones = ready.iter().all(|e| !e.hint_zones().is_empty());
+    if all_zones && !node.zone.is_empty() && ready.iter().any(|e| e.hint_zones().contains(&node.zone)) {
         return Topology::SameZone;
     }
     Topology::Anywhere
@@ -83,8 +83,8 @@ pub(crate) fn select(entry: &Entry, port: &ServicePort, ipv6: bool, node: &NodeC
         e.ready
             && match mode {
                 Topology::Anywhere => true,
-                Topology::SameZone => e.hint_zones.contains(&node.zone),
-                Topology::SameNode => e.hint_nodes.contains(&node.name),
+                Topology::SameZone => e.hint_zones().contains(&node.zone),
+                Topology::SameNode => e.hint_nodes().contains(&node.name),
             }
     });
     if cluster.is_empty() {
@@ -117,7 +117,7 @@ const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "servic
 pub(crate) fn proxied(entry: &Entry) -> Option<&Arc<Service>> {
     use sealane_catalog::ServiceType::ExternalName;
     let ours = |s: &&Arc<Service>| {
-        !s.headless && s.kind != ExternalName && !NOT_OURS.iter().any(|label| s.labels.contains_key(*label))
+        !s.headless && s.kind != ExternalName && !NOT_OURS.iter().any(|label| s.labels.get(label).is_some())
     };
     entry.service.as_ref().filter(ours)
 }

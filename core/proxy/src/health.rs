@@ -122,7 +122,7 @@ fn check(entry: &Entry, node: &str) -> Option<Check> {
     }
     let count = |ipv6: bool| {
         let slices = entry.slices.iter().filter(|s| s.ipv6 == ipv6);
-        let here = slices.flat_map(|s| &s.endpoints).filter(|e| e.ready && *e.node == *node);
+        let here = slices.flat_map(|s| &s.endpoints).filter(|e| e.ready && e.node() == node);
         // An address counts once, however many ports lead to it (endpointschangetracker.go, LocalReadyEndpoints).
         let addresses: BTreeSet<IpAddr> = here.map(|e| e.address).collect();
         service.cluster_ips.iter().any(|a| a.is_ipv6() == ipv6).then_some(addresses.len())

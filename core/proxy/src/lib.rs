@@ -9,9 +9,9 @@
 //!
 //! ```
 //! use sealane_catalog::{Endpoint, EndpointPort, Entry, NamespacedName, Protocol, Service, ServicePort, ServiceType};
-//! use sealane_catalog::{Slice, TrafficPolicy};
+//! use sealane_catalog::{Labels, Slice, TrafficPolicy};
 //! use sealane_proxy::{Fate, NodeContext, Packet, Table};
-//! use std::{collections::BTreeMap, sync::Arc};
+//! use std::sync::Arc;
 //!
 //! let key = NamespacedName { namespace: "default".into(), name: "web".into() };
 //! let service = Service {
@@ -22,8 +22,8 @@
 //!     }],
 //!     affinity_seconds: None, internal_policy: TrafficPolicy::Cluster, external_policy: TrafficPolicy::Cluster,
 //!     external_ips: vec![], ingress: vec![], source_ranges: vec![], health_check_node_port: 0,
-//!     publish_not_ready: false, traffic_distribution: "".into(),
-//!     labels: BTreeMap::new(), annotations: BTreeMap::new(),
+//!     publish_not_ready: false, traffic_distribution: "".into(), grpc_policy: None,
+//!     labels: Labels::default(), annotations: Labels::default(),
 //! };
 //! let entry = Entry { service: Some(Arc::new(service)), slices: vec![] };
 //!

@@ -1,6 +1,7 @@
 //! What a change of an entry counts for in metrics.
 
-use sealane_catalog::Entry;
+use sealane_catalog::{Entry, NamespacedName, Slice};
+use std::sync::Arc;
 
 /// Changes of a Service and of its slices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,8 +20,10 @@ pub fn tally(before: Option<&Entry>, after: Option<&Entry>) -> Tally {
     let service = |e: Option<&Entry>| e.and_then(|e| e.service.clone());
     let slices = |e: Option<&Entry>| e.map_or_else(Vec::new, |e| e.slices.clone());
     let (old, new) = (slices(before), slices(after));
-    let gone = old.iter().filter(|o| !new.iter().any(|n| n.key == o.key)).count();
-    let fresh: Vec<_> = new.iter().filter(|n| !old.contains(n)).collect();
+    // Slices stand in the order of their names.
+    let find = |all: &[Arc<Slice>], key: &NamespacedName| all.binary_search_by(|s| s.key.cmp(key)).ok();
+    let gone = old.iter().filter(|o| find(&new, &o.key).is_none()).count();
+    let fresh: Vec<_> = new.iter().filter(|n| find(&old, &n.key).is_none_or(|at| old[at] != **n)).collect();
     Tally {
         services: u64::from(service(before) != service(after)),
         slices: (gone + fresh.len()) as u64,

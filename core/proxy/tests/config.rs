@@ -1,9 +1,11 @@
 //! kube-proxy's flags and configuration: what is read, what it means, what is refused and where.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use sealane_catalog::Node;
 use sealane_proxy::PodInterface;
 use sealane_proxy::config::{Config, Flags, LocalMode, Mode, NodePorts, Problem, Span, parse};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
@@ -101,114 +103,88 @@ fn kubeadms_document_is_kube_proxys_defaults() {
     assert!(config.to_yaml().contains("configSyncPeriod: 15m0s\n"), "{}", config.to_yaml());
 }
 
+/// A line or more, what is said to it, and where.
+const REFUSED: &[(&str, &str, (usize, usize))] = &[
+    (
+        "mode: userspace",
+        "mode: Invalid value: \"userspace\": must be iptables, ipvs, nftables or blank",
+        (3, 7),
+    ),
+    ("moode: nftables", "unknown field `moode`", (3, 1)),
+    ("iptables:\n  masqueradeBits: 1", "iptables: unknown field `masqueradeBits`", (4, 3)),
+    ("iptables:\n  masqueradeBit: 32", "iptables.masqueradeBit: Invalid value: 32: must be within", (4, 18)),
+    ("nftables:\n  masqueradeBit: -1", "nftables.masqueradeBit: Invalid value: -1: must be within", (4, 18)),
+    ("iptables:\n  masqueradeBit: x", "iptables.masqueradeBit: invalid type", (4, 18)),
+    ("iptables:\n  syncPeriod: 5", "iptables.syncPeriod: \"5\" is not a duration", (4, 15)),
+    ("iptables:\n  syncPeriod: 5x", "iptables.syncPeriod: \"5x\" is not a duration", (4, 15)),
+    ("iptables:\n  syncPeriod: -5s", "iptables.syncPeriod: Invalid value: \"-5s\": must be greater", (4, 15)),
+    (
+        "mode: nftables\nnftables:\n  minSyncPeriod: 40s",
+        "nftables.syncPeriod: Invalid value: \"30s\": must be greater than or equal to nftables.minSyncPeriod",
+        (0, 0),
+    ),
+    ("configSyncPeriod: -1s", "configSyncPeriod: Invalid value", (3, 19)),
+    ("bindAddress: nowhere", "bindAddress: Invalid value: \"nowhere\": not a valid textual", (3, 14)),
+    (
+        "healthzBindAddress: 1.2.3:80",
+        "healthzBindAddress: Invalid value: \"1.2.3\": must be a valid IP",
+        (3, 21),
+    ),
+    (
+        "metricsBindAddress: nothing",
+        "metricsBindAddress: Invalid value: \"nothing\": must be IP:port",
+        (3, 21),
+    ),
+    (
+        "metricsBindAddress: 127.0.0.1:0",
+        "metricsBindAddress: Invalid value: \"127.0.0.1:0\": must be a",
+        (3, 21),
+    ),
+    ("clusterCIDR: 10.244.0.0", "clusterCIDR: Invalid value: \"10.244.0.0\": must be a valid CIDR", (3, 14)),
+    ("clusterCIDR: 10.0.0.0/8,11.0.0.0/8", "clusterCIDR: Invalid value: \"10.0.0.0/8,11.0.0.0/8\"", (3, 14)),
+    ("detectLocalMode: Guess", "detectLocalMode: Unsupported value: \"Guess\"", (3, 18)),
+    (
+        "detectLocalMode: BridgeInterface",
+        "detectLocal.bridgeInterface: Invalid value: \"\": must not",
+        (0, 0),
+    ),
+    (
+        "detectLocalMode: InterfaceNamePrefix\ndetectLocal:\n  interfaceNamePrefix: a-very-long-prefix",
+        "detectLocal.interfaceNamePrefix: Invalid value",
+        (5, 24),
+    ),
+    (
+        "nodePortAddresses: [10.0.0.1]",
+        "nodePortAddresses[0]: Invalid value: \"10.0.0.1\": must be a",
+        (3, 20),
+    ),
+    (
+        "nodePortAddresses: [10.0.0.0/8, primary]",
+        "nodePortAddresses[1]: Invalid value: \"primary\": can't",
+        (3, 20),
+    ),
+    (
+        "oomScoreAdj: 1001",
+        "oomScoreAdj: Invalid value: 1001: must be within the range [-1000, 1000]",
+        (3, 14),
+    ),
+    ("conntrack:\n  maxPerCore: -1", "conntrack.maxPerCore: Invalid value: -1: must be greater", (4, 15)),
+    (
+        "conntrack:\n  udpTimeout: -1s",
+        "conntrack.udpTimeout: Invalid value: \"-1s\": must be greater",
+        (4, 15),
+    ),
+    ("clientConnection:\n  burst: -1", "clientConnection.burst: Invalid value: -1: must be greater", (4, 10)),
+    ("logging:\n  format: xml", "logging.format: Invalid value: \"xml\": Unsupported log format", (4, 11)),
+];
+
 #[test]
 fn every_refusal_has_a_sentence_and_a_place() {
-    let table = [
-        (
-            "mode: userspace",
-            "mode: Invalid value: \"userspace\": must be iptables, ipvs, nftables or blank",
-            (3, 7),
-        ),
-        ("moode: nftables", "unknown field `moode`", (3, 1)),
-        ("iptables:\n  masqueradeBits: 1", "iptables: unknown field `masqueradeBits`", (4, 3)),
-        (
-            "iptables:\n  masqueradeBit: 32",
-            "iptables.masqueradeBit: Invalid value: 32: must be within",
-            (4, 18),
-        ),
-        (
-            "nftables:\n  masqueradeBit: -1",
-            "nftables.masqueradeBit: Invalid value: -1: must be within",
-            (4, 18),
-        ),
-        ("iptables:\n  masqueradeBit: x", "iptables.masqueradeBit: invalid type", (4, 18)),
-        ("iptables:\n  syncPeriod: 5", "iptables.syncPeriod: \"5\" is not a duration", (4, 15)),
-        ("iptables:\n  syncPeriod: 5x", "iptables.syncPeriod: \"5x\" is not a duration", (4, 15)),
-        (
-            "iptables:\n  syncPeriod: -5s",
-            "iptables.syncPeriod: Invalid value: \"-5s\": must be greater",
-            (4, 15),
-        ),
-        (
-            "mode: nftables\nnftables:\n  minSyncPeriod: 40s",
-            "nftables.syncPeriod: Invalid value: \"30s\": must be greater than or equal to nftables.minSyncPeriod",
-            (0, 0),
-        ),
-        ("configSyncPeriod: -1s", "configSyncPeriod: Invalid value", (3, 19)),
-        ("bindAddress: nowhere", "bindAddress: Invalid value: \"nowhere\": not a valid textual", (3, 14)),
-        (
-            "healthzBindAddress: 1.2.3:80",
-            "healthzBindAddress: Invalid value: \"1.2.3\": must be a valid IP",
-            (3, 21),
-        ),
-        (
-            "metricsBindAddress: nothing",
-            "metricsBindAddress: Invalid value: \"nothing\": must be IP:port",
-            (3, 21),
-        ),
-        (
-            "metricsBindAddress: 127.0.0.1:0",
-            "metricsBindAddress: Invalid value: \"127.0.0.1:0\": must be a",
-            (3, 21),
-        ),
-        (
-            "clusterCIDR: 10.244.0.0",
-            "clusterCIDR: Invalid value: \"10.244.0.0\": must be a valid CIDR",
-            (3, 14),
-        ),
-        (
-            "clusterCIDR: 10.0.0.0/8,11.0.0.0/8",
-            "clusterCIDR: Invalid value: \"10.0.0.0/8,11.0.0.0/8\"",
-            (3, 14),
-        ),
-        ("detectLocalMode: Guess", "detectLocalMode: Unsupported value: \"Guess\"", (3, 18)),
-        (
-            "detectLocalMode: BridgeInterface",
-            "detectLocal.bridgeInterface: Invalid value: \"\": must not",
-            (0, 0),
-        ),
-        (
-            "detectLocalMode: InterfaceNamePrefix\ndetectLocal:\n  interfaceNamePrefix: a-very-long-prefix",
-            "detectLocal.interfaceNamePrefix: Invalid value",
-            (5, 24),
-        ),
-        (
-            "nodePortAddresses: [10.0.0.1]",
-            "nodePortAddresses[0]: Invalid value: \"10.0.0.1\": must be a",
-            (3, 20),
-        ),
-        (
-            "nodePortAddresses: [10.0.0.0/8, primary]",
-            "nodePortAddresses[1]: Invalid value: \"primary\": can't",
-            (3, 20),
-        ),
-        (
-            "oomScoreAdj: 1001",
-            "oomScoreAdj: Invalid value: 1001: must be within the range [-1000, 1000]",
-            (3, 14),
-        ),
-        ("conntrack:\n  maxPerCore: -1", "conntrack.maxPerCore: Invalid value: -1: must be greater", (4, 15)),
-        (
-            "conntrack:\n  udpTimeout: -1s",
-            "conntrack.udpTimeout: Invalid value: \"-1s\": must be greater",
-            (4, 15),
-        ),
-        (
-            "clientConnection:\n  burst: -1",
-            "clientConnection.burst: Invalid value: -1: must be greater",
-            (4, 10),
-        ),
-        (
-            "logging:\n  format: xml",
-            "logging.format: Invalid value: \"xml\": Unsupported log format",
-            (4, 11),
-        ),
-    ];
-    for (text, message, place) in table {
+    for (text, message, place) in REFUSED {
         let problems = parse(&format!("{HEAD}{text}\n")).expect_err(text);
         let Problem { line, column, message: said } = &problems[0];
         assert!(said.starts_with(message), "{text}: {said}");
-        assert_eq!((*line, *column), place, "{text}: {said}");
+        assert_eq!((*line, *column), *place, "{text}: {said}");
     }
     let all = parse(&format!("{HEAD}oomScoreAdj: 2000\nmode: x\nbindAddress: y\n")).unwrap_err();
     assert_eq!(all.len(), 3, "{all:?}");
@@ -312,7 +288,7 @@ fn node(addresses: &[&str], pod_cidrs: &[&str]) -> Node {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         pod_cidrs: pod_cidrs.iter().map(|c| (*c).into()).collect(),
         leaving: false,
-        labels: BTreeMap::new(),
+        labels: Default::default(),
     }
 }
 
@@ -388,5 +364,19 @@ fn configz_is_kube_proxys_internal_form() {
         "\"DetectLocalMode\":\"ClusterCIDR\"",
     ] {
         assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_written_is_read_or_refused(
+        text in "(mode|iptables|ipvs|nodePortAddresses|conntrack|\\PC{0,6}|[:\\-\\[\\]{}\"' \n#é0-9a-z.]){0,30}",
+        words in proptest::collection::vec("-{0,2}(v|config|cleanup|oom-score-adj|\\PC{0,4})(=\\PC{0,5})?", 0..4),
+    ) {
+        let _ = parse(&format!("{HEAD}{text}"));
+        let _ = parse(&text);
+        if let Ok(flags) = Flags::parse(&words) {
+            let _ = flags.config(None);
+        }
     }
 }

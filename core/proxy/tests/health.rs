@@ -1,10 +1,11 @@
 //! What health checks are told.
 
-use sealane_catalog::{Endpoint, Entry, NamespacedName, Service, ServiceType, Slice, TrafficPolicy};
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use sealane_catalog::{Endpoint, Entry, Labels, NamespacedName, Service, ServiceType, Slice, TrafficPolicy};
 use sealane_proxy::config::Span;
 use sealane_proxy::health::{HealthChecks, Progress};
 use sealane_proxy::{NodeContext, tally};
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -71,28 +72,22 @@ fn entry(change: impl FnOnce(&mut Service), endpoints: &[(&str, &str, bool)]) ->
         health_check_node_port: 32000,
         publish_not_ready: false,
         traffic_distribution: "".into(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
+        grpc_policy: None,
+        labels: Labels::default(),
+        annotations: Labels::default(),
     };
     change(&mut service);
-    let endpoint = |(address, node, ready): &(&str, &str, bool)| Endpoint {
-        address: address.parse().unwrap(),
-        ready: *ready,
-        serving: *ready,
-        terminating: false,
-        hostname: "".into(),
-        node: (*node).into(),
-        zone: "".into(),
-        hint_zones: vec![],
-        hint_nodes: vec![],
-        pod: None,
+    let endpoint = |(address, node, ready): &(&str, &str, bool)| {
+        let mut endpoint = Endpoint::new(address.parse().unwrap()).on(node, "");
+        (endpoint.ready, endpoint.serving) = (*ready, *ready);
+        endpoint
     };
     let slice = Slice {
         key: NamespacedName::new("default", "web-1"),
         service: name(),
         revision: 1,
         ipv6: false,
-        ports: vec![],
+        ports: [].into(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         triggered: 5,
     };
@@ -136,7 +131,10 @@ fn a_load_balancer_is_told_how_many_endpoints_are_here() {
         |s| s.external_policy = TrafficPolicy::Cluster,
         |s| s.kind = ServiceType::NodePort,
         |s| s.health_check_node_port = 0,
-        |s| drop(s.labels.insert("service.kubernetes.io/service-proxy-name".into(), "other".into())),
+        |s| {
+            s.labels =
+                [("service.kubernetes.io/service-proxy-name".into(), "other".into())].into_iter().collect()
+        },
     ];
     for change in none {
         checks.update(&name(), Some(&entry(|_| {}, &mixed)), "n1");

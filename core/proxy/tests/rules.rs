@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Protocol, Service, ServicePort, ServiceType,
-    Slice, TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Ingress, Labels, NamespacedName, Protocol, Service, ServicePort,
+    ServiceType, Slice, TrafficPolicy,
 };
 use sealane_proxy::{
     Backend, Change, Class, Fate, Frontend, InMemorySink, NodeContext, Packet, RuleSink, Table, Target,
@@ -47,8 +47,9 @@ fn service(text: &str, cluster_ip: &str) -> Service {
         health_check_node_port: 0,
         publish_not_ready: false,
         traffic_distribution: "".into(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
+        grpc_policy: None,
+        labels: Labels::default(),
+        annotations: Labels::default(),
     }
 }
 
@@ -56,18 +57,11 @@ fn service(text: &str, cluster_ip: &str) -> Service {
 fn endpoint(text: &str) -> Endpoint {
     let state = text.chars().last().filter(|c| "-~!".contains(*c));
     let (address, node) = text.trim_end_matches(['-', '~', '!']).split_once('@').unwrap();
-    Endpoint {
-        address: ip(address),
-        ready: state.is_none(),
-        serving: matches!(state, None | Some('~')),
-        terminating: matches!(state, Some('~' | '!')),
-        hostname: "".into(),
-        node: node.into(),
-        zone: "".into(),
-        hint_zones: vec![],
-        hint_nodes: vec![],
-        pod: None,
-    }
+    let mut endpoint = Endpoint::new(ip(address)).on(node, "");
+    endpoint.ready = state.is_none();
+    endpoint.serving = matches!(state, None | Some('~'));
+    endpoint.terminating = matches!(state, Some('~' | '!'));
+    endpoint
 }
 
 fn slice(service: &str, endpoints: Vec<Endpoint>) -> Arc<Slice> {
@@ -76,13 +70,14 @@ fn slice(service: &str, endpoints: Vec<Endpoint>) -> Arc<Slice> {
         service: name(service),
         revision: 1,
         ipv6: endpoints.first().is_some_and(|e| e.address.is_ipv6()),
-        ports: vec![EndpointPort {
+        ports: [EndpointPort {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: Some(8080),
             app_protocol: "".into(),
-        }],
-        endpoints,
+        }]
+        .into(),
+        endpoints: endpoints.into(),
         triggered: 0,
     })
 }
@@ -222,11 +217,9 @@ fn who_has_no_rules() {
 
 #[test]
 fn hints_narrow_where_all_have_them() {
-    let hinted = |text: &str, zones: &[&str], nodes: &[&str]| Endpoint {
-        hint_zones: zones.iter().map(|z| (*z).into()).collect(),
-        hint_nodes: nodes.iter().map(|n| (*n).into()).collect(),
-        ..endpoint(text)
-    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
+    let hinted =
+        |text: &str, zones: &[&str], nodes: &[&str]| endpoint(text).with("", names(zones), names(nodes));
     let cases = [
         (vec![hinted(BOTH[0], &["a"], &[]), hinted(BOTH[1], &["b"], &[])], "1"),
         (vec![hinted(BOTH[0], &["a"], &[]), hinted(BOTH[1], &[], &[])], "1 2"),

@@ -11,6 +11,7 @@ use crate::negotiate::{self, Format};
 use crate::request::Query;
 use crate::shared::Shared;
 
+const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 pub(crate) fn answer(shared: &Shared, parts: &Parts, query: &Query) -> Answer {
@@ -23,6 +24,9 @@ pub(crate) fn answer(shared: &Shared, parts: &Parts, query: &Query) -> Answer {
             return Ok(bytes(200, "text/plain; version=0.0.4; charset=utf-8", shared.metrics.text()));
         }
         "/version" => return Ok(document(200, &version(), Format::Json)),
+        "/openapi/v2" if wants_protobuf(parts) => {
+            return Ok(bytes(200, OPENAPI_PROTOBUF, openapi_v2_protobuf()));
+        }
         "/openapi/v2" => return Ok(document(200, &openapi_v2(), Format::Json)),
         "/openapi/v3" => return Ok(document(200, &openapi_index(), Format::Json)),
         "" => return Ok(document(200, &root(), Format::Json)),
@@ -229,6 +233,20 @@ fn openapi(groups: &[&str], version: &str) -> Option<Value> {
     }
     Some(json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.36.3"}, "paths": paths,
         "components": {"schemas": all}}))
+}
+
+/// What kubectl asks for before it applies a `List` (client-go's discovery_client.go, `openAPISchemaV2`).
+fn wants_protobuf(parts: &Parts) -> bool {
+    let accepted = parts.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|kind| kind.contains("proto-openapi.spec.v2"))
+}
+
+/// A document without definitions (gnostic's `openapiv2/OpenAPIv2.proto`: swagger, and info's title and version). kubectl
+/// leaves the fields of kinds that it does not find here to the server, which checks them all.
+fn openapi_v2_protobuf() -> Vec<u8> {
+    let string = |number: u8, text: &str| [&[number << 3 | 2, text.len() as u8], text.as_bytes()].concat();
+    let info = [string(1, "Kubernetes"), string(2, "v1.36.3")].concat();
+    [string(1, "2.0"), [&[2 << 3 | 2, info.len() as u8], info.as_slice()].concat()].concat()
 }
 
 fn openapi_v2() -> Value {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
+use sealane_catalog::read::Fields;
 use sealane_controllers::{
     Action, Config, Controller, Doc, Event, Index, Note, Recorder, Row, Work, Write, plan, watched_kinds,
 };
@@ -82,7 +83,7 @@ pub async fn run_controllers(client: Client, config: ControllersConfig, shutdown
     for row in watched_kinds() {
         unlisted.insert(row.plural);
         let sender = sender.clone();
-        tasks.spawn(feed(client.clone(), row.0, String::new(), move |fed| sender.send((row, fed)).is_ok()));
+        tasks.spawn(feed(client.clone(), row.0, Fields::all(), move |fed| sender.send((row, fed)).is_ok()));
     }
     let (notes, noted) = mpsc::channel(NOTES);
     tasks.spawn(record(client.clone(), noted));
@@ -160,7 +161,7 @@ impl Runner {
             Fed::ListEnds(revision) => Some(Event::ListEndsAt(row, revision)),
             Fed::Applied(value) => read(value).map(Event::Applied),
             Fed::Deleted(value) => read(value).map(Event::Deleted),
-            Fed::Revision(_) => None,
+            Fed::Revision(_) | Fed::ListFails | Fed::Connected | Fed::Lost => None,
         };
         let ends = matches!(event, Some(Event::ListEnds(_) | Event::ListEndsAt(..)));
         if let Some(event) = event {

@@ -1,7 +1,7 @@
 //! The API's clients inside Sealane: lists and watches into the controllers' index and the catalog, and planned writes
 //! carried out.
 //!
-//! What it is for: [`run_controllers`] and [`watch_catalog`]. Both live on a [`kube::Client`], in process or over the
+//! What it is for: [`run_controllers`], [`watch_catalog`] and [`watch_imports`]. All live on a [`kube::Client`], in process or over the
 //! wire alike, and decide nothing: `sealane_controllers` plans, `sealane_catalog` compiles.
 //!
 //! What it may not know: stores, registries, what a controller wants.
@@ -9,7 +9,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use sealane_catalog::{Snapshot, Source};
-//! use sealane_client::{ControllersConfig, run_controllers, watch_catalog};
+//! use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
 //!
 //! /// Runs until `stop` is set; DNS and proxy read Snapshots from the other end of `publish`.
 //! async fn wire(
@@ -22,7 +22,7 @@
 //!     };
 //!     let sources = [Source::Services, Source::EndpointSlices, Source::Namespaces, Source::Nodes];
 //!     let controllers = run_controllers(client.clone(), ControllersConfig::default(), stopped(stop.clone()));
-//!     let catalog = watch_catalog(client, &sources, publish, stopped(stop));
+//!     let catalog = watch_catalog(client, &sources, CatalogOptions::default(), publish, stopped(stop));
 //!     tokio::join!(controllers, catalog);
 //! }
 //! ```
@@ -32,7 +32,11 @@ mod catalog;
 mod controllers;
 mod execute;
 mod feed;
+mod imports;
 mod queue;
+mod warm;
 
-pub use catalog::{Selection, watch_catalog, watch_selected};
+pub use catalog::{CatalogOptions, watch_catalog};
 pub use controllers::{ControllersConfig, run_controllers};
+pub use imports::watch_imports;
+pub use warm::WarmStart;

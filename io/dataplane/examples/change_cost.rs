@@ -24,18 +24,8 @@ fn entry(model: &Entry, number: u32, endpoints: u32) -> Option<(NamespacedName, 
         affinity_seconds: None,
         ..Service::clone(service)
     };
-    let endpoint = |n: u32| Endpoint {
-        address: Ipv4Addr::from(0x0af4_0000 + (number * 13 + n) % 50_000 + 1).into(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        hostname: "".into(),
-        node: "n1".into(),
-        zone: "".into(),
-        hint_zones: vec![],
-        hint_nodes: vec![],
-        pod: None,
-    };
+    let address = |n: u32| Ipv4Addr::from(0x0af4_0000 + (number * 13 + n) % 50_000 + 1);
+    let endpoint = |n: u32| Endpoint::new(address(n).into()).on("n1", "");
     let endpoints = (0..endpoints).map(endpoint).collect();
     let slice = Slice { service: key.clone(), endpoints, ..Slice::clone(slice) };
     Some((key, Entry { service: Some(Arc::new(service)), slices: vec![Arc::new(slice)] }))

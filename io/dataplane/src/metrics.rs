@@ -327,7 +327,10 @@ fn histograms(figures: &Figures, out: &mut String) {
 /// Name, type, help and value.
 type Row<V> = (&'static str, &'static str, &'static str, V);
 
-const BY_FAMILY: [Row<fn(&Figures, &Family) -> f64>; 5] = [
+/// A figure of a family.
+type Figure = fn(&Figures, &Family) -> f64;
+
+const BY_FAMILY: [Row<Figure>; 5] = [
     ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "counter", "Rounds that failed", |_, f| {
         f.failures as f64
     }),

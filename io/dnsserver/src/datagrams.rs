@@ -24,8 +24,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::batch::{self, Batch, Peer};
 use crate::fair;
+use crate::outgoing::{answers, any};
 use crate::shared::Shared;
-use crate::upstream::{answers, any};
 
 /// Sockets to one upstream, at most.
 const POOL: usize = 128;
@@ -155,8 +155,8 @@ impl Datagrams {
     }
 
     /// Sends questions. Those come back that cannot go this way, there being no socket for them.
-    pub(crate) fn send(&self, shared: &Arc<Shared>, questions: Vec<Waiting>) -> Vec<Waiting> {
-        self.started.call_once(|| Datagrams::serve(shared));
+    pub(crate) fn send(self: &Arc<Self>, shared: &Arc<Shared>, questions: Vec<Waiting>) -> Vec<Waiting> {
+        self.started.call_once(|| self.serve(shared));
         let (mut back, mut failed) = (Vec::new(), Vec::new());
         let mut by_place: Vec<(Place, Vec<Waiting>)> = Vec::new();
         for waiting in questions {
@@ -181,34 +181,34 @@ impl Datagrams {
             }
         }
         drop(channels);
-        for (message, socket, peer) in settle(shared, &Handle::current(), failed) {
+        for (message, socket, peer) in self.settle(shared, &Handle::current(), failed) {
             batch::send(&socket, message, peer);
         }
         back
     }
 
     /// Takes answers in, until nobody has the server any more.
-    fn serve(shared: &Arc<Shared>) {
-        let (weak, runtime) = (Arc::downgrade(shared), Handle::current());
-        let run = move || Datagrams::listen(&weak, &runtime);
+    fn serve(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let (own, weak, runtime) = (Arc::downgrade(self), Arc::downgrade(shared), Handle::current());
+        let run = move || Datagrams::listen(&own, &weak, &runtime);
         if let Err(error) = std::thread::Builder::new().name("dns-upstreams".to_owned()).spawn(run) {
             shared.log(&format!("[ERROR] DNS has no thread for upstreams: {error}"));
         }
     }
 
-    fn listen(weak: &Weak<Shared>, runtime: &Handle) {
+    fn listen(own: &Weak<Datagrams>, weak: &Weak<Shared>, runtime: &Handle) {
         let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(BATCH, None);
         let mut room: Vec<Vec<u8>> = vec![vec![0; LONGEST]; BATCH];
         let mut events = Vec::with_capacity(64);
         let (mut looked, mut batch) = (Instant::now(), Batch::new());
-        while let Some(shared) = weak.upgrade() {
-            let Some(poll) = shared.datagrams.epoll.as_ref() else { return };
+        while let (Some(own), Some(shared)) = (own.upgrade(), weak.upgrade()) {
+            let Some(poll) = own.epoll.as_ref() else { return };
             events.clear();
             let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
             // A signal ends it early, and that is all.
             let _ = epoll::wait(poll, rustix::buffer::spare_capacity(&mut events), Some(&wait));
             let mut outcomes = Vec::new();
-            let mut channels = shared.datagrams.channels();
+            let mut channels = own.channels();
             for event in &events {
                 channels.receive(event.data.u64(), &mut headers, &mut room, &mut outcomes);
             }
@@ -218,8 +218,44 @@ impl Datagrams {
                 channels.look(now, &mut outcomes);
             }
             drop(channels);
-            reply(settle(&shared, runtime, outcomes), &mut batch);
+            reply(own.settle(&shared, runtime, outcomes), &mut batch);
         }
+    }
+
+    /// Hands outcomes to the state machine: what it says to the clients.
+    fn settle(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        runtime: &Handle,
+        outcomes: Vec<Outcome>,
+    ) -> Vec<Reply> {
+        if outcomes.is_empty() {
+            return Vec::new();
+        }
+        let _runtime = runtime.enter();
+        let (mut again, mut replies) = (Vec::new(), Vec::new());
+        for (waiting, outcome) in outcomes {
+            let Waiting { pending, client, .. } = waiting;
+            let effects = match outcome {
+                Ok(bytes) => shared.step(Event::Answer { pending, bytes: &bytes }),
+                Err(error) => shared.step(Event::Failed { pending, why: error.to_string() }),
+            };
+            match shared.at_once(effects) {
+                Ok(messages) => replies.extend(
+                    messages.into_iter().map(|message| (message, client.socket.clone(), client.peer)),
+                ),
+                Err(effects) => match Waiting::of(effects, client) {
+                    Ok(waiting) => again.push(waiting),
+                    Err((effects, client)) => carry_out(shared, effects, client),
+                },
+            }
+        }
+        if !again.is_empty() {
+            for waiting in self.send(shared, again) {
+                carry_out_alone(shared, waiting);
+            }
+        }
+        replies
     }
 }
 
@@ -408,36 +444,6 @@ fn sendmmsg(socket: &UdpSocket, slices: &[[IoSlice<'_>; 1]]) -> Result<()> {
 
 /// An answer on its way to its client.
 type Reply = (Vec<u8>, Arc<UdpSocket>, Peer);
-
-/// Hands outcomes to the state machine: what it says to the clients.
-fn settle(shared: &Arc<Shared>, runtime: &Handle, outcomes: Vec<Outcome>) -> Vec<Reply> {
-    if outcomes.is_empty() {
-        return Vec::new();
-    }
-    let _runtime = runtime.enter();
-    let (mut again, mut replies) = (Vec::new(), Vec::new());
-    for (waiting, outcome) in outcomes {
-        let Waiting { pending, client, .. } = waiting;
-        let effects = match outcome {
-            Ok(bytes) => shared.step(Event::Answer { pending, bytes: &bytes }),
-            Err(error) => shared.step(Event::Failed { pending, why: error.to_string() }),
-        };
-        match shared.at_once(effects) {
-            Ok(messages) => replies
-                .extend(messages.into_iter().map(|message| (message, client.socket.clone(), client.peer))),
-            Err(effects) => match Waiting::of(effects, client) {
-                Ok(waiting) => again.push(waiting),
-                Err((effects, client)) => carry_out(shared, effects, client),
-            },
-        }
-    }
-    if !again.is_empty() {
-        for waiting in shared.datagrams.send(shared, again) {
-            carry_out_alone(shared, waiting);
-        }
-    }
-    replies
-}
 
 /// The answers, as many as possible in one system call.
 fn reply(mut replies: Vec<Reply>, batch: &mut Batch) {

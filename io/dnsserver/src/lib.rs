@@ -21,11 +21,13 @@ mod datagrams;
 mod fair;
 mod files;
 mod grpc;
+mod grpc_client;
 mod https;
 mod limits;
 mod listen;
 mod machine;
 mod mmsg;
+mod outgoing;
 mod outlet;
 mod panics;
 mod patient;
@@ -49,7 +51,7 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 use sealane_dns::chain::Block;
 use sealane_dns::chain::values::go_duration;
-pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs};
+pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs, WarmFile};
 use sealane_dns::{Config, Event};
 use tokio::sync::{Notify, watch};
 
@@ -86,6 +88,8 @@ pub struct Settings {
     pub reload: Arc<Notify>,
     /// Nothing is said of zones, ports and version at the start (`-quiet`).
     pub quiet: bool,
+    /// What comes from other clusters, where [`Needs::imports`] asks for it.
+    pub imports: Option<watch::Receiver<Arc<Snapshot>>>,
 }
 
 impl Settings {
@@ -100,6 +104,7 @@ impl Settings {
             log: Arc::new(|line| drop(writeln!(std::io::stdout(), "{line}"))),
             reload: Arc::new(Notify::new()),
             quiet: false,
+            imports: None,
         }
     }
 }
@@ -160,10 +165,15 @@ pub async fn run(
     let (shared, mut fatal) = Shared::new(config, &settings);
     let first = snapshots.borrow_and_update().clone();
     shared.background(Event::Snapshot(first));
+    let mut imports = settings.imports.clone();
     tokio::pin!(shutdown);
     tokio::select! {
         () = &mut shutdown => return Ok(()),
-        () = known(&needs, &shared, &mut snapshots) => {}
+        () = known(&needs, &shared, &mut snapshots, &imports) => {}
+    }
+    if let Some(imports) = &mut imports {
+        let first = imports.borrow_and_update().clone();
+        shared.background(Event::Imports(first));
     }
     let mut listeners = Listeners::new();
     let bound = listeners.bind(&loaded.blocks)?;
@@ -188,6 +198,7 @@ pub async fn run(
                 let snapshot = snapshots.borrow_and_update().clone();
                 shared.background(Event::Snapshot(snapshot));
             }
+            imports = news(&mut imports) => shared.background(Event::Imports(imports)),
             _ = tick.tick() => {
                 shared.background(Event::Tick);
                 shared.upstreams.sweep();
@@ -212,7 +223,7 @@ pub async fn run(
     };
     shared.end();
     if ended.is_ok() {
-        lameduck(&loaded, &shared, &mut snapshots).await;
+        lameduck(&loaded, &shared, &mut snapshots, &mut imports).await;
         listeners.retire_all().await;
         shared.stop();
     }
@@ -223,10 +234,27 @@ pub async fn run(
 
 /// Waits for the cluster, but for no longer than the configuration says (`startup_timeout` of `kubernetes`): clients
 /// that ask nobody ask another server, or wait, where SERVFAIL would be their answer.
-async fn known(needs: &Needs, shared: &Arc<Shared>, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
-    if !needs.cluster || needs.startup_timeout.is_zero() || snapshots.borrow().synced() {
+async fn known(
+    needs: &Needs,
+    shared: &Arc<Shared>,
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    imports: &Option<watch::Receiver<Arc<Snapshot>>>,
+) {
+    let there = |snapshots: &watch::Receiver<Arc<Snapshot>>| {
+        let imported = imports.as_ref().is_none_or(|imports| imports.borrow().synced());
+        imported && snapshots.borrow().synced()
+    };
+    if !needs.cluster || needs.startup_timeout.is_zero() || there(snapshots) {
         return;
     }
+    let mut imported = imports.clone();
+    let synced = async {
+        // Writers that are gone leave what there is.
+        let _ = snapshots.wait_for(|snapshot| snapshot.synced()).await;
+        if let Some(imports) = &mut imported {
+            let _ = imports.wait_for(|imports| imports.synced()).await;
+        }
+    };
     let waiting = async {
         loop {
             tokio::time::sleep(WAITING).await;
@@ -235,19 +263,36 @@ async fn known(needs: &Needs, shared: &Arc<Shared>, snapshots: &mut watch::Recei
     };
     let synced = async {
         tokio::select! {
-            found = snapshots.wait_for(|snapshot| snapshot.synced()) => found.ok().as_deref().cloned(),
-            () = waiting => None,
+            () = synced => {}
+            () = waiting => {}
         }
     };
-    let snapshot = tokio::time::timeout(needs.startup_timeout, synced).await;
-    match snapshot {
-        Ok(Some(snapshot)) => shared.background(Event::Snapshot(snapshot)),
-        _ => shared.log("[WARNING] plugin/kubernetes: starting server with unsynced Kubernetes API"),
+    // Whether that was long enough is seen below.
+    let _ = tokio::time::timeout(needs.startup_timeout, synced).await;
+    if !there(snapshots) {
+        shared.log("[WARNING] plugin/kubernetes: starting server with unsynced Kubernetes API");
     }
+    let snapshot = snapshots.borrow_and_update().clone();
+    shared.background(Event::Snapshot(snapshot));
+}
+
+/// The next state of what comes from other clusters; never, where nobody feeds it.
+async fn news(imports: &mut Option<watch::Receiver<Arc<Snapshot>>>) -> Arc<Snapshot> {
+    if let Some(receiver) = imports
+        && receiver.changed().await.is_ok()
+    {
+        return receiver.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }
 
 /// Goes on serving, the cluster's changes included, while clients learn that this server is going.
-async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
+async fn lameduck(
+    loaded: &Loaded,
+    shared: &Arc<Shared>,
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    imports: &mut Option<watch::Receiver<Arc<Snapshot>>>,
+) {
     let blocks = loaded.blocks.iter().filter_map(|block| block.settings.health.as_ref());
     let time = blocks.map(|health| health.lameduck).max().unwrap_or_default();
     if time.is_zero() {
@@ -259,6 +304,7 @@ async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, snapshots: &mut watch::
     loop {
         tokio::select! {
             () = &mut end => return,
+            imports = news(imports) => shared.background(Event::Imports(imports)),
             Ok(()) = snapshots.changed() => {
                 let snapshot = snapshots.borrow_and_update().clone();
                 shared.background(Event::Snapshot(snapshot));

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::DnsError;
 use crate::admin::{self, Page};
+use crate::datagrams::Datagrams;
 use crate::shared::{Shared, told};
 use crate::sockets::{self, Bound};
 use crate::tcp::{Ends, Kind, Terms};
@@ -75,6 +76,8 @@ pub(crate) struct Listeners {
     /// Their sockets, which are taken again where a configuration wants them back.
     sockets: BTreeMap<Slot, Weak<UdpSocket>>,
     processors: u16,
+    /// What UDP listeners ask of upstreams goes over the same sockets.
+    datagrams: Arc<Datagrams>,
 }
 
 impl Listeners {
@@ -86,6 +89,7 @@ impl Listeners {
             owing: Vec::new(),
             sockets: BTreeMap::new(),
             processors: machine::processors(),
+            datagrams: Arc::default(),
         }
     }
 
@@ -149,7 +153,7 @@ impl Listeners {
             match (listener, bound.clone()) {
                 (Listener::Udp(_, port), Bound::Udp(socket)) => {
                     let room = (ROOM / usize::from(wanted.sockets.max(1))).min(MOST_ROOM);
-                    tasks.spawn(udp::serve(shared, socket, port, room, closed));
+                    tasks.spawn(udp::serve((shared, self.datagrams.clone()), socket, port, room, closed));
                 }
                 (Listener::Http(page, ip, port), Bound::Tcp(listener)) => {
                     if page == Page::Health {

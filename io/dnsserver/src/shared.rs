@@ -11,11 +11,11 @@ use sealane_dns::prepared::{Changed, Preparation};
 use sealane_dns::{Config, Effect, Event, Now, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::datagrams::Datagrams;
+use crate::outgoing::Outgoing;
 use crate::panics::{self, Caught};
 use crate::spans::Collectors;
 use crate::tap::Taps;
-use crate::upstream::{Outgoing, Upstreams};
+use crate::upstream::Upstreams;
 use crate::{LogSink, Settings, files, machine};
 
 /// What all tasks share. The lock is held for one step, never across an await.
@@ -32,7 +32,6 @@ pub(crate) struct Shared {
     /// Listeners that count for themselves, and are asked for what they have.
     counting: Mutex<Vec<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
     pub(crate) upstreams: Upstreams,
-    pub(crate) datagrams: Datagrams,
     pub(crate) taps: Taps,
     pub(crate) collectors: Collectors,
 }
@@ -65,7 +64,6 @@ impl Shared {
             recent: Mutex::default(),
             counting: Mutex::default(),
             upstreams: Upstreams::default(),
-            datagrams: Datagrams::default(),
             taps: Taps::default(),
             collectors: Collectors::default(),
         };

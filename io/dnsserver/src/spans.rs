@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::outgoing::Stream;
 use crate::outlet::{Dropped, Outlets};
-use crate::upstream::Stream;
 use crate::{LogSink, tls};
 
 /// For one batch (zipkin-go's HTTP client).

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
+use sealane_dns::chain::Tap;
 use sealane_dns::chain::tap::frames::{self, Control};
 use sealane_dns::chain::tap::{Socket, Way};
-use sealane_dns::chain::{ClientAuth, Scheme, Tap, TlsServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::outgoing::Stream;
 use crate::outlet::{Dropped, EVERY, Outlets};
-use crate::upstream::Stream;
 use crate::{LogSink, tls};
 
 /// For a connection, a handshake, a frame (io.go's `tcpTimeout`).
@@ -59,28 +59,6 @@ impl Taps {
         let help = "Counter of messages of dnstap that nobody took.";
         self.0.render("sealane_dns_dnstap_dropped_total", help, |tap| tap.socket.to_string(), out);
     }
-}
-
-/// Whether a listener's certificate can be used.
-pub(crate) fn check(tap: &Tap) -> std::result::Result<(), String> {
-    certificate(tap).map(drop)
-}
-
-fn certificate(tap: &Tap) -> std::result::Result<Option<TlsAcceptor>, String> {
-    let Way::Listen { identity: Some((certificate, key)), authorities } = &tap.way else { return Ok(None) };
-    let client_auth = match (authorities, tap.skip_verify) {
-        (None, _) => ClientAuth::None,
-        (Some(_), true) => ClientAuth::VerifyIfGiven,
-        (Some(_), false) => ClientAuth::RequireAndVerify,
-    };
-    let settings = TlsServer {
-        certificate: certificate.clone(),
-        key: key.clone(),
-        authorities: authorities.clone(),
-        client_auth,
-        keylog: None,
-    };
-    tls::server(&settings, Scheme::Tls).map(|config| Some(TlsAcceptor::from(config)))
 }
 
 type Writer = BufStream<Box<dyn Stream>>;
@@ -227,7 +205,7 @@ impl Door {
                 listener => Door::Unix(listener?, path.clone()),
             },
             Socket::Tcp(host) => Door::Tcp(TcpListener::bind(host).await?),
-            Socket::Tls(host) => match certificate(tap).map_err(Error::other)? {
+            Socket::Tls(host) => match tls::tap_identity(tap).map_err(Error::other)? {
                 Some(acceptor) => Door::Tls(TcpListener::bind(host).await?, acceptor),
                 None => return Err(Error::other("there is no certificate")),
             },

@@ -17,12 +17,12 @@ use rustls::{
     SignatureScheme,
 };
 use sealane_dns::Config;
-use sealane_dns::chain::{ClientAuth, Scheme, TlsClient, TlsServer};
+use sealane_dns::chain::tap::Way as TapWay;
+use sealane_dns::chain::{ClientAuth, Scheme, Tap, TlsClient, TlsServer};
 use sealane_dns::plugins::dnstap::Dnstap;
 use sealane_dns::plugins::forward::Forward;
 use sealane_dns::plugins::grpc::Grpc;
-
-use crate::tap;
+use tokio_rustls::TlsAcceptor;
 
 fn bad(what: &str, why: impl std::fmt::Display) -> String {
     format!("{what}: {why}")
@@ -101,7 +101,7 @@ pub(crate) fn check(config: &Config) -> std::result::Result<(), String> {
         client(upstream).map_err(|why| bad("grpc", why))?;
     }
     for dnstap in config.plugins_of::<Dnstap>() {
-        tap::check(dnstap.tap()).map_err(|why| bad("dnstap", why))?;
+        tap_identity(dnstap.tap()).map_err(|why| bad("dnstap", why))?;
     }
     for block in &config.blocks {
         // Nothing is written yet.
@@ -109,6 +109,26 @@ pub(crate) fn check(config: &Config) -> std::result::Result<(), String> {
         tls.map_or(Ok(()), |tls| server(&tls, Scheme::Tls).map(drop))?;
     }
     Ok(())
+}
+
+/// How readers of dnstap that connect to us are spoken to; `None`: without TLS.
+pub(crate) fn tap_identity(tap: &Tap) -> std::result::Result<Option<TlsAcceptor>, String> {
+    let TapWay::Listen { identity: Some((certificate, key)), authorities } = &tap.way else {
+        return Ok(None);
+    };
+    let client_auth = match (authorities, tap.skip_verify) {
+        (None, _) => ClientAuth::None,
+        (Some(_), true) => ClientAuth::VerifyIfGiven,
+        (Some(_), false) => ClientAuth::RequireAndVerify,
+    };
+    let settings = TlsServer {
+        certificate: certificate.clone(),
+        key: key.clone(),
+        authorities: authorities.clone(),
+        client_auth,
+        keylog: None,
+    };
+    server(&settings, Scheme::Tls).map(|config| Some(TlsAcceptor::from(config)))
 }
 
 fn read(path: &str) -> std::result::Result<String, String> {

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, Peer};
-use crate::datagrams::{self, Client, Waiting};
+use crate::datagrams::{self, Client, Datagrams, Waiting};
 use crate::fair::Fair;
 use crate::shared::Shared;
 
@@ -37,6 +37,7 @@ const AFTER: Duration = Duration::from_millis(2);
 /// A UDP listener at work.
 struct Udp {
     shared: Arc<Shared>,
+    datagrams: Arc<Datagrams>,
     socket: Arc<UdpSocket>,
     port: u16,
     waiting: Arc<Semaphore>,
@@ -153,7 +154,7 @@ impl Udp {
         if self.forwarded.is_empty() {
             return;
         }
-        for waiting in self.shared.datagrams.send(&self.shared, std::mem::take(&mut self.forwarded)) {
+        for waiting in self.datagrams.send(&self.shared, std::mem::take(&mut self.forwarded)) {
             datagrams::carry_out_alone(&self.shared, waiting);
         }
     }
@@ -175,7 +176,7 @@ impl Udp {
 /// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then. `room`: for
 /// prepared answers, octets.
 pub(crate) async fn serve(
-    shared: Arc<Shared>,
+    (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
     socket: Arc<UdpSocket>,
     port: u16,
     room: usize,
@@ -189,10 +190,11 @@ pub(crate) async fn serve(
         // What waits for upstreams runs there.
         let _runtime = runtime.enter();
         let log = of_thread.clone();
-        let tasks = listen(of_thread, &bound, (port, room), (&closed, &seen)).unwrap_or_else(|error| {
-            log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
-            JoinSet::new()
-        });
+        let tasks =
+            listen((of_thread, datagrams), &bound, (port, room), (&closed, &seen)).unwrap_or_else(|error| {
+                log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
+                JoinSet::new()
+            });
         drop(bound);
         // Nobody waits where the listener was dropped.
         let _ = ended.send(tasks);
@@ -235,7 +237,7 @@ impl Drop for Thread {
 
 /// What still waits for upstreams, when the listener was told to close.
 fn listen(
-    shared: Arc<Shared>,
+    (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
     socket: &Arc<UdpSocket>,
     (port, room): (u16, usize),
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
@@ -247,6 +249,7 @@ fn listen(
     shared.counts(asks);
     let mut udp = Udp {
         shared,
+        datagrams,
         socket: socket.clone(),
         port,
         waiting: Arc::new(Semaphore::new(WAITING)),

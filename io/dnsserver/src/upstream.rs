@@ -2,23 +2,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{Error, ErrorKind, Result};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::ClientConfig;
 use sealane_dns::Via;
 use sealane_dns::chain::{Keeping, TlsClient};
 use sealane_dns::zone::transfer::Extent;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio_rustls::TlsConnector;
 
-use crate::{grpc, tls};
-
-/// A connection, TLS in it or not.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+use crate::outgoing::{Outgoing, Stream, answers, any};
+use crate::{grpc_client, tls};
 
 /// What connections that may take each other's place have in common.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -44,7 +41,7 @@ struct Kept {
 pub(crate) struct Upstreams {
     kept: Mutex<HashMap<Place, VecDeque<Kept>>>,
     clients: Mutex<Vec<(Arc<TlsClient>, Arc<ClientConfig>)>>,
-    grpc: grpc::Clients,
+    grpc: grpc_client::Clients,
 }
 
 /// How a question went.
@@ -54,15 +51,6 @@ pub(crate) struct Way {
     pub(crate) kept: bool,
     /// From where; `None`: nobody wants to know.
     pub(crate) local: Option<SocketAddr>,
-}
-
-/// A question on its way out.
-pub(crate) struct Outgoing<'a> {
-    pub(crate) to: SocketAddr,
-    pub(crate) via: &'a Via,
-    pub(crate) message: &'a [u8],
-    pub(crate) timeout: Duration,
-    pub(crate) keeping: Keeping,
 }
 
 impl Upstreams {
@@ -78,7 +66,7 @@ impl Upstreams {
             }
         };
         let timed_out = || match outgoing.via {
-            Via::Grpc(_) => grpc::timed_out(),
+            Via::Grpc(_) => grpc_client::timed_out(),
             via => Error::new(ErrorKind::TimedOut, format!("{} i/o timeout", via.as_str())),
         };
         let result = tokio::time::timeout(outgoing.timeout, exchange).await;
@@ -224,11 +212,6 @@ impl Upstreams {
     }
 }
 
-/// Any address of ours, of the other's family.
-pub(crate) fn any(to: SocketAddr) -> IpAddr {
-    if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
-}
-
 async fn udp(outgoing: &Outgoing<'_>, way: &mut Way) -> Result<Vec<u8>> {
     let to = outgoing.to;
     // The kernel picks a port that nobody can foresee.
@@ -246,26 +229,6 @@ async fn udp(outgoing: &Outgoing<'_>, way: &mut Way) -> Result<Vec<u8>> {
             buffer.truncate(len);
             return Ok(buffer);
         }
-    }
-}
-
-/// Whether a datagram is the answer to a question: its id, and its question where it has one.
-pub(crate) fn answers(answer: &[u8], asked: &[u8]) -> bool {
-    if answer.len() < 12 || answer.get(..2) != asked.get(..2) || answer[2] & 0x80 == 0 {
-        return false;
-    }
-    if answer[4..6] == [0, 0] {
-        return true;
-    }
-    // Names in questions are not compressed: there is nothing before them.
-    let mut end = 12;
-    while let Some(len) = asked.get(end).filter(|len| **len != 0) {
-        end += 1 + usize::from(*len);
-    }
-    let question = 12..end + 5;
-    match (answer.get(question.clone()), asked.get(question)) {
-        (Some(answered), Some(asked)) => answered.eq_ignore_ascii_case(asked),
-        _ => false,
     }
 }
 
@@ -290,31 +253,4 @@ pub(crate) fn framed(message: &[u8]) -> Result<Vec<u8>> {
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(message);
     Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use sealane_dns::{Message, encode};
-
-    use super::answers;
-
-    #[test]
-    fn what_is_an_answer() {
-        let query = |id, name: &str, rtype| Message::query(id, name.parse().unwrap(), rtype);
-        let asked = encode(&query(7, "www.example", 1), 512);
-        let reply = |message: &Message| encode(&message.reply(0), 512);
-        assert!(answers(&reply(&query(7, "www.example", 1)), &asked));
-        assert!(answers(&reply(&query(7, "WWW.Example", 1)), &asked));
-        for other in [query(8, "www.example", 1), query(7, "www.example", 28), query(7, "ww.example", 1)] {
-            assert!(!answers(&reply(&other), &asked));
-        }
-        // A question is no answer. An answer without a question is one: some refuse like that.
-        assert!(!answers(&asked, &asked));
-        let mut bare = query(7, "www.example", 1);
-        bare.questions.clear();
-        assert!(answers(&reply(&bare), &asked));
-        for len in 0..asked.len() {
-            assert!(!answers(&reply(&query(7, "www.example", 1))[..len], &asked), "{len}");
-        }
-    }
 }

@@ -28,6 +28,7 @@ mod host;
 mod identity;
 pub mod launcher;
 mod links;
+pub mod memory;
 mod netlink;
 mod nft;
 mod outside;

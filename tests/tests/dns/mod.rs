@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod given;
+mod played;
 pub mod server;
 pub mod table;
 
@@ -67,6 +68,9 @@ pub fn holds(file: &str) {
     } else {
         let only = only.unwrap_or_default();
         let cluster = (!table.objects.is_empty()).then(|| Cluster::of(&start, &table));
+        let played =
+            (!table.played.is_empty()).then(|| Cluster::Played(played::serve(&start, &table.played)));
+        let cluster = cluster.or(played);
         for scenario in table.scenarios.iter().filter(|s| s.title.contains(&only)) {
             for program in Program::ALL {
                 note(program, scenario, ask_all(&start, cluster.as_ref(), program, scenario));
@@ -82,6 +86,8 @@ pub fn holds(file: &str) {
 enum Cluster {
     Own(Up),
     Given(given::Cluster, PathBuf),
+    /// It holds what it holds: nothing can be asked or written.
+    Played(PathBuf),
 }
 
 impl Cluster {
@@ -118,7 +124,7 @@ impl Cluster {
     fn kubeconfig(&self) -> PathBuf {
         match self {
             Cluster::Own(up) => up.kubeconfig(),
-            Cluster::Given(_, kubeconfig) => kubeconfig.clone(),
+            Cluster::Given(_, kubeconfig) | Cluster::Played(kubeconfig) => kubeconfig.clone(),
         }
     }
 
@@ -127,6 +133,7 @@ impl Cluster {
         match self {
             Cluster::Own(up) => run(&mut up.kubectl_command(args), b""),
             Cluster::Given(given, _) => given.kubectl(args, ""),
+            Cluster::Played(_) => panic!("a played API takes no {args:?}"),
         }
     }
 

@@ -5,6 +5,9 @@
 //! ~~~ yaml
 //! …
 //! ~~~
+//! ~~~ played                           or, for kinds that Sealane's API does not serve, those of an API that is played
+//! …
+//! ~~~
 //! status NAMESPACE/POD [unready] ADDRESS...   a Pod's addresses: Running, Ready or not
 //!
 //! [A SCENARIO]                         a server is started for each
@@ -43,6 +46,8 @@ use super::codec::{Edns, FLAGS, Query, Reply, type_number};
 pub struct Table {
     pub file: String,
     pub objects: String,
+    /// Those of a played API.
+    pub played: String,
     /// Namespace, Pod, addresses, `unready` before them.
     pub statuses: Vec<(String, String, Vec<String>)>,
     pub scenarios: Vec<Scenario>,
@@ -115,6 +120,7 @@ impl Table {
                 }
                 match (table.scenarios.last_mut(), name.trim()) {
                     (None, "yaml") => table.objects = content,
+                    (None, "played") => table.played = content,
                     (Some(scenario), "") if scenario.corefile.is_empty() => scenario.corefile = content,
                     (Some(scenario), name) if !name.is_empty() => {
                         scenario.files.push((name.to_owned(), content))

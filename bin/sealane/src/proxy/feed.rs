@@ -54,20 +54,17 @@ impl Feed {
             if let Some(own) = own.filter(|_| now.synced()) {
                 let node = now.node(&self.name).cloned();
                 self.state.set_eligible(node.as_ref().is_some_and(|n| !n.leaving));
-                match self.config.node_context(&self.name, node.as_deref(), &own) {
-                    Some(context) => {
-                        if !self.give(&mut given, now, context, node.as_deref(), &updates) {
-                            return;
-                        }
-                    }
-                    None if !waits => {
-                        waits = true;
-                        tracing::warn!(
-                            "detectLocalMode NodeCIDR: Node {} has no podCIDRs; no rules are written until it has",
-                            self.name
-                        );
-                    }
-                    None => {}
+                let context = self.config.node_context(&self.name, node.as_deref(), &own);
+                if context.is_none() && !std::mem::replace(&mut waits, true) {
+                    tracing::warn!(
+                        "detectLocalMode NodeCIDR: Node {} has no podCIDRs; no rules are written until it has",
+                        self.name
+                    );
+                }
+                if let Some(context) = context
+                    && !self.give(&mut given, now, context, node.as_deref(), &updates)
+                {
+                    return;
                 }
             }
             let begun = Instant::now();

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api as Objects;
 use kube::runtime::wait::await_condition;
 use sealane_catalog::{Snapshot, Source};
-use sealane_client::{ControllersConfig, run_controllers, watch_catalog};
+use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
 use sealane_dataplane::{NetlinkError, NftSink, Proxy, Update, netlink_socket};
 use sealane_host::{Host, HostConfig, Rootless};
 use sealane_node::{Agent, AgentConfig, NodeHandle};
@@ -146,8 +146,8 @@ async fn start_node(
     let catalog = api.client("system:kube-proxy", &["system:masters"]);
     let end = ended(stopping.clone());
     tokio::spawn(async move {
-        watch_catalog(catalog, &[Source::Services, Source::EndpointSlices, Source::Nodes], publish, end)
-            .await;
+        let sources = [Source::Services, Source::EndpointSlices, Source::Nodes];
+        watch_catalog(catalog, &sources, CatalogOptions::default(), publish, end).await;
     });
     let network = Network {
         host: host.clone(),

@@ -28,7 +28,7 @@ use crate::name::Name;
 use crate::prepared::Share;
 use crate::zone::Zone;
 pub use ask::{Answer, Ask, GrpcClient, Keeping, TlsClient, Via};
-pub use needs::{ApiAccess, ClientFiles, Needs};
+pub use needs::{ApiAccess, ClientFiles, Needs, WarmFile};
 pub use note::Note;
 pub use query::{Query, Transport};
 pub use random::Randomness;
@@ -64,7 +64,11 @@ pub struct World {
     pub snapshot: Arc<Snapshot>,
     /// When the snapshot last changed, seconds since 1970: the serial of its SOA.
     pub serial: u32,
-    /// Counts the snapshots that said something new.
+    /// What comes from other clusters (`multicluster`).
+    pub imports: Arc<Snapshot>,
+    /// When that last changed, seconds since 1970: the serial of its zones' SOA.
+    pub imports_serial: u32,
+    /// Counts the snapshots, of either, that said something new.
     pub epoch: u64,
     /// The addresses that the server is reached at.
     pub local: Vec<IpAddr>,

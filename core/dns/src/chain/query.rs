@@ -14,6 +14,9 @@ use crate::tsig::{Checked, Signer};
 /// Options that are sent back as they came: NSID, EXPIRE, COOKIE, KEEPALIVE, PADDING (`plugin/pkg/edns`).
 const ECHOED: [u16; 5] = [3, 9, 10, 11, 12];
 
+/// EDNS option of extended errors (RFC 8914 section 2).
+const EXTENDED_ERROR: u16 = 15;
+
 /// How a client's message travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
@@ -230,6 +233,15 @@ impl Query {
         let more = &self.block.settings.echoed;
         let options = self.request.edns.iter().flat_map(|edns| &edns.options);
         options.filter(|(code, _)| ECHOED.contains(code) || more.contains(code))
+    }
+
+    /// Says why an answer is as it is, beside the options that the client gets anyway (RFC 8914 section 2).
+    pub fn explain(&self, reply: &mut Message, code: u16, text: &str) {
+        let mut data = code.to_be_bytes().to_vec();
+        data.extend_from_slice(text.as_bytes());
+        let mut options: Vec<EdnsOption> = self.echoed().cloned().collect();
+        options.push((EXTENDED_ERROR, data.into()));
+        reply.edns = Some(Edns { options, ..Edns::default() });
     }
 
     /// Makes an answer this query's: id, question and flags of the request, EDNS as the client's.

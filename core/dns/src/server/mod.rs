@@ -53,6 +53,10 @@ static UNHEALTHY: Family =
 static REVISION: Family =
     Family::gauge("sealane_dns_applied_revision", "The newest resourceVersion that answers are made from.");
 static SERVICES: Family = Family::gauge("sealane_dns_services", "Services known.");
+static AGE: Family = Family::gauge(
+    "sealane_dns_view_age_seconds",
+    "How long ago the cluster was as it is answered from: 0 while the API tells what changes.",
+);
 
 /// What happened.
 #[derive(Debug)]
@@ -106,6 +110,8 @@ pub enum Event<'a> {
     Waited(Box<Pending>),
     /// The cluster changed.
     Snapshot(Arc<Snapshot>),
+    /// What comes from other clusters changed.
+    Imports(Arc<Snapshot>),
     /// A file of [`Config::files`] changed.
     File {
         /// As the plugin wrote it.
@@ -194,6 +200,8 @@ pub struct Server {
     metrics: Metrics,
     reloads_failed: u64,
     fingerprint: String,
+    /// The last event's time, seconds since 1970.
+    unix: u64,
     /// Where queries of each sort are counted.
     sorts: HashMap<finish::Sort, [Handle; 5]>,
     /// The last query's answer may be kept.
@@ -422,12 +430,17 @@ impl Server {
         }
         page.add(&REVISION, "", self.applied_revision() as f64);
         page.add(&SERVICES, "", self.world.snapshot.services().count() as f64);
+        if self.world.snapshot.synced() {
+            let age = self.world.snapshot.as_of().map_or(0, |as_of| self.unix.saturating_sub(as_of));
+            page.add(&AGE, "", age as f64);
+        }
         page.render(out);
     }
 
     /// Takes one event. A query has one answer at most, now or when its `Ask` is over.
     pub fn step(&mut self, event: Event<'_>, now: Now) -> Vec<Effect> {
         let mut out = std::mem::take(&mut self.starting);
+        self.unix = now.unix;
         match event {
             Event::Query { port, transport, client, bytes } => {
                 self.query((port, transport, client, bytes), None, now, &mut out);
@@ -444,6 +457,7 @@ impl Server {
             Event::Failed { pending, why } => self.answered(*pending, Err(why), now, &mut out),
             Event::Waited(pending) => self.answered(*pending, Ok((&[], &[])), now, &mut out),
             Event::Snapshot(snapshot) => self.snapshot(snapshot, now, &mut out),
+            Event::Imports(imports) => self.imports(imports, now),
             Event::File { path, content } => {
                 self.changed = Some(Changed::All);
                 self.each_plugin(now, &mut out, |plugin, cx| {
@@ -460,9 +474,20 @@ impl Server {
         out
     }
 
+    /// No plugin remembers what it has from imports, nor are answers prepared from them.
+    fn imports(&mut self, imports: Arc<Snapshot>, now: Now) {
+        let old = std::mem::replace(&mut self.world.imports, imports);
+        let new = &self.world.imports;
+        if new.synced() != old.synced() || !new.since(&old).is_empty() {
+            self.world.imports_serial = u32::try_from(now.unix).unwrap_or(u32::MAX);
+            self.world.epoch += 1;
+        }
+    }
+
     fn snapshot(&mut self, snapshot: Arc<Snapshot>, now: Now, out: &mut Vec<Effect>) {
         let delta = snapshot.since(&self.world.snapshot);
-        let synced = snapshot.synced() != self.world.snapshot.synced();
+        let old = &self.world.snapshot;
+        let synced = snapshot.synced() != old.synced() || snapshot.restored() != old.restored();
         let changed = !delta.is_empty() || synced;
         let what = if synced { Changed::All } else { Changed::by(&delta) };
         let old = std::mem::replace(&mut self.world.snapshot, snapshot);

@@ -33,7 +33,7 @@ pub fn slice(namespace: &str, name: &str, of: &str, ports: Value, endpoints: Val
     )
 }
 
-fn objects() -> Vec<(Source, Value)> {
+pub fn objects() -> Vec<(Source, Value)> {
     let http = json!([{"name": "http", "port": 8080, "protocol": "TCP"}]);
     let mut objects = vec![
         service(

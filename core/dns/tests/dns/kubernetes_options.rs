@@ -228,6 +228,29 @@ fn grpc_config() {
 }
 
 #[test]
+fn a_destination_rule_chooses_the_grpc_policy() {
+    let mut objects = objects();
+    let rule = |name: &str, host: &str, balancer: Value| {
+        let metadata = json!({"namespace": "prod", "name": name});
+        let spec = json!({"host": host, "trafficPolicy": {"loadBalancer": balancer}});
+        (Source::DestinationRules, json!({"metadata": metadata, "spec": spec}))
+    };
+    objects.push(rule("db", "db.prod.svc.cluster.local", json!({"simple": "PASSTHROUGH"})));
+    objects.push(rule("twins", "twins", json!({"consistentHash": {"httpHeaderName": "x"}})));
+    let mut server = with("grpc_config");
+    server.step(Event::Snapshot(snapshot_of(&objects)), at(0));
+    let text = |config: &str| {
+        format!(
+            "\"grpc_config=[{{\\\"serviceConfig\\\":{{\\\"loadBalancingConfig\\\":[{{\\\"{config}\\\":{{}}}}]}}}}]\""
+        )
+    };
+    for (service, config) in [("db", "pick_first"), ("twins", "round_robin"), ("peers", "round_robin")] {
+        let found = dig(&mut server, &format!("_grpc_config.{service}.prod.svc.cluster.local TXT"));
+        assert!(found.ends_with(&text(config)), "{found}");
+    }
+}
+
+#[test]
 fn how_the_api_is_reached() {
     let needs = |lines: &str| {
         let corefile = format!(". {{\n kubernetes cluster.local {{\n {lines}\n }}\n}}");
@@ -263,7 +286,11 @@ fn how_the_api_is_reached() {
 #[test]
 fn refused() {
     for (lines, error) in [
-        ("multicluster cluster.local", "3:2: 'multicluster' answers from ServiceImports"),
+        ("multicluster", "3:2: 'multicluster' without zones does nothing"),
+        (
+            "multicluster cluster.local clusterset.local",
+            "3:29: 'kubernetes' is not authoritative for the multicluster zone clusterset.local. (its zones: cluster.local.)",
+        ),
         ("apiserver_qps 5", "3:2: 'apiserver_qps' has nothing to limit"),
         ("zonal yes", "3:8: 'zonal' takes no 'yes'"),
         ("zonal\n noendpoints", "3:2: 'zonal' needs endpoints; remove it or 'noendpoints'"),
@@ -275,6 +302,9 @@ fn refused() {
         ("search", "3:2: 'search' needs a thing"),
         ("search expand", "3:9: 'expand' is nothing to do with searches (collapse)"),
         ("startup_timeout 5", "3:18: '5' is no duration"),
+        ("warm_start", "3:2: 'warm_start' is followed by FILE [MAX_AGE]"),
+        ("warm_start f 5", "3:15: '5' is no duration"),
+        ("warm_start f 5h x", "3:18: 'warm_start' takes no 'x'"),
         ("grpc_config x", "3:14: 'grpc_config' takes no 'x'"),
     ] {
         let corefile = format!(". {{\n kubernetes cluster.local {{\n {lines}\n }}\n}}");

@@ -63,6 +63,7 @@ const LINES: &[&str] = &[
     "kubernetes cluster.local {\nnamespace_labels a=b\nstartup_timeout 7s\n}",
     "kubernetes cluster.local {\npods verified\nzonal\nsearch collapse\ngrpc_config\nzone_order\n}",
     "kubernetes cluster.local {\nkubeconfig /k context\n}",
+    "kubernetes cluster.local a.example b.example {\nmulticluster a.example b.example\n}",
     "kubernetes cluster.local {\nendpoint https://192.0.2.1:6443\ntls c k a\n}",
     "loop",
     "forward a.example 192.0.2.1 192.0.2.2 {\nexcept b.a.example c.a.example\nforce_tcp\nexpire 7s\nmax_fails 7\n\
@@ -266,8 +267,7 @@ fn what_stands_twice_is_several_or_refused() {
 /// table, or refused with a sentence about itself.
 #[test]
 fn every_option_of_the_great_three_is_known() {
-    let refused =
-        ["apiserver_qps", "apiserver_burst", "apiserver_max_inflight", "multicluster", "doh_method"];
+    let refused = ["apiserver_qps", "apiserver_burst", "apiserver_max_inflight", "doh_method"];
     for (first, options) in [
         (
             "kubernetes cluster.local",

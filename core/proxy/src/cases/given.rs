@@ -3,10 +3,9 @@
 use super::{Cluster, PORTS, address, protocol, target_port};
 use crate::{Cidr, PodInterface};
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Service, ServicePort, ServiceType, Slice,
+    Endpoint, EndpointPort, Entry, Ingress, Labels, NamespacedName, Service, ServicePort, ServiceType, Slice,
     TrafficPolicy,
 };
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -67,8 +66,9 @@ fn empty(name: &str) -> Service {
         health_check_node_port: 0,
         publish_not_ready: false,
         traffic_distribution: "".into(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
+        grpc_policy: None,
+        labels: Labels::default(),
+        annotations: Labels::default(),
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn service(cluster: &mut Cluster, text: &str) -> Result<(), String> {
             // The older, the earlier it was made.
             ("age", n) => service.created = -n.parse::<i64>().map_err(|_| "a rank")?,
             ("label", key) => {
-                service.labels.insert(key.into(), "".into());
+                service.labels = [(Arc::from(key), Arc::from(""))].into_iter().collect();
             }
             _ => return Err(format!("a service has no {option:?}")),
         }
@@ -157,7 +157,7 @@ pub(super) fn endpoints(cluster: &mut Cluster, text: &str) -> Result<(), String>
             service: key.clone(),
             revision: 1,
             ipv6,
-            ports: ports.clone(),
+            ports: ports.clone().into(),
             triggered: 0,
             endpoints: texts.iter().map(|t| endpoint(t, ipv6)).collect::<Result<_, _>>()?,
         }));
@@ -195,16 +195,10 @@ fn endpoint(text: &str, ipv6: bool) -> Result<Endpoint, String> {
     let node = node_name(parts.next().unwrap_or_default())?;
     let hint_zones = parts.next().filter(|z| !z.is_empty()).map(Into::into).into_iter().collect();
     let hint_nodes = parts.next().map(node_name).transpose()?.into_iter().collect();
-    Ok(Endpoint {
-        address: address(&if ipv6 { format!("{name}6") } else { name.to_owned() })?,
-        ready: state.is_none(),
-        serving: matches!(state, None | Some('~')),
-        terminating: matches!(state, Some('~' | '!')),
-        hostname: "".into(),
-        node,
-        zone: "".into(),
-        hint_zones,
-        hint_nodes,
-        pod: None,
-    })
+    let address = address(&if ipv6 { format!("{name}6") } else { name.to_owned() })?;
+    let mut endpoint = Endpoint::new(address).on(&node, "").with("", hint_zones, hint_nodes);
+    endpoint.ready = state.is_none();
+    endpoint.serving = matches!(state, None | Some('~'));
+    endpoint.terminating = matches!(state, Some('~' | '!'));
+    Ok(endpoint)
 }

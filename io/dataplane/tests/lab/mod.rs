@@ -2,8 +2,8 @@
 #![allow(dead_code)]
 
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, NamespacedName, Protocol, Service, ServicePort, ServiceType, Slice,
-    TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Labels, NamespacedName, Protocol, Service, ServicePort, ServiceType,
+    Slice, TrafficPolicy,
 };
 use sealane_dataplane::{NftSink, netlink_socket};
 use sealane_proxy::{NodeContext, RuleSink, Table};
@@ -212,7 +212,7 @@ pub fn service(text: &str, cluster_ips: &[&str]) -> Service {
         headless: false,
         cluster_ips: cluster_ips.iter().map(|a| a.parse().unwrap()).collect(),
         external_name: "".into(),
-        ports: vec![port(Protocol::Tcp, "t"), port(Protocol::Udp, "u")],
+        ports: [port(Protocol::Tcp, "t"), port(Protocol::Udp, "u")].into(),
         affinity_seconds: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
@@ -222,27 +222,17 @@ pub fn service(text: &str, cluster_ips: &[&str]) -> Service {
         health_check_node_port: 0,
         publish_not_ready: false,
         traffic_distribution: "".into(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
+        grpc_policy: None,
+        labels: Labels::default(),
+        annotations: Labels::default(),
     }
 }
 
 /// Its entry, with endpoints on port 8080; those of node `n2` are elsewhere.
 pub fn entry(service: Service, endpoints: &[(IpAddr, &str)]) -> Entry {
     let slice = |ipv6: bool| {
-        let endpoints =
-            endpoints.iter().filter(|(a, _)| a.is_ipv6() == ipv6).map(|(address, node)| Endpoint {
-                address: *address,
-                ready: true,
-                serving: true,
-                terminating: false,
-                hostname: "".into(),
-                node: (*node).into(),
-                zone: "".into(),
-                hint_zones: vec![],
-                hint_nodes: vec![],
-                pod: None,
-            });
+        let endpoints = endpoints.iter().filter(|(a, _)| a.is_ipv6() == ipv6);
+        let endpoints = endpoints.map(|(address, node)| Endpoint::new(*address).on(node, ""));
         let port = |protocol, name: &str| EndpointPort {
             name: name.into(),
             protocol,
@@ -254,7 +244,7 @@ pub fn entry(service: Service, endpoints: &[(IpAddr, &str)]) -> Entry {
             service: service.key.clone(),
             revision: 1,
             ipv6,
-            ports: vec![port(Protocol::Tcp, "t"), port(Protocol::Udp, "u")],
+            ports: [port(Protocol::Tcp, "t"), port(Protocol::Udp, "u")].into(),
             endpoints: endpoints.collect(),
             triggered: 0,
         })

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use super::{Kubernetes, PodMode, Selector};
 use crate::chain::args::{self, duration, err, no_more, number, one, unknown};
-use crate::chain::{ApiAccess, ClientFiles, Setup};
+use crate::chain::{ApiAccess, ClientFiles, Setup, WarmFile};
 use crate::corefile::{CorefileError, Directive};
 use crate::name::Name;
 
+/// How old a saved snapshot may be, where `warm_start` says nothing: a day off the API is an incident, a week is a
+/// cluster that was switched off.
+const WARM_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// CoreDNS's, where `startup_timeout` says nothing.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -38,9 +41,11 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
         zonal: false,
         startup_timeout: STARTUP_TIMEOUT,
         access: ApiAccess::default(),
+        multicluster: Vec::new(),
         collapse: None,
         grpc_config: false,
         zone_order: None,
+        warm_start: None,
     };
     for option in d.block.iter().flatten() {
         read(&mut k, option)?;
@@ -100,6 +105,7 @@ fn read(k: &mut Kubernetes, o: &Directive) -> Result<(), CorefileError> {
         }
         "fallthrough" => k.fallthrough = args::fallthrough(o)?,
         "startup_timeout" => k.startup_timeout = duration(one(o, "duration")?)?,
+        "warm_start" => k.warm_start = Some(warm_start(o)?),
         "search" => {
             let token = one(o, "thing")?;
             if token.text != "collapse" {
@@ -112,11 +118,7 @@ fn read(k: &mut Kubernetes, o: &Directive) -> Result<(), CorefileError> {
             k.zone_order = Some(Box::default());
         }
         "kubeconfig" | "endpoint" | "tls" => access(&mut k.access, o)?,
-        "multicluster" => {
-            let message =
-                "'multicluster' answers from ServiceImports, which Sealane does not watch; remove it";
-            return err(&o.name, message);
-        }
+        "multicluster" => k.multicluster = multicluster(o, &k.zones)?,
         limit @ ("apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight") => {
             let message = format!(
                 "'{limit}' has nothing to limit: Sealane keeps one watch open for each kind of object; remove it"
@@ -137,6 +139,38 @@ fn flag<'a>(k: &'a mut Kubernetes, name: &str) -> Option<&'a mut bool> {
         "grpc_config" => &mut k.grpc_config,
         _ => return None,
     })
+}
+
+/// `multicluster ZONES...`; the last such line counts, as for CoreDNS.
+fn multicluster(o: &Directive, zones: &[Name]) -> Result<Vec<Name>, CorefileError> {
+    if o.args.is_empty() {
+        return err(&o.name, "'multicluster' without zones does nothing; name them, or remove it");
+    }
+    let own: Vec<String> = zones.iter().map(ToString::to_string).collect();
+    let mut out = Vec::new();
+    for token in &o.args {
+        for zone in args::zones(std::slice::from_ref(token))? {
+            if !zones.contains(&zone) {
+                let own = own.join(" ");
+                let message = format!(
+                    "'kubernetes' is not authoritative for the multicluster zone {zone} (its zones: {own})"
+                );
+                return err(token, message);
+            }
+            out.push(zone);
+        }
+    }
+    Ok(out)
+}
+
+/// `warm_start FILE [MAX_AGE]`
+fn warm_start(o: &Directive) -> Result<WarmFile, CorefileError> {
+    let Some((path, rest)) = o.args.split_first() else {
+        return err(&o.name, "'warm_start' is followed by FILE [MAX_AGE]");
+    };
+    no_more("warm_start", rest.get(1..).unwrap_or(&[]))?;
+    let max_age = rest.first().map_or(Ok(WARM_MAX_AGE), duration)?;
+    Ok(WarmFile { path: path.text.clone(), max_age })
 }
 
 fn selector(o: &Directive) -> Result<Option<Selector>, CorefileError> {

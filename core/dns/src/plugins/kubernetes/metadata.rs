@@ -2,7 +2,6 @@
 
 use sealane_catalog::NamespacedName;
 
-use super::records::request;
 use super::{Kubernetes, PodMode};
 use crate::chain::{Query, World};
 
@@ -26,8 +25,9 @@ pub(super) fn value(kubernetes: &Kubernetes, label: &str, query: &Query, world: 
         };
     }
     let name = &query.asked().name;
-    let labels = name.within(kubernetes.zone_of(name)?)?;
-    let Ok(parts) = request(&labels, kubernetes.zonal) else {
+    let zone = kubernetes.zone_of(name)?;
+    let multicluster = kubernetes.is_multicluster(zone);
+    let Ok(parts) = kubernetes.request(zone, &name.within(zone)?) else {
         return (label == "parse-error").then(|| "invalid query name".to_owned());
     };
     match label {
@@ -37,6 +37,7 @@ pub(super) fn value(kubernetes: &Kubernetes, label: &str, query: &Query, world: 
         "endpoint" => Some(parts.endpoint),
         "protocol" => Some(parts.protocol),
         "port-name" => Some(parts.port),
+        "cluster" if multicluster => Some(parts.cluster),
         "zone" if kubernetes.zonal => Some(parts.zone),
         _ => None,
     }

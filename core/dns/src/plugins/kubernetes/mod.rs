@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use sealane_catalog::Snapshot;
 
-use crate::chain::{ApiAccess, Context, Flow, Needs, Note, Peers, Plugin, Query, Reply, Setup, Want, World};
+use crate::chain::{
+    ApiAccess, Context, Flow, Needs, Note, Peers, Plugin, Query, Reply, Setup, Want, WarmFile, World,
+};
 use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, Question, Record, rcode};
 use crate::name::Name;
@@ -65,12 +67,16 @@ pub struct Kubernetes {
     pub startup_timeout: Duration,
     /// How the API is reached.
     pub access: ApiAccess,
+    /// Zones whose names are those of Services from other clusters.
+    pub multicluster: Vec<Name>,
     /// `search collapse`: this machine's search domains, which Pods have, too.
     collapse: Option<Vec<Name>>,
     /// Headless Services have a gRPC service config.
     pub grpc_config: bool,
     /// Endpoints near the client come first.
     zone_order: Option<Box<topology::Topology>>,
+    /// Where the cluster as it was is kept, for a start while the API is away.
+    warm_start: Option<WarmFile>,
 }
 
 /// `kubernetes [ZONES...] { OPTIONS }`
@@ -85,7 +91,7 @@ impl Plugin for Kubernetes {
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
         let question = query.question();
         let within = self.zones.iter().any(|zone| question.name.is_within(zone));
-        let answer = self.answer(view(cx.world), question);
+        let answer = self.answer(self.view(cx.world, &question.name), question);
         let basis = match &answer {
             Answer::Reply(reply) if cx.world.snapshot.synced() => {
                 self.basis(cx.world.snapshot.as_ref(), question, reply)
@@ -99,12 +105,12 @@ impl Plugin for Kubernetes {
             Answer::Next => Flow::Next,
             Answer::Refused => Flow::refuse(rcode::REFUSED),
             Answer::Reply(mut reply) => {
-                if let Some(search) = self.search(view(cx.world), query.question(), &reply) {
+                if let Some(search) = self.search(cx.world, query.question(), &reply) {
                     query.basis = None;
                     return search.go_on(query, note);
                 }
                 self.order(query, &mut reply, cx);
-                Flow::Reply(reply.into())
+                Flow::Reply(as_old_as_it_is(reply.into(), query, cx.world))
             }
             Answer::Chase { aliases, target } => {
                 note.set(aliases);
@@ -128,7 +134,7 @@ impl Plugin for Kubernetes {
         answers.extend(found.answers);
         let mut reply = Message::from(Reply { answers, ..Reply::default() });
         reply.flags.truncated = found.flags.truncated;
-        Flow::Reply(reply)
+        Flow::Reply(as_old_as_it_is(reply, query, cx.world))
     }
 
     fn metadata(&self, label: &str, query: &Query, world: &World) -> Option<String> {
@@ -162,11 +168,8 @@ impl Plugin for Kubernetes {
     }
 
     fn transfer(&self, zone: &Name, _: Peers<'_>, world: &World) -> Option<Vec<Record>> {
-        if !world.snapshot.synced() {
-            // Half of a zone is none.
-            return None;
-        }
-        self.records(view(world), zone)
+        // Half of a zone is none.
+        Some(self.view(world, zone)).filter(|view| view.synced()).and_then(|view| self.records(view, zone))
     }
 
     fn needs(&self) -> Needs {
@@ -174,16 +177,51 @@ impl Plugin for Kubernetes {
             cluster: true,
             pods: self.pods == PodMode::Verified,
             nodes: self.zone_order.is_some(),
+            imports: !self.multicluster.is_empty(),
+            destination_rules: self.grpc_config,
             access: vec![self.access.clone()],
+            warm_start: self.warm_start.iter().cloned().collect(),
             startup_timeout: self.startup_timeout,
         }
     }
 
     fn ready(&self, world: &World) -> bool {
-        world.snapshot.synced()
+        world.snapshot.synced() && (self.multicluster.is_empty() || world.imports.synced())
     }
 }
 
+/// Extended errors (RFC 8914 sections 4.4 and 4.20): what is answered from a saved snapshot may have changed.
+const STALE: u16 = 3;
+const STALE_NXDOMAIN: u16 = 19;
+
+/// Tells clients that speak EDNS where an answer is from a saved snapshot.
+fn as_old_as_it_is(mut reply: Message, query: &mut Query, world: &World) -> Message {
+    if world.snapshot.restored() {
+        let code = if reply.rcode == rcode::NXDOMAIN { STALE_NXDOMAIN } else { STALE };
+        query.explain(&mut reply, code, "the Kubernetes API does not answer");
+        // The next one who asks may be answered from the API.
+        query.basis = None;
+    }
+    reply
+}
+
+impl Kubernetes {
+    /// Whether names of a zone are those of Services from other clusters.
+    fn is_multicluster(&self, zone: &Name) -> bool {
+        self.multicluster.iter().any(|multicluster| zone.is_within(multicluster))
+    }
+
+    /// What the answers for a name are made from.
+    fn view<'a>(&self, world: &'a World, name: &Name) -> View<'a> {
+        if self.zone_of(name).is_some_and(|zone| self.is_multicluster(zone)) {
+            return View { snapshot: &world.imports, serial: world.imports_serial, ..view(world) };
+        }
+        view(world)
+    }
+}
+
+/// The cluster itself.
 fn view(world: &World) -> View<'_> {
-    View { snapshot: &world.snapshot, serial: world.serial, local: &world.local }
+    let cluster = &*world.snapshot;
+    View { snapshot: cluster, cluster, serial: world.serial, local: &world.local }
 }

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sealane_catalog::{Endpoint, Entry, NamespacedName, Service, ServiceType, Slice, Snapshot};
+use sealane_catalog::imports::source_cluster;
+use sealane_catalog::{Endpoint, Entry, GrpcPolicy, NamespacedName, Service, ServiceType, Slice, Snapshot};
 
 use super::{Kubernetes, PodMode};
 use crate::chain::Reply;
@@ -17,7 +18,8 @@ use crate::prepared::{Basis, marks};
 const SCHEMA_VERSION: &[u8] = b"1.1.0";
 const SCHEMA_TTL: u32 = 28_800;
 /// The choice of one service config, for everybody (gRFC A2); less than the 255 octets of one string.
-const GRPC_CONFIG: &[u8] = br#"grpc_config=[{"serviceConfig":{"loadBalancingConfig":[{"round_robin":{}}]}}]"#;
+const ROUND_ROBIN: &[u8] = br#"grpc_config=[{"serviceConfig":{"loadBalancingConfig":[{"round_robin":{}}]}}]"#;
+const PICK_FIRST: &[u8] = br#"grpc_config=[{"serviceConfig":{"loadBalancingConfig":[{"pick_first":{}}]}}]"#;
 /// Aliases within the zone that are followed from one question.
 const MAX_ALIASES: usize = 8;
 
@@ -42,12 +44,21 @@ pub enum Answer {
 /// What answers depend on, beside the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// The cluster.
+    /// Services and their endpoints: the cluster's, or what comes from others.
     pub snapshot: &'a Snapshot,
+    /// Namespaces, Pods, and who has an address: the cluster.
+    pub cluster: &'a Snapshot,
     /// SOA's serial: when the snapshot last changed, seconds since 1970.
     pub serial: u32,
     /// The server's own addresses, for NS.
     pub local: &'a [IpAddr],
+}
+
+impl View<'_> {
+    /// Whether what is not there does not exist.
+    pub(super) fn synced(&self) -> bool {
+        self.snapshot.synced() && self.cluster.synced()
+    }
 }
 
 /// There is no such name.
@@ -73,6 +84,8 @@ pub(super) struct Request {
     pub(super) namespace: String,
     pub(super) service: String,
     pub(super) endpoint: String,
+    /// Where the endpoint is (`multicluster`); "" where none is named.
+    pub(super) cluster: String,
     pub(super) port: String,
     pub(super) protocol: String,
     /// Topology zone (`zonal`); "" where none is named.
@@ -81,7 +94,14 @@ pub(super) struct Request {
     prefers: bool,
 }
 
-pub(super) fn request(labels: &[&[u8]], zonal: bool) -> Result<Request, NoName> {
+/// What names are like.
+#[derive(Clone, Copy, Default)]
+struct Grammar {
+    zonal: bool,
+    multicluster: bool,
+}
+
+fn request(labels: &[&[u8]], Grammar { zonal, multicluster }: Grammar) -> Result<Request, NoName> {
     let label = |at: usize| String::from_utf8_lossy(labels[at]).to_ascii_lowercase();
     let mut r = Request::default();
     let mut left = labels.len();
@@ -105,6 +125,9 @@ pub(super) fn request(labels: &[&[u8]], zonal: bool) -> Result<Request, NoName> 
     match left {
         0 => {}
         1 => r.endpoint = label(0),
+        2 if multicluster && labels[..2].iter().all(|label| !label.starts_with(b"_")) => {
+            (r.endpoint, r.cluster) = (label(0), label(1));
+        }
         2 => (r.port, r.protocol) = (bare(label(0)), bare(label(1))),
         // ZONE.pin|prefer._zone: the value of a zone's label may have dots.
         _ if zonal && r.kind == "svc" && label(left - 1) == "_zone" => {
@@ -123,20 +146,18 @@ pub(super) fn request(labels: &[&[u8]], zonal: bool) -> Result<Request, NoName> 
 /// The Service that a name below a zone is the plain name of.
 pub(super) fn service_key(name: &Name, zone: &Name) -> Option<NamespacedName> {
     let labels = name.within(zone)?;
-    let r = (labels.len() == 3).then(|| request(&labels, false).ok()).flatten()?;
+    let r = (labels.len() == 3).then(|| request(&labels, Grammar::default()).ok()).flatten()?;
     (r.kind == "svc").then(|| NamespacedName::new(&r.namespace, &r.service))
 }
 
 /// The label under which an endpoint is found below its Service.
 pub(super) fn endpoint_name(endpoint: &Endpoint, pod_names: bool) -> String {
-    if !endpoint.hostname.is_empty() {
-        return endpoint.hostname.to_string();
+    if !endpoint.hostname().is_empty() {
+        return endpoint.hostname().to_owned();
     }
     // A longer Pod name is no label (RFC 1035 section 2.3.4).
-    if let (true, Some(pod)) = (pod_names, &endpoint.pod)
-        && pod.name.len() < 64
-    {
-        return pod.name.to_string();
+    if pod_names && matches!(endpoint.pod().len(), 1..64) {
+        return endpoint.pod().to_owned();
     }
     let name = endpoint.address.to_string().replace(['.', ':'], "-");
     let (head, tail) =
@@ -191,15 +212,15 @@ impl Kubernetes {
             Ok(_) => self.nothing(view, &zone, rcode::NOERROR),
             Err(NoName) if self.falls_through(&question.name) => Answer::Next,
             // Before the cluster is known a name that is not there may yet be.
-            Err(NoName) if !view.snapshot.synced() => self.nothing(view, &zone, rcode::SERVFAIL),
+            Err(NoName) if !view.synced() => self.nothing(view, &zone, rcode::SERVFAIL),
             Err(NoName) => self.nothing(view, &zone, rcode::NXDOMAIN),
         }
     }
 
     /// What an answer was made from, where that is one Service, one Namespace or one address: not where aliases were
-    /// followed, nor for the zone itself, whose name servers depend on much.
+    /// followed, nor for the zone itself, whose name servers depend on much, nor from other clusters.
     pub(super) fn basis(&self, snapshot: &Snapshot, question: &Question, reply: &Reply) -> Option<Basis> {
-        let zone = self.zone_of(&question.name)?;
+        let zone = self.zone_of(&question.name).filter(|zone| !self.is_multicluster(zone))?;
         if reply.answers.iter().any(|record| matches!(record.data, Data::Cname(_))) {
             return None;
         }
@@ -212,7 +233,7 @@ impl Kubernetes {
             return None;
         }
         // No cluster has such a name.
-        let Ok(r) = request(&labels, self.zonal) else { return Some(Basis::default()) };
+        let Ok(r) = self.request(zone, &labels) else { return Some(Basis::default()) };
         let namespace = marks::namespace(&r.namespace);
         match r.kind.as_str() {
             "pod" if self.pods != PodMode::Verified => Some(Basis(vec![namespace])),
@@ -224,6 +245,12 @@ impl Kubernetes {
             }
             _ => None,
         }
+    }
+
+    /// The parts of a name below a zone.
+    pub(super) fn request(&self, zone: &Name, labels: &[&[u8]]) -> Result<Request, NoName> {
+        let multicluster = self.is_multicluster(zone);
+        request(labels, Grammar { zonal: self.zonal && !multicluster, multicluster })
     }
 
     pub(crate) fn zone_of(&self, name: &Name) -> Option<&Name> {
@@ -257,7 +284,7 @@ impl Kubernetes {
 
     pub(super) fn exposed(&self, view: View<'_>, namespace: &str) -> bool {
         let named = self.namespaces.is_empty() || self.namespaces.iter().any(|n| n == namespace);
-        let Some(found) = view.snapshot.namespace(namespace) else { return false };
+        let Some(found) = view.cluster.namespace(namespace) else { return false };
         named && self.namespace_labels.as_ref().is_none_or(|selector| selector.matches(&found.labels))
     }
 
@@ -280,14 +307,17 @@ impl Kubernetes {
             let own = self.own_names(view).into_iter();
             return Ok(own.map(|(owner, ip)| Row::Address { ip, port: None, owner }).collect());
         }
-        let r = request(&labels, self.zonal)?;
+        let r = self.request(zone, &labels)?;
         if r.kind.is_empty() {
             return Ok(Vec::new());
         }
         if !self.exposed(view, &r.namespace) {
             return Err(NoName);
         }
-        if r.kind == "pod" { self.pod_rows(view, &r) } else { self.service_rows(view, &r) }
+        match r.kind.as_str() {
+            "pod" => self.pod_rows(view, &r),
+            _ => self.service_rows(view, &r, self.is_multicluster(zone)),
+        }
     }
 
     /// Whether the cluster has anything of that name.
@@ -310,11 +340,11 @@ impl Kubernetes {
             port: Some(0),
             owner: vec![r.service.clone(), r.namespace.clone(), "pod".to_owned()],
         };
-        let there = || view.snapshot.by_pod_ip(ip).iter().any(|pod| *pod.namespace == *r.namespace);
+        let there = || view.cluster.by_pod_ip(ip).iter().any(|pod| *pod.namespace == *r.namespace);
         if self.pods == PodMode::Insecure || there() { Ok(vec![row]) } else { Err(NoName) }
     }
 
-    fn service_rows(&self, view: View<'_>, r: &Request) -> Result<Vec<Row>, NoName> {
+    fn service_rows(&self, view: View<'_>, r: &Request, imported: bool) -> Result<Vec<Row>, NoName> {
         if r.service.is_empty() {
             return Ok(Vec::new());
         }
@@ -344,13 +374,13 @@ impl Kubernetes {
         let owner = vec![r.service.clone(), r.namespace.clone(), "svc".to_owned()];
         let mut rows = Vec::new();
         if service.headless || !r.endpoint.is_empty() {
-            self.endpoint_rows(entry, r, &owner, asked, &mut rows);
+            self.endpoint_rows(entry, (r, imported), &owner, asked, &mut rows);
             // A zone without endpoints, and a name that has text alone, are there all the same.
             let there = !r.zone.is_empty() || self.has_grpc_config(service, r);
             return if rows.is_empty() && !there { Err(NoName) } else { Ok(rows) };
         }
-        // CoreDNS gives a Service without ports one that SRV does not show (`object/service.go`).
-        let mut matched = service.ports.is_empty() && asked("", "");
+        // CoreDNS gives a Service without ports one that SRV does not show (`object/service.go`), but no import.
+        let mut matched = service.ports.is_empty() && !imported && asked("", "");
         if matched {
             let row = |ip: &IpAddr| Row::Address { ip: *ip, port: None, owner: owner.clone() };
             rows.extend(service.cluster_ips.iter().map(row));
@@ -369,13 +399,13 @@ impl Kubernetes {
     fn endpoint_rows(
         &self,
         entry: &Entry,
-        r: &Request,
+        (r, imported): (&Request, bool),
         owner: &[String],
         asked: impl Fn(&str, &str) -> bool,
         rows: &mut Vec<Row>,
     ) {
         let ready = |e: &&Endpoint| e.ready;
-        let near = |e: &Endpoint| e.zone.eq_ignore_ascii_case(&r.zone);
+        let near = |e: &Endpoint| e.zone().eq_ignore_ascii_case(&r.zone);
         let mut endpoints = self.slices(entry).iter().flat_map(|slice| &slice.endpoints).filter(ready);
         let anywhere = r.zone.is_empty() || r.prefers && !endpoints.any(near);
         for slice in self.slices(entry) {
@@ -385,6 +415,11 @@ impl Kubernetes {
             if slice.ports.is_empty() && asked("", "") {
                 ports.push(None);
             }
+            let cluster = if imported { source_cluster(slice) } else { "" };
+            if !r.endpoint.is_empty() && !r.cluster.eq_ignore_ascii_case(cluster) {
+                continue;
+            }
+            let cluster = Some(cluster).filter(|cluster| !cluster.is_empty()).map(str::to_owned);
             for endpoint in slice.endpoints.iter().filter(|e| e.ready) {
                 let name = endpoint_name(endpoint, self.endpoint_pod_names);
                 let elsewhere = !anywhere && !near(endpoint);
@@ -394,7 +429,7 @@ impl Kubernetes {
                 rows.extend(ports.iter().map(|port| Row::Address {
                     ip: endpoint.address,
                     port: *port,
-                    owner: std::iter::once(name.clone()).chain(owner.iter().cloned()).collect(),
+                    owner: [name.clone()].into_iter().chain(cluster.clone()).chain(owner.to_vec()).collect(),
                 }));
             }
         }
@@ -481,16 +516,18 @@ impl Kubernetes {
         {
             return vec![Record::new(name.clone(), SCHEMA_TTL, Data::Txt(vec![SCHEMA_VERSION.into()]))];
         }
-        let Ok(r) = request(&labels, self.zonal) else { return Vec::new() };
+        let Ok(r) = self.request(zone, &labels) else { return Vec::new() };
         let entry = view.snapshot.service(&NamespacedName::new(&r.namespace, &r.service));
         let service = entry.and_then(|entry| self.served(entry));
-        if r.kind == "svc"
-            && self.exposed(view, &r.namespace)
-            && service.is_some_and(|service| self.has_grpc_config(service, &r))
-        {
-            return vec![self.record(name, Data::Txt(vec![GRPC_CONFIG.into()]))];
-        }
-        Vec::new()
+        let exposed = r.kind == "svc" && self.exposed(view, &r.namespace);
+        let Some(service) = service.filter(|service| exposed && self.has_grpc_config(service, &r)) else {
+            return Vec::new();
+        };
+        let config = match service.grpc_policy {
+            Some(GrpcPolicy::PickFirst) => PICK_FIRST,
+            Some(GrpcPolicy::RoundRobin) | None => ROUND_ROBIN,
+        };
+        vec![self.record(name, Data::Txt(vec![config.into()]))]
     }
 
     /// `_grpc_config` before a headless Service's name (gRFC A2).
@@ -510,14 +547,14 @@ impl Kubernetes {
         let primary = self.primary_zone();
         let point = |labels: &[&str]| self.record(name, Data::Ptr(primary.under(labels)));
         let visible = |key: &&NamespacedName| !self.filtered() || self.exposed(view, &key.namespace);
-        for key in view.snapshot.by_cluster_ip(ip).iter().filter(visible) {
-            if view.snapshot.service(key).is_some_and(|entry| self.served(entry).is_some()) {
+        for key in view.cluster.by_cluster_ip(ip).iter().filter(visible) {
+            if view.cluster.service(key).is_some_and(|entry| self.served(entry).is_some()) {
                 return Ok(vec![point(&[&key.name, &key.namespace, "svc"])]);
             }
         }
         let mut answers: Vec<Record> = Vec::new();
-        for key in view.snapshot.by_endpoint(ip).iter().filter(visible) {
-            let Some(entry) = view.snapshot.service(key) else { continue };
+        for key in view.cluster.by_endpoint(ip).iter().filter(visible) {
+            let Some(entry) = view.cluster.service(key) else { continue };
             // Slices carry their Service's labels, so that `labels` keeps CoreDNS from seeing them.
             if entry.service.is_some() && self.served(entry).is_none() {
                 continue;
@@ -538,8 +575,8 @@ impl Kubernetes {
     fn own_names(&self, view: View<'_>) -> Vec<(Vec<String>, IpAddr)> {
         let mut out = Vec::new();
         for local in view.local {
-            for key in view.snapshot.by_endpoint(*local) {
-                let Some(entry) = view.snapshot.service(key) else { continue };
+            for key in view.cluster.by_endpoint(*local) {
+                let Some(entry) = view.cluster.service(key) else { continue };
                 let Some(service) = &entry.service else { continue };
                 let owner = [key.name.to_string(), key.namespace.to_string(), "svc".to_owned()];
                 if service.headless {

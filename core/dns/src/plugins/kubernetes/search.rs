@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 
 use sealane_catalog::NamespacedName;
 
-use super::{Kubernetes, View};
-use crate::chain::{Context, Flow, Note, Query, Reply};
+use super::{Kubernetes, view};
+use crate::chain::{Context, Flow, Note, Query, Reply, World};
 use crate::message::{Data, Message, Question, Record, rcode, rtype};
 use crate::metrics::Family;
 use crate::name::Name;
@@ -46,13 +46,15 @@ pub(super) struct Search {
 
 impl Kubernetes {
     /// The search that a question is the first step of; `None` where it is none, or leads nowhere.
-    pub(super) fn search(&self, view: View<'_>, question: &Question, reply: &Reply) -> Option<Search> {
-        let domains = self.collapse.as_ref()?;
+    pub(super) fn search(&self, world: &World, question: &Question, reply: &Reply) -> Option<Search> {
+        let (domains, view) = (self.collapse.as_ref()?, view(world));
         let addresses = matches!(question.rtype, rtype::A | rtype::AAAA);
         if reply.rcode != rcode::NXDOMAIN || !addresses || !view.snapshot.synced() {
             return None;
         }
-        let zone = question.name.zone_as_asked(self.zone_of(&question.name)?)?;
+        // No search list has the names of other clusters' Services.
+        let zone = self.zone_of(&question.name).filter(|zone| !self.is_multicluster(zone))?;
+        let zone = question.name.zone_as_asked(zone)?;
         let labels = question.name.within(&zone)?;
         let [base @ .., namespace, svc] = labels.as_slice() else { return None };
         // A bare word is a Service's name, and is nobody's outside of the cluster.
@@ -76,7 +78,8 @@ impl Kubernetes {
         for name in own.iter().chain(domains).chain([&Name::root()]).filter_map(below) {
             let there = || match self.zone_of(&name) {
                 Some(zone) => {
-                    self.has_records(view, &name.zone_as_asked(zone).unwrap_or_else(Name::root), &name)
+                    let zone = name.zone_as_asked(zone).unwrap_or_else(Name::root);
+                    self.has_records(self.view(world, &name), &zone, &name)
                 }
                 None => true,
             };

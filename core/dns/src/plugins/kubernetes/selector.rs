@@ -1,7 +1,6 @@
 //! Label selectors as text (`k8s.io/apimachinery/pkg/labels`): `app=web,tier in (a, b),!old`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use sealane_catalog::Labels;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Requirement {
@@ -38,15 +37,15 @@ impl Selector {
     }
 
     /// Whether these labels fit.
-    pub fn matches(&self, labels: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
+    pub fn matches(&self, labels: &Labels) -> bool {
         let holds = |key: &str, values: &[String]| {
             labels.get(key).is_some_and(|have| values.iter().any(|v| **v == **have))
         };
         self.0.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => holds(key, values),
             Requirement::NotIn(key, values) => !holds(key, values),
-            Requirement::Exists(key) => labels.contains_key(key.as_str()),
-            Requirement::Missing(key) => !labels.contains_key(key.as_str()),
+            Requirement::Exists(key) => labels.get(key).is_some(),
+            Requirement::Missing(key) => labels.get(key).is_none(),
         })
     }
 }
@@ -86,8 +85,8 @@ mod tests {
 
     #[test]
     fn requirements() {
-        let labels = [("app", "web"), ("tier", "a")].map(|(k, v)| (Arc::from(k), Arc::from(v)));
-        let labels = BTreeMap::from(labels);
+        let labels = [("app", "web"), ("tier", "a")].map(|(k, v)| (k.into(), v.into()));
+        let labels = Labels::from_iter(labels);
         for (text, fits) in [
             ("app=web", true),
             ("app==api", false),

@@ -77,8 +77,8 @@ impl<'a> Nearness<'a> {
     ) -> Self {
         Nearness {
             node,
-            node_hints: endpoints.clone().all(|endpoint| !endpoint.hint_nodes.is_empty()),
-            zone_hints: endpoints.clone().all(|endpoint| !endpoint.hint_zones.is_empty()),
+            node_hints: endpoints.clone().all(|endpoint| !endpoint.hint_nodes().is_empty()),
+            zone_hints: endpoints.clone().all(|endpoint| !endpoint.hint_zones().is_empty()),
             same_node: &*service.traffic_distribution == "PreferSameNode",
         }
     }
@@ -87,13 +87,14 @@ impl<'a> Nearness<'a> {
     fn rank(&self, endpoint: &Endpoint) -> u8 {
         let Node { name, zone, .. } = self.node;
         let here = if self.node_hints {
-            endpoint.hint_nodes.contains(name)
+            endpoint.hint_nodes().contains(name)
         } else {
-            self.same_node && endpoint.node == *name
+            self.same_node && *endpoint.node() == **name
         };
         let near = || {
-            let zones = &endpoint.hint_zones;
-            !zone.is_empty() && if self.zone_hints { zones.contains(zone) } else { endpoint.zone == *zone }
+            let zones = endpoint.hint_zones();
+            !zone.is_empty()
+                && if self.zone_hints { zones.contains(zone) } else { *endpoint.zone() == **zone }
         };
         match here {
             true => 0,
@@ -113,7 +114,9 @@ impl Kubernetes {
         // Behind aliases the last name has the addresses.
         let Some(owner) = reply.answers.last().map(|record| record.name.clone()) else { return };
         let snapshot = &cx.world.snapshot;
-        let Some(key) = self.zone_of(&owner).and_then(|zone| service_key(&owner, zone)) else { return };
+        // Where other clusters' endpoints are is not known here.
+        let zone = self.zone_of(&owner).filter(|zone| !self.is_multicluster(zone));
+        let Some(key) = zone.and_then(|zone| service_key(&owner, zone)) else { return };
         let Some(entry) = snapshot.service(&key) else { return };
         let Some(service) = entry.service.as_ref().filter(|service| service.headless) else { return };
         // Clients elsewhere have other answers, whether this one's place is known or not.

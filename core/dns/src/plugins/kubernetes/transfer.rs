@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
+use sealane_catalog::imports::source_cluster;
 use sealane_catalog::{Endpoint, Service, ServiceType, Slice};
 
 use super::Kubernetes;
@@ -22,6 +23,7 @@ impl Kubernetes {
             self.reverse_records(view, zone, &mut records);
             return Some(records);
         }
+        let imported = self.is_multicluster(zone);
         for (key, entry) in view.snapshot.services().filter(|(key, _)| self.exposed(view, &key.namespace)) {
             let Some(service) = self.served(entry) else { continue };
             let base = zone.under(&[&key.name, &key.namespace, "svc"]);
@@ -29,9 +31,12 @@ impl Kubernetes {
                 ServiceType::ExternalName => records.extend(self.alias(service, &base)),
                 _ if service.headless => {
                     for slice in self.slices(entry) {
-                        self.slice_records(slice, &base, &mut records);
+                        let cluster = if imported { source_cluster(slice) } else { "" };
+                        self.slice_records(slice, (&base, cluster), &mut records);
                     }
                 }
+                // It has no records when it is asked for either.
+                _ if imported && service.ports.is_empty() => {}
                 _ => self.virtual_records(service, &base, &mut records),
             }
         }
@@ -62,11 +67,13 @@ impl Kubernetes {
         }
     }
 
-    fn slice_records(&self, slice: &Slice, base: &Name, records: &mut Vec<Record>) {
+    fn slice_records(&self, slice: &Slice, (base, cluster): (&Name, &str), records: &mut Vec<Record>) {
         let ready: Vec<&Endpoint> = slice.endpoints.iter().filter(|endpoint| endpoint.ready).collect();
         let weight = u16::try_from(100 / ready.len().max(1)).unwrap_or(1).max(1);
         for endpoint in ready {
-            let host = base.under(&[&endpoint_name(endpoint, self.endpoint_pod_names)]);
+            // CoreDNS leaves the cluster out, so that nobody can ask for the name.
+            let place = if cluster.is_empty() { base.clone() } else { base.under(&[cluster]) };
+            let host = place.under(&[&endpoint_name(endpoint, self.endpoint_pod_names)]);
             let address = Data::address(endpoint.address);
             records.extend([self.record(base, address.clone()), self.record(&host, address)]);
             let named = slice.ports.iter().filter(|port| !port.name.is_empty());
@@ -80,7 +87,7 @@ impl Kubernetes {
     /// The names of the addresses of a reverse zone. CoreDNS hands out Services' names below it, which nobody asks for.
     fn reverse_records(&self, view: View<'_>, zone: &Name, records: &mut Vec<Record>) {
         let mut addresses = BTreeSet::new();
-        for (_, entry) in view.snapshot.services() {
+        for (_, entry) in view.cluster.services() {
             let service = entry.service.iter().flat_map(|service| &service.cluster_ips).copied();
             let endpoints = entry.slices.iter().flat_map(|slice| &slice.endpoints).map(|e| e.address);
             addresses.extend(service.chain(endpoints));
