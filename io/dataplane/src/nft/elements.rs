@@ -2,7 +2,7 @@
 
 use super::action::OUTSIDE_OFFSET;
 use super::expr::Verdict;
-use super::layout::{Family, Set, TABLE, kind};
+use super::layout::{Family, Set, TABLE, kind, octets};
 use crate::message::{Messages, flags};
 use sealane_catalog::Protocol;
 use sealane_proxy::{Backend, Frontend, FrontendKey};
@@ -16,13 +16,6 @@ const FRAMING: usize = 24;
 
 pub(crate) fn family(key: &FrontendKey) -> Family {
     if key.address.is_ipv4() { Family::V4 } else { Family::V6 }
-}
-
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
 }
 
 /// IANA's number.

@@ -1,11 +1,11 @@
 //! Table, sets, chains and rules: what stands there whatever the Services are.
 
 use super::action::{Action, Verdict as Serves};
-use super::elements::octets;
 use super::expr::{Base, Expr, Register, Verdict};
 use crate::message::{Attributes, Messages, flags};
 use crate::netlink::SUBSYSTEM_NFTABLES;
 use sealane_proxy::{Cidr, Masquerade, NodeContext, PodInterface};
+use std::net::IpAddr;
 
 /// The table's name in both families.
 pub(crate) const TABLE: &str = "sealane";
@@ -97,6 +97,14 @@ impl Family {
 
     fn chosen_port(self) -> Register {
         Register(3 * self.words() + 2)
+    }
+}
+
+/// An address as packets carry it.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
     }
 }
 

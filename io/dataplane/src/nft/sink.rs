@@ -1,8 +1,8 @@
 //! The sink: what stands in the kernel, and the batches that change it.
 
 use super::action::Action;
-use super::elements::{ElementList, Elements, add_action, elements, family, octets};
-use super::layout::{self, Family, Set, TABLE, kind};
+use super::elements::{ElementList, Elements, add_action, elements, family};
+use super::layout::{self, Family, Set, TABLE, kind, octets};
 use super::read;
 use super::trace::Ruleset;
 use crate::conntrack;
