@@ -228,6 +228,7 @@ impl Network {
         };
         let (rules, sink) = opened.and_then(open).map_err(|e| e.to_string())?;
         let mut context = NodeContext::new(self.config.node_name.as_str());
+        context.addresses = vec![self.host.config().gateway().into()];
         context.node_port_addresses = vec![self.host.config().gateway().into()];
         let cidr = self.config.pod_cidr;
         context.pod_cidrs = cidr.to_string().parse().into_iter().collect();

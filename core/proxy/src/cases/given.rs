@@ -108,9 +108,7 @@ pub(super) fn service(cluster: &mut Cluster, text: &str) -> Result<(), String> {
             // The older, the earlier it was made.
             ("age", n) => service.created = -n.parse::<i64>().map_err(|_| "a rank")?,
             ("label", key) => {
-                let more: (Arc<str>, Arc<str>) = (key.into(), "".into());
-                let had = service.labels.iter().map(|(key, value)| (key.clone(), value.clone()));
-                service.labels = had.chain([more]).collect();
+                service.labels = [(Arc::from(key), Arc::from(""))].into_iter().collect();
             }
             _ => return Err(format!("a service has no {option:?}")),
         }

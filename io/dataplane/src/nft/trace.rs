@@ -1,7 +1,7 @@
 //! What becomes of a packet by the rules and elements that stand in the kernel. They are read over netlink and walked
 //! as the kernel walks them (net/netfilter/nf_tables_core.c, nft_do_chain); nothing here knows how they were laid out.
 
-use super::layout::{Family, Set, TABLE, kind};
+use super::layout::{Family, Set, TABLE, kind, octets};
 use super::read::dump_ranges;
 use crate::message::{AttributeIter, Messages, flags};
 use crate::netlink::{Netlink, NetlinkError};
@@ -231,13 +231,6 @@ struct Walk<'a> {
     masquerade: bool,
     /// Seconds for which the sender's endpoint is kept in mind.
     stays: Option<u32>,
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
 }
 
 impl<'a> Walk<'a> {
