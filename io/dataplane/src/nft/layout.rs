@@ -10,14 +10,6 @@ use std::net::IpAddr;
 /// The table's name in both families.
 pub(crate) const TABLE: &str = "sealane";
 
-/// An address as packets have it.
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
-}
-
 /// Message types of nftables.
 pub(crate) mod kind {
     use super::SUBSYSTEM_NFTABLES;
