@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Page {
     /// The status code.
     pub status: u16,
+    /// The status line and the headers.
+    pub head: String,
     /// The whole body.
     pub body: String,
 }
@@ -42,5 +44,6 @@ pub fn request(
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").ok_or(format!("{to}: no HTTP: {text:?}"))?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-    Ok(Page { status: status.ok_or(format!("{to}: no status: {head:?}"))?, body: body.to_owned() })
+    let status = status.ok_or(format!("{to}: no status: {head:?}"))?;
+    Ok(Page { status, head: head.to_owned(), body: body.to_owned() })
 }

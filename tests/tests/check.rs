@@ -69,7 +69,7 @@ fn what_is_no_corefile() {
         (&["nowhere"][..], "", 1, "cannot read nowhere: "),
         (&["."], "", 1, "cannot read .: "),
         (&["bytes"], "", 1, "cannot read bytes: "),
-        (&["pod.yaml"], "", 1, "pod.yaml is a Pod, not a Corefile"),
+        (&["pod.yaml"], "", 1, "pod.yaml is a Pod, neither a Corefile"),
         (&["-"], "", 1, "1 problem;"),
         (&["-"], ". {\n log \"x\n}", 1, "1 problem;"),
         (&[], "", 2, "<FILE>..."),

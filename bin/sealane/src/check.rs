@@ -1,9 +1,9 @@
-//! `sealane check`: what is wrong with Corefiles, without starting anything.
+//! `sealane check`: what is wrong with Corefiles and KubeProxyConfigurations, without starting anything.
 
 use std::io::Read as _;
 use std::path::Path;
 
-use sealane_dns::corefile::CorefileError;
+use sealane_dns::corefile::{CorefileError, Position};
 use sealane_dnsserver::{Settings, problems};
 
 use crate::cli::{CheckArgs, Output};
@@ -46,15 +46,37 @@ fn of(file: &Path, port: u16) -> Result<Vec<CorefileError>, String> {
             std::fs::read_to_string(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
         (file, text)
     };
-    if let Some(kind) = kubernetes(&text) {
+    let kind = kubernetes(&text);
+    if kind == Some(sealane_proxy::config::KIND) {
+        return Ok(proxy(name, &text));
+    }
+    if let Some(kind) = kind {
         return Err(format!(
-            "{} is a {kind}, not a Corefile; `kubectl apply --dry-run=server -f` checks those",
+            "{} is a {kind}, neither a Corefile nor a KubeProxyConfiguration; `kubectl apply --dry-run=server -f` checks those",
             name.display()
         ));
     }
     let mut settings = Settings::new(name);
     settings.default_port = port;
     problems(&settings, Some(text)).map_err(|e| e.to_string())
+}
+
+/// What is wrong with a KubeProxyConfiguration; what takes no effect is said on standard error.
+fn proxy(name: &Path, text: &str) -> Vec<CorefileError> {
+    let file: std::sync::Arc<str> = name.display().to_string().into();
+    match sealane_proxy::config::parse(text) {
+        Ok(config) => {
+            config.warnings.iter().for_each(|warning| eprintln!("{file}: {warning}"));
+            Vec::new()
+        }
+        Err(problems) => {
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let at =
+                |line, column| Position { file: file.clone(), line: number(line), column: number(column) };
+            let placed = problems.into_iter().map(|p| (at(p.line, p.column), p.message));
+            placed.map(|(at, message)| CorefileError { at, message }).collect()
+        }
+    }
 }
 
 /// The kind of a Kubernetes document.

@@ -46,7 +46,18 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
     },
-    /// Say what is wrong with a Corefile, with line and column, without starting anything
+    /// The service proxy alone, with kube-proxy's flags and KubeProxyConfiguration
+    #[command(
+        disable_help_flag = true,
+        after_help = "Flags (as kube-proxy's): --config, --kubeconfig, --hostname-override, --cleanup...; \
+        sealane proxy --help lists them"
+    )]
+    Proxy {
+        /// kube-proxy's flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
+    /// Say what is wrong with a Corefile or KubeProxyConfiguration, with line and column, without starting anything
     #[command(
         after_help = "Prints FILE:LINE:COLUMN: WHAT for each problem. Exit status: 0 without problems, 1 with some or \
         where a file can't be read.\n\nExamples:\n  sealane check /etc/coredns/Corefile\n  kubectl get configmap -n \
@@ -181,7 +192,7 @@ pub(crate) enum ImageCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Corefiles; `-`: standard input
+    /// Corefiles or KubeProxyConfigurations; `-`: standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// For scripts

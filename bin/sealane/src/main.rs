@@ -10,6 +10,7 @@ mod demo;
 mod dns;
 mod image;
 mod logging;
+mod proxy;
 mod shell;
 mod up;
 
@@ -56,6 +57,7 @@ fn run(command: Command) -> Result<(), String> {
         Command::Image(command) => image::run(command),
         Command::Shell(args) => shell::run(&args),
         Command::Dns { flags } => dns::run(&flags),
+        Command::Proxy { flags } => proxy::run(&flags),
         Command::Check(args) => check::run(&args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sealane", &mut std::io::stdout());

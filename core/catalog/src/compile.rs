@@ -12,6 +12,10 @@ use crate::model::{
     ServicePort, ServiceType, Slice, TrafficPolicy,
 };
 
+/// When what a slice's controller reacted to happened (`v1.EndpointsLastChangeTriggerTime`).
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// The cluster autoscaler's mark on a Node that it is about to delete (KEP-3836).
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// kubectl's copy of the whole object; nobody discovers by it.
 const COPY: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -172,6 +176,10 @@ pub(crate) fn slice(object: &Object, texts: &mut Interner) -> Option<Slice> {
             .iter()
             .filter_map(|e| endpoint(e, ipv6, texts))
             .collect(),
+        triggered: object
+            .str(&["metadata", "annotations", TRIGGER_TIME])
+            .parse::<jiff::Timestamp>()
+            .map_or(0, jiff::Timestamp::as_millisecond),
     })
 }
 
@@ -227,12 +235,14 @@ pub(crate) fn node(object: &Object, texts: &mut Interner) -> Option<Node> {
     (!object.name().is_empty()).then(|| Node {
         name: texts.text(object.name()),
         zone: texts.text(object.label("topology.kubernetes.io/zone").unwrap_or("")),
-        addresses: list(status, "addresses")
+        addresses: ["InternalIP", "ExternalIP"]
             .iter()
-            .filter(|a| matches!(text(a, "type"), "InternalIP" | "ExternalIP"))
+            .flat_map(|kind| list(status, "addresses").iter().filter(move |a| text(a, "type") == *kind))
             .filter_map(|a| text(a, "address").parse().ok())
             .collect(),
         pod_cidrs,
+        leaving: object.is_terminating()
+            || list(spec, "taints").iter().any(|t| text(t, "key") == LEAVING_TAINT),
         labels: map(object.get(&["metadata", "labels"]), texts),
     })
 }

@@ -285,6 +285,9 @@ pub struct Slice {
     pub ports: Box<[EndpointPort]>,
     /// Endpoints.
     pub endpoints: Box<[Endpoint]>,
+    /// When what led to this content happened (annotation `endpoints.kubernetes.io/last-change-trigger-time`),
+    /// milliseconds since 1970; 0 where unknown.
+    pub triggered: i64,
 }
 
 /// A Service with its slices, ordered by the slices' names.
@@ -303,10 +306,12 @@ pub struct Node {
     pub name: Arc<str>,
     /// `topology.kubernetes.io/zone`, "" where unset.
     pub zone: Arc<str>,
-    /// `status.addresses` of type InternalIP and ExternalIP.
+    /// `status.addresses` of type InternalIP, then those of type ExternalIP.
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`, as written.
     pub pod_cidrs: Vec<Arc<str>>,
+    /// On its way out: being deleted, or tainted so by the cluster autoscaler. It should get no traffic from outside.
+    pub leaving: bool,
     /// Labels.
     pub labels: Labels,
 }

@@ -29,7 +29,10 @@ static SERVICE: Fields = fields!(
     "status": { "loadBalancer" },
 );
 static SLICE: Fields = fields!(
-    "metadata": { "namespace", "name", "resourceVersion", "labels" },
+    "metadata": {
+        "namespace", "name", "resourceVersion", "labels",
+        "annotations": { "endpoints.kubernetes.io/last-change-trigger-time" }
+    },
     "addressType",
     "ports",
     "endpoints": {
@@ -38,8 +41,8 @@ static SLICE: Fields = fields!(
 );
 static NAMESPACE: Fields = fields!("metadata": { "name", "resourceVersion", "labels" });
 static NODE: Fields = fields!(
-    "metadata": { "name", "resourceVersion", "labels" },
-    "spec": { "podCIDR", "podCIDRs" },
+    "metadata": { "name", "resourceVersion", "labels", "deletionTimestamp" },
+    "spec": { "podCIDR", "podCIDRs", "taints" },
     "status": { "addresses" },
 );
 static POD: Fields = fields!(

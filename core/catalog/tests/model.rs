@@ -234,3 +234,45 @@ fn a_burst_coalesces_and_a_new_version_of_the_same_meaning_is_no_change() {
     assert!(delta.is_empty());
     assert_eq!(snapshot.revision(), 4);
 }
+
+#[test]
+fn what_a_proxy_reads_beside_names_and_addresses() {
+    let mut builder = Builder::new(&[]);
+    let mut node = |spec: Value, metadata: Value| {
+        let mut object = json!({"metadata": {"name": "n"}, "spec": spec, "status": {"addresses": [
+            {"type": "ExternalIP", "address": "203.0.113.1"}, {"type": "Hostname", "address": "n"},
+            {"type": "InternalIP", "address": "192.0.2.1"}, {"type": "InternalIP", "address": "2001:db8::1"}]}});
+        if let Some(when) = metadata.as_str() {
+            object["metadata"]["deletionTimestamp"] = when.into();
+        }
+        builder.apply(Event::Applied(Source::Nodes, Object::new(object)));
+        builder.publish().0.node("n").unwrap().as_ref().clone()
+    };
+    let tainted = json!({"taints": [{"key": "a"}, {"key": "ToBeDeletedByClusterAutoscaler", "value": "1"}]});
+    let other = json!({"taints": [{"key": "a"}]});
+    for (spec, deleted, leaving) in [
+        (json!({}), Value::Null, false),
+        (other.clone(), Value::Null, false),
+        (tainted, Value::Null, true),
+        (other, json!("2026-01-01T00:00:00Z"), true),
+    ] {
+        assert_eq!(node(spec.clone(), deleted).leaving, leaving, "{spec}");
+    }
+    let addresses: Vec<String> =
+        node(json!({}), Value::Null).addresses.iter().map(|a| a.to_string()).collect();
+    assert_eq!(addresses, ["192.0.2.1", "2001:db8::1", "203.0.113.1"]);
+    for (written, read) in
+        [(json!("2026-01-01T00:00:00.25Z"), 1_767_225_600_250_i64), (json!("yesterday"), 0), (Value::Null, 0)]
+    {
+        let slice = json!({"metadata": {"namespace": "a", "name": "s", "labels": {"kubernetes.io/service-name": "s"},
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": written}}, "addressType": "IPv4",
+            "endpoints": [{"addresses": [format!("10.0.0.{}", read % 7)]}]});
+        let fields = sealane_catalog::read::Fields::of(Source::EndpointSlices);
+        let slice = fields.read(slice.to_string().as_bytes()).unwrap();
+        let mut builder = Builder::new(&[]);
+        builder.apply(Event::Applied(Source::EndpointSlices, Object::new(slice)));
+        let snapshot = builder.publish().0;
+        let entry = snapshot.service(&NamespacedName::new("a", "s")).unwrap();
+        assert_eq!(entry.slices[0].triggered, read, "{written}");
+    }
+}

@@ -38,6 +38,7 @@ pub fn node() -> NodeContext {
     let pod_cidrs = ["10.244.0.0/16", "fd00:244::/32"].iter().filter_map(|c| c.parse().ok()).collect();
     NodeContext {
         zone: "a".into(),
+        addresses: vec![Ipv4Addr::new(192, 0, 2, 10).into(), v6(0xa)],
         node_port_addresses: vec![Ipv4Addr::new(192, 0, 2, 10).into(), v6(0xa)],
         pod_cidrs,
         ..NodeContext::new("n1")
@@ -107,7 +108,16 @@ fn entry(key: &NamespacedName, number: u8, dice: &mut Dice) -> Entry {
         // Two Services may claim the same.
         external_ips: if dice.once_in(3) { vec![Ipv4Addr::new(203, 0, 113, 1).into()] } else { vec![] },
         ingress: if kind == ServiceType::LoadBalancer { vec![ingress] } else { vec![] },
-        source_ranges: vec![],
+        source_ranges: match dice.roll(4) {
+            0 => vec![
+                "198.18.0.0/16".into(),
+                "198.18.0.0/24".into(),
+                "192.0.2.0/24".into(),
+                "fd00::/16".into(),
+            ],
+            1 => vec!["10.244.0.0/16".into(), "garbage".into()],
+            _ => vec![],
+        },
         health_check_node_port: 0,
         publish_not_ready: false,
         traffic_distribution: "".into(),
@@ -149,6 +159,7 @@ fn slice(key: &NamespacedName, protocol: Protocol, ipv6: bool, dice: &mut Dice) 
         ipv6,
         endpoints: endpoints.collect(),
         ports: [port("a", 8080), port("b", 8081)].into(),
+        triggered: 0,
     }
 }
 
@@ -208,7 +219,7 @@ fn compare<S: RuleSink>(sink: &mut S, table: &Table) -> Result<(), String> {
 }
 
 /// A Pod, the node, a stranger, and an endpoint that may reach itself.
-fn packets(key: &FrontendKey) -> Vec<Packet> {
+fn packets(key: &FrontendKey) -> Vec<Packet<'static>> {
     let sources: [(IpAddr, IpAddr, bool); 4] = [
         (Ipv4Addr::new(10, 244, 9, 9).into(), Ipv6Addr::new(0xfd00, 0x244, 0, 9, 0, 0, 0, 9).into(), false),
         (Ipv4Addr::new(192, 0, 2, 10).into(), v6(0xa), true),
@@ -224,6 +235,8 @@ fn packets(key: &FrontendKey) -> Vec<Packet> {
             protocol: key.protocol,
             port: key.port,
             from_node,
+            to_node: false,
+            interface: "",
         })
         .collect()
 }

@@ -11,6 +11,8 @@ pub(crate) struct Selection {
     pub cluster: Target,
     /// Policy Local.
     pub local: Target,
+    /// All that serve, ready or not, near or far: flows that they have go on (conntrack/cleanup.go).
+    pub serving: Vec<Backend>,
 }
 
 /// The endpoints of one family for a Service port, each address and port once. kube-proxy takes the first of two
@@ -28,8 +30,7 @@ fn candidates<'a>(
         let Some(target) = target.and_then(|p| p.port) else { continue };
         for endpoint in slice.endpoints.iter().filter(|e| e.address.is_ipv6() == ipv6) {
             let backend = Backend { address: endpoint.address, port: target };
-            let on_node = *endpoint.node() == *node.name;
-            if on_node {
+            if is_here(endpoint, node) {
                 found.insert(backend, endpoint);
             } else {
                 found.entry(backend).or_insert(endpoint);
@@ -37,6 +38,11 @@ fn candidates<'a>(
         }
     }
     found
+}
+
+/// An endpoint of no node is nowhere, on a node of no name nothing is (endpointslicecache.go, isLocal).
+fn is_here(endpoint: &Endpoint, node: &NodeContext) -> bool {
+    !node.name.is_empty() && *endpoint.node() == *node.name
 }
 
 /// How far hints narrow the endpoints down.
@@ -84,14 +90,15 @@ pub(crate) fn select(entry: &Entry, port: &ServicePort, ipv6: bool, node: &NodeC
     if cluster.is_empty() {
         cluster = pick(&leaving);
     }
-    let here = |e: &Endpoint| *e.node() == *node.name;
+    let here = |e: &Endpoint| is_here(e, node);
     let mut local = pick(&|e| e.ready && here(e));
     if local.is_empty() {
         local = pick(&|e| leaving(e) && here(e));
     }
     // No endpoint anywhere is refused, none here is dropped (nftables/proxier.go, syncProxyRules).
     let none_here = if cluster.is_empty() { Target::Reject } else { Target::Drop };
-    Selection { cluster: target(cluster, Target::Reject), local: target(local, none_here) }
+    let serving = pick(&|e| e.serving);
+    Selection { cluster: target(cluster, Target::Reject), local: target(local, none_here), serving }
 }
 
 /// What serves traffic under a policy.
@@ -102,8 +109,15 @@ pub(crate) fn target_for(policy: TrafficPolicy, selection: &Selection) -> Target
     }
 }
 
-/// The Service of an entry, where rules are due to it: not headless, not a mere CNAME.
+/// Labels of Services that are somebody else's: kube-proxy lists none that has one, whatever its value
+/// (cmd/kube-proxy/app/server.go; staging/src/k8s.io/api/core/v1/well_known_labels.go).
+const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+
+/// The Service of an entry, where rules are due to it: not headless, not a mere CNAME, no other proxy's.
 pub(crate) fn proxied(entry: &Entry) -> Option<&Arc<Service>> {
     use sealane_catalog::ServiceType::ExternalName;
-    entry.service.as_ref().filter(|s| !s.headless && s.kind != ExternalName && !s.cluster_ips.is_empty())
+    let ours = |s: &&Arc<Service>| {
+        !s.headless && s.kind != ExternalName && !NOT_OURS.iter().any(|label| s.labels.get(label).is_some())
+    };
+    entry.service.as_ref().filter(ours)
 }

@@ -1,5 +1,6 @@
 //! A frontend: an address, protocol and port that Services are reached at, and what becomes of who speaks to it.
 
+use crate::Cidr;
 use sealane_catalog::{NamespacedName, Protocol};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -112,13 +113,24 @@ pub struct Frontend {
     pub masquerade: Masquerade,
     /// What serves it.
     pub target: Target,
+    /// Whom a load balancer's address admits (`loadBalancerSourceRanges`), none within another; others are
+    /// swallowed, Pods and the node as well. `None`: everybody.
+    pub sources: Option<Arc<[Cidr]>>,
+    /// Serving endpoints that get no new connections here: flows of UDP to them go on.
+    pub lingering: Arc<[Backend]>,
     /// `externalTrafficPolicy: Local`: what serves those outside of the cluster, with their source kept. Pods
     /// and the node itself get `target`, the node with its source replaced.
     pub outside: Option<Target>,
 }
 
 impl Frontend {
-    /// The same meaning for packets, whoever owns it and whatever the order of its backends. Where nobody is
+    /// Every backend that a flow may be at.
+    pub fn flows_to(&self) -> impl Iterator<Item = &Backend> {
+        let targets = [Some(&self.target), self.outside.as_ref()];
+        targets.into_iter().flatten().flat_map(|t| t.backends()).chain(&*self.lingering)
+    }
+
+    /// The same meaning for new packets, whoever owns it and whatever the order of its backends. Where nobody is
     /// served, masquerade and affinity mean nothing.
     pub fn means(&self, other: &Frontend) -> bool {
         let outside = match (&self.outside, &other.outside) {
@@ -132,6 +144,7 @@ impl Frontend {
             && (!serves || self.masquerade == other.masquerade)
             && (!anybody || self.affinity == other.affinity)
             && self.target.means(&other.target)
+            && self.sources == other.sources
             && outside
     }
 }

@@ -34,25 +34,32 @@
 //! // Nobody serves it: the connection is refused at once.
 //! let packet = Packet {
 //!     source: "10.244.0.9".parse().unwrap(), destination: "10.96.0.20".parse().unwrap(),
-//!     protocol: Protocol::Tcp, port: 80, from_node: false,
+//!     protocol: Protocol::Tcp, port: 80, from_node: false, to_node: false, interface: "pod7",
 //! };
 //! assert_eq!(table.trace(&packet), Fate::Reject);
 //! ```
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod cases;
 mod compile;
+pub mod config;
 mod context;
 pub mod contract;
 mod endpoints;
 mod frontend;
+pub mod health;
+mod local;
 mod sink;
 mod table;
+mod tally;
 mod trace;
 
 pub use compile::service_table;
-pub use context::{Cidr, CidrError, NodeContext};
+pub use context::{Cidr, CidrError, NodeContext, PodInterface};
 pub use frontend::{Backend, Class, Frontend, FrontendKey, Masquerade, Target};
-pub use sink::{InMemorySink, Installed, RuleSink};
+pub use local::Unserved;
+pub use sink::{FlowTable, InMemorySink, Installed, RuleSink};
 pub use table::{Change, Table};
+pub use tally::{Tally, tally};
 pub use trace::{Fate, Packet, trace_frontend};

@@ -9,6 +9,17 @@ use std::sync::Arc;
 /// ([`Frontend::means`] compares them).
 pub type Installed = BTreeMap<FrontendKey, Frontend>;
 
+/// The kernel's table of flows (conntrack), without which no new connection gets through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowTable {
+    /// Flows in it.
+    pub entries: u64,
+    /// The most that it takes (`nf_conntrack_max`); 0 where unknown.
+    pub limit: u64,
+    /// Packets that were lost because it was full, since the network namespace was made.
+    pub dropped: u64,
+}
+
 /// Carries out what the table decided. Every sink keeps this contract:
 ///
 /// - `replace` puts exactly these frontends into force, whatever was there before;
@@ -36,9 +47,20 @@ pub trait RuleSink {
         Ok(())
     }
 
+    /// What settling forgot of flows since this was last asked, for IPv4 and IPv6: how long it took and how many;
+    /// `None`: there was no need to look.
+    fn flows(&mut self) -> [Option<(std::time::Duration, u64)>; 2] {
+        [None; 2]
+    }
+
     /// Whether nobody else removed what was put into force.
     fn intact(&mut self) -> Result<bool, Self::Error> {
         Ok(true)
+    }
+
+    /// How full the kernel's table of flows is, where the sink depends on one.
+    fn flow_table(&mut self) -> Result<Option<FlowTable>, Self::Error> {
+        Ok(None)
     }
 
     /// What is in force.

@@ -82,6 +82,11 @@ impl Table {
         &self.frontends
     }
 
+    /// A Service as it was last taken.
+    pub fn entry(&self, name: &NamespacedName) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
     /// Takes the new state of some Services (`None`: gone) and says what that changes, by key. The cost is that of
     /// the Services given, whatever the number of others.
     pub fn update<'a>(

@@ -78,6 +78,7 @@ fn slice(service: &str, endpoints: Vec<Endpoint>) -> Arc<Slice> {
         }]
         .into(),
         endpoints: endpoints.into(),
+        triggered: 0,
     })
 }
 
@@ -107,13 +108,15 @@ const POD: &str = "10.244.9.9";
 const OWN: &str = "192.0.2.10";
 const STRANGER: &str = "198.18.0.1";
 
-fn packet(source: &str, destination: &str, port: u16) -> Packet {
+fn packet(source: &str, destination: &str, port: u16) -> Packet<'static> {
     Packet {
         source: ip(source),
         destination: ip(destination),
         protocol: Protocol::Tcp,
         port,
         from_node: source == OWN,
+        to_node: destination == OWN,
+        interface: if source == OWN { "" } else { "eth0" },
     }
 }
 
@@ -123,7 +126,7 @@ fn short(fate: &Fate) -> String {
         Fate::Reject => "reject".into(),
         Fate::Drop => "drop".into(),
         Fate::Pass => "pass".into(),
-        Fate::Dnat { backends, masqueraded } => backends
+        Fate::Dnat { backends, masqueraded, .. } => backends
             .iter()
             .map(|b| {
                 assert_eq!(b.port, 8080);

@@ -23,6 +23,10 @@ const SAVE: Duration = Duration::from_secs(60);
 /// Readers have this long to take what a list brought before [`CatalogOptions::loaded`] is called.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// Leaves a Service to another proxy, and marks slices of headless Services (cmd/kube-proxy/app/server.go, Run).
+const OTHER_PROXY: &str = "!service.kubernetes.io/service-proxy-name";
+const HEADLESS: &str = "!service.kubernetes.io/headless";
+
 /// What else the catalog does.
 #[derive(Default)]
 pub struct CatalogOptions {
@@ -30,6 +34,21 @@ pub struct CatalogOptions {
     pub warm_start: Option<WarmStart>,
     /// Called some time after lists were taken in: what they needed can be given back.
     pub loaded: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Watches what a service proxy on the Node of this name needs alone: that Node, and neither Services of other
+    /// proxies nor slices of headless ones.
+    pub proxy_on: Option<String>,
+}
+
+impl CatalogOptions {
+    fn narrowed(&self, source: Source, watched: Watched) -> Watched {
+        let Some(node) = &self.proxy_on else { return watched };
+        match source {
+            Source::Services => Watched { label: OTHER_PROXY, ..watched },
+            Source::EndpointSlices => Watched { label: HEADLESS, ..watched },
+            Source::Nodes => Watched { name: node.clone(), ..watched },
+            _ => watched,
+        }
+    }
 }
 
 /// Istio's, which Sealane's own API does not serve.
@@ -38,6 +57,7 @@ const DESTINATION_RULES: Watched = Watched {
     version: "v1",
     plural: "destinationrules",
     label: "",
+    name: String::new(),
     optional: true,
 };
 
@@ -122,7 +142,7 @@ pub async fn watch_catalog(
     let desk = Arc::new(Desk { builder: Mutex::new(builder), ..Desk::default() });
     let mut feeds = JoinSet::new();
     for source in sources.iter().copied() {
-        if let Some(watched) = watched(source) {
+        if let Some(watched) = watched(source).map(|watched| options.narrowed(source, watched)) {
             let (client, desk) = (client.clone(), desk.clone());
             let take = move |fed| {
                 desk.take(source, fed);

@@ -15,13 +15,15 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 const WATCH_SECONDS: u32 = 290;
 
 /// What is listed and watched: all objects of a kind, or those that a label selector picks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Watched {
     pub(crate) group: &'static str,
     pub(crate) version: &'static str,
     pub(crate) plural: &'static str,
-    /// Key of a label that they have; "": all of them.
+    /// Key of a label that they have, or, behind a `!`, that they have not; "": all of them.
     pub(crate) label: &'static str,
+    /// Name of the only one; "": all of them.
+    pub(crate) name: String,
     /// Who may not see them goes on as if there were none.
     pub(crate) optional: bool,
 }
@@ -29,20 +31,28 @@ pub(crate) struct Watched {
 /// All objects of a kind.
 impl From<&Kind> for Watched {
     fn from(kind: &Kind) -> Self {
-        Watched { group: kind.group, version: kind.version, plural: kind.plural, label: "", optional: false }
+        Watched {
+            group: kind.group,
+            version: kind.version,
+            plural: kind.plural,
+            label: "",
+            name: String::new(),
+            optional: false,
+        }
     }
 }
 
 impl Watched {
     /// Path and query.
-    fn uri(self, query: &str) -> String {
-        let Watched { group, version, plural, label, .. } = self;
+    fn uri(&self, query: &str) -> String {
+        let Watched { group, version, plural, label, name, .. } = self;
         let path =
             if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
         let selector = format!("labelSelector={}", label.replace('/', "%2F"));
-        let words = [query, &selector];
-        let words = &words[..if label.is_empty() { 1 } else { 2 }];
-        let query = words.iter().copied().filter(|word| !word.is_empty()).collect::<Vec<_>>().join("&");
+        let only = format!("fieldSelector=metadata.name%3D{name}");
+        let words = [(query, query), (label, &selector), (name, &only)];
+        let words = words.iter().filter(|(given, _)| !given.is_empty()).map(|(_, word)| *word);
+        let query = words.collect::<Vec<_>>().join("&");
         format!("{path}/{plural}{}{query}", if query.is_empty() { "" } else { "?" })
     }
 }
@@ -132,7 +142,7 @@ pub(crate) async fn feed(
     let mut absent = false;
     loop {
         let error = match at.take() {
-            None => match list(&client, watched, fields, &mut emit).await {
+            None => match list(&client, &watched, fields, &mut emit).await {
                 Ok(Some(revision)) => {
                     at = Some(revision);
                     absent = false;
@@ -142,7 +152,7 @@ pub(crate) async fn feed(
                 Ok(None) => return,
                 Err(error) => error,
             },
-            Some(from) => match watch(&client, watched, fields, from, &mut emit).await {
+            Some(from) => match watch(&client, &watched, fields, from, &mut emit).await {
                 Ok(Some(revision)) => {
                     at = Some(revision);
                     pause = PAUSES.0;
@@ -183,7 +193,7 @@ pub(crate) async fn feed(
 
 async fn list(
     client: &Client,
-    watched: Watched,
+    watched: &Watched,
     fields: &'static Fields,
     emit: &mut impl FnMut(Fed) -> bool,
 ) -> Result<Option<String>, Broken> {
@@ -225,7 +235,7 @@ async fn items(
 /// Watches from a revision on; returns the last one seen when the watch ends, also beside an error.
 async fn watch(
     client: &Client,
-    watched: Watched,
+    watched: &Watched,
     fields: &'static Fields,
     from: String,
     emit: &mut impl FnMut(Fed) -> bool,
@@ -294,16 +304,21 @@ mod tests {
             version: "v1",
             plural: "endpointslices",
             label: "",
+            name: String::new(),
             optional: false,
         };
-        let labelled = Watched { label: "a.b/c", ..slices };
-        let pods = Watched { group: "", version: "v1", plural: "pods", label: "", optional: false };
+        let labelled = Watched { label: "a.b/c", ..slices.clone() };
+        let without = Watched { label: "!a.b/c", ..slices.clone() };
+        let pods = Watched { group: "", version: "v1", plural: "pods", ..slices.clone() };
+        let one = Watched { name: "n1".to_owned(), ..pods.clone() };
         for (watched, query, uri) in [
-            (slices, "", "/apis/discovery.k8s.io/v1/endpointslices"),
-            (slices, "watch=true", "/apis/discovery.k8s.io/v1/endpointslices?watch=true"),
-            (labelled, "", "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=a.b%2Fc"),
-            (labelled, "w=1", "/apis/discovery.k8s.io/v1/endpointslices?w=1&labelSelector=a.b%2Fc"),
-            (pods, "w=1", "/api/v1/pods?w=1"),
+            (&slices, "", "/apis/discovery.k8s.io/v1/endpointslices"),
+            (&slices, "watch=true", "/apis/discovery.k8s.io/v1/endpointslices?watch=true"),
+            (&labelled, "", "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=a.b%2Fc"),
+            (&labelled, "w=1", "/apis/discovery.k8s.io/v1/endpointslices?w=1&labelSelector=a.b%2Fc"),
+            (&without, "", "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=!a.b%2Fc"),
+            (&pods, "w=1", "/api/v1/pods?w=1"),
+            (&one, "w=1", "/api/v1/pods?w=1&fieldSelector=metadata.name%3Dn1"),
         ] {
             assert_eq!(watched.uri(query), uri);
         }

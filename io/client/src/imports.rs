@@ -20,6 +20,7 @@ const SERVICE_IMPORTS: Watched = Watched {
     version: "v1alpha1",
     plural: "serviceimports",
     label: "",
+    name: String::new(),
     optional: false,
 };
 

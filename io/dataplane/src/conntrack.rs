@@ -4,24 +4,29 @@
 use crate::message::{AttributeIter, Messages, flags};
 use crate::netlink::{Netlink, NetlinkError};
 use sealane_catalog::Protocol;
-use sealane_proxy::{Backend, Change, Frontend, FrontendKey};
+use sealane_proxy::{Backend, Change, FlowTable, Frontend, FrontendKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
+const GET_STATS_OF_CPUS: u16 = 1 << 8 | 4;
+const GET_STATS: u16 = 1 << 8 | 5;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ZONE: u16 = 18;
 const UDP: u8 = 17;
 
+/// For IPv4 and IPv6: how long looking took and how many flows were deleted.
+pub(crate) type Forgotten = [Option<(Duration, u64)>; 2];
+
 /// Frontends of UDP and where their flows may go.
 pub(crate) type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
 
 fn backends(frontend: &Frontend) -> BTreeSet<Backend> {
-    let targets = [Some(&frontend.target), frontend.outside.as_ref()];
-    targets.into_iter().flatten().flat_map(|t| t.backends().iter().copied()).collect()
+    frontend.flows_to().copied().collect()
 }
 
 /// All frontends of UDP.
@@ -67,7 +72,8 @@ fn tuple(attributes: &AttributeIter<'_>) -> Option<Tuple> {
     })
 }
 
-/// A flow is stale if it came to a frontend and is answered by somebody who doesn't serve that.
+/// A flow is stale if it came to a frontend and is answered by somebody who doesn't serve that. Where nobody serves
+/// it, flows that were never translated are whoever's that listens there.
 fn is_stale(attributes: &AttributeIter<'_>, served: &Served) -> Option<bool> {
     let original = tuple(&attributes.nest(TUPLE_ORIGINAL)?)?;
     if original.protocol != UDP {
@@ -77,17 +83,26 @@ fn is_stale(attributes: &AttributeIter<'_>, served: &Served) -> Option<bool> {
     let Some(backends) = served.get(&FrontendKey { address, protocol: Protocol::Udp, port }) else {
         return Some(false);
     };
-    let (address, port) = tuple(&attributes.nest(TUPLE_REPLY)?)?.source;
+    let answers = tuple(&attributes.nest(TUPLE_REPLY)?)?.source;
+    if backends.is_empty() && answers == original.destination {
+        return Some(false);
+    }
+    let (address, port) = answers;
     Some(!backends.contains(&Backend { address, port }))
 }
 
 /// Deletes the stale flows of some frontends. Costs a walk over the flows, so it is not done for nothing.
-pub(crate) fn forget_stale(netlink: &mut Netlink, served: &Served) -> Result<(), NetlinkError> {
+pub(crate) fn forget_stale(
+    netlink: &mut Netlink,
+    served: &Served,
+    forgotten: &mut Forgotten,
+) -> Result<(), NetlinkError> {
     for family in [rustix::net::AddressFamily::INET, rustix::net::AddressFamily::INET6] {
         let ipv4 = family == rustix::net::AddressFamily::INET;
         if !served.keys().any(|k| k.address.is_ipv4() == ipv4) {
             continue;
         }
+        let begun = Instant::now();
         let family = family.as_raw() as u8;
         let mut request = Messages::default();
         request.push(GET, flags::DUMP, family, |_| {});
@@ -110,15 +125,41 @@ pub(crate) fn forget_stale(netlink: &mut Netlink, served: &Served) -> Result<(),
                 deletions.push(deletion);
             }
         })?;
+        let mut count = 0;
         for deletion in deletions {
             match netlink.send(deletion) {
                 // It ended by itself.
                 Err(error) if error.is_not_found() => {}
-                other => other?,
+                other => {
+                    other?;
+                    count += 1;
+                }
             }
         }
+        let (took, counted) = forgotten[usize::from(!ipv4)].unwrap_or_default();
+        forgotten[usize::from(!ipv4)] = Some((took + begun.elapsed(), counted + count));
     }
     Ok(())
+}
+
+/// How full the table of the socket's network namespace is.
+pub(crate) fn flow_table(netlink: &mut Netlink) -> Result<FlowTable, NetlinkError> {
+    let number = |attributes: &AttributeIter<'_>, kind| -> u64 {
+        attributes.get(kind).and_then(|v| v.try_into().ok()).map_or(0, |v| u32::from_be_bytes(v).into())
+    };
+    let mut table = FlowTable::default();
+    let mut request = Messages::default();
+    request.push(GET_STATS, 0, 0, |_| {});
+    netlink.ask(request, |message| {
+        let attributes = message.attributes();
+        // CTA_STATS_GLOBAL_ENTRIES, CTA_STATS_GLOBAL_MAX_ENTRIES
+        (table.entries, table.limit) = (number(&attributes, 1), number(&attributes, 2));
+    })?;
+    let mut request = Messages::default();
+    request.push(GET_STATS_OF_CPUS, flags::DUMP, 0, |_| {});
+    // CTA_STATS_DROP: there was no room, and nothing that could make room.
+    netlink.dump(&request, |message| table.dropped += number(&message.attributes(), 10))?;
+    Ok(table)
 }
 
 fn copy_nest(out: &mut crate::message::Attributes<'_>, kind: u16, value: &[u8]) {
@@ -143,6 +184,8 @@ mod tests {
             affinity: None,
             masquerade: Masquerade::Never,
             target: if list.is_empty() { Target::Reject } else { Target::Balance(list.into()) },
+            sources: None,
+            lingering: Arc::default(),
             outside: None,
         })
     }
@@ -166,6 +209,24 @@ mod tests {
         for (change, expected) in table {
             assert_eq!(!changed(std::slice::from_ref(&change)).is_empty(), expected, "{change:?}");
         }
+    }
+
+    fn served_by_nobody() -> Served {
+        changed(&[Change::RemoveFrontend(frontend(&["10.244.0.1"]))])
+    }
+
+    /// Endpoints that still serve keep their flows: not ready any more, or of another zone since.
+    #[test]
+    fn flows_to_who_lingers_go_on() {
+        let (a, b) = ("10.244.0.1", "10.244.0.2");
+        let lingering = |new: &[&str], still: &str| {
+            let still = Backend { address: still.parse().unwrap(), port: 53 };
+            Arc::new(Frontend { lingering: [still].into(), ..Frontend::clone(&frontend(new)) })
+        };
+        let change = Change::SetFrontend { old: frontend(&[a, b]), new: lingering(&[a], b) };
+        assert!(changed(&[change]).is_empty());
+        let change = Change::SetFrontend { old: lingering(&[a], b), new: frontend(&[a]) };
+        assert_eq!(changed(&[change]).len(), 1);
     }
 
     #[test]
@@ -203,6 +264,16 @@ mod tests {
         for (flow, expected) in table {
             let message = received(flow.bytes()).next().unwrap();
             assert_eq!(is_stale(&message.attributes(), &served), expected);
+        }
+        // Scaled to zero, or deleted: what was translated goes, what goes to the address itself is not ours.
+        let nobody = served_by_nobody();
+        for (flow, expected) in [
+            (flow(UDP, dns, [10, 244, 0, 1]), Some(true)),
+            (flow(UDP, dns, dns), Some(false)),
+            (flow(UDP, [10, 96, 0, 11], [10, 244, 0, 1]), Some(false)),
+        ] {
+            let message = received(flow.bytes()).next().unwrap();
+            assert_eq!(is_stale(&message.attributes(), &nobody), expected);
         }
     }
 }

@@ -1,16 +1,18 @@
-//! Puts the service table into the kernel: nftables over netlink, with an encoder of its own, and conntrack.
+//! Puts the service table into the kernel: nftables over netlink, with an encoder of its own, and conntrack; serves
+//! health checks and metrics; follows the machine's addresses.
 //!
 //! It decides nothing: which frontend leads where is [`sealane_proxy`]'s, and it hands over changes. It knows
 //! nothing of the API, DNS or Pods, and runs no other program.
 //!
 //! ```no_run
-//! use sealane_dataplane::{NftSink, Update, netlink_socket, spawn};
+//! use sealane_dataplane::{NftSink, Update, netlink_socket, spawn_watched};
 //! use sealane_proxy::{NodeContext, Table};
 //!
 //! // A socket belongs to the network namespace of the thread that opens it.
 //! let sink = NftSink::open(netlink_socket()?)?;
+//! let watch = sink.watch(netlink_socket()?)?;
 //! let (updates, inbox) = std::sync::mpsc::channel();
-//! let proxy = spawn(Table::new(NodeContext::new("node-1")), sink, inbox)?;
+//! let proxy = spawn_watched(Table::new(NodeContext::new("node-1")), sink, inbox, watch)?;
 //! updates.send(Update { revision: 7, services: vec![], node: None })?;
 //! let applied: u64 = *proxy.applied().borrow();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -18,14 +20,22 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod addresses;
 mod conntrack;
+mod http;
 mod message;
 mod metrics;
 mod netlink;
 mod nft;
 mod sync;
+mod system;
+mod watch;
 
+pub use addresses::{AddressSockets, address_sockets, follow_addresses};
+pub use http::{Answerer, Servers, Serving, http_listener, serve_http};
 pub use metrics::Metrics;
 pub use netlink::{Netlink, NetlinkError, netlink_socket};
-pub use nft::NftSink;
-pub use sync::{Proxy, Update, spawn};
+pub use nft::{NftSink, Ruleset, TraceError};
+pub use sync::{Proxy, Update, spawn, spawn_watched};
+pub use system::{set_conntrack, set_oom_score};
+pub use watch::Watch;

@@ -141,6 +141,8 @@ pub(crate) struct Received<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// Who asked for it; of a notification, whose doing it tells.
+    pub(crate) port: u32,
     /// What follows `nlmsghdr`.
     pub(crate) body: &'a [u8],
 }
@@ -165,8 +167,13 @@ pub(crate) fn received(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
         let body = bytes.get(HEADER..length)?;
-        let message =
-            Received { kind: u16_at(bytes, 4)?, flags: u16_at(bytes, 6)?, sequence: u32_at(bytes, 8)?, body };
+        let message = Received {
+            kind: u16_at(bytes, 4)?,
+            flags: u16_at(bytes, 6)?,
+            sequence: u32_at(bytes, 8)?,
+            port: u32_at(bytes, 12)?,
+            body,
+        };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })

@@ -1,59 +1,134 @@
-//! kube-proxy's metrics under kube-proxy's names.
+//! kube-proxy's metrics under kube-proxy's names (pkg/proxy/metrics/metrics.go), for its nftables mode.
 
+use sealane_proxy::health::Progress;
+use sealane_proxy::{FlowTable, Tally};
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Upper bounds of a histogram's buckets in seconds: from 0.1 ms, below kube-proxy's 1 ms, by doubling to 26 s.
-const BUCKETS: usize = 19;
+/// The label of each family.
+const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 
-fn bound(bucket: usize) -> f64 {
-    0.0001 * f64::from(1u32 << bucket)
+/// Upper bounds of a round's buckets in seconds: from 0.1 ms, below kube-proxy's 1 ms, by doubling to 26 s.
+fn rounds() -> Vec<f64> {
+    (0..19).map(|bucket| 0.0001 * f64::from(1u32 << bucket)).collect()
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// kube-proxy's for the way from a change to the kernel, with finer ones below its 0.25 s.
+fn programming() -> Vec<f64> {
+    let fine = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5];
+    let seconds = (1..60).map(f64::from).chain((0..12).map(|n| 60.0 + 5.0 * f64::from(n)));
+    fine.into_iter().chain(seconds).chain((0..7).map(|n| 120.0 + 30.0 * f64::from(n))).collect()
+}
+
+#[derive(Clone, Debug)]
 struct Histogram {
-    buckets: [u64; BUCKETS],
+    bounds: Vec<f64>,
+    buckets: Vec<u64>,
     count: u64,
     sum: f64,
 }
 
 impl Histogram {
-    fn observe(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
+    fn new(bounds: Vec<f64>) -> Self {
+        Self { buckets: vec![0; bounds.len()], bounds, count: 0, sum: 0.0 }
+    }
+
+    fn observe(&mut self, seconds: f64) {
         self.count += 1;
         self.sum += seconds;
-        for (i, bucket) in self.buckets.iter_mut().enumerate() {
-            *bucket += u64::from(seconds <= bound(i));
+        for (bound, bucket) in self.bounds.iter().zip(&mut self.buckets) {
+            *bucket += u64::from(seconds <= *bound);
         }
     }
 
-    fn render(&self, name: &str, help: &str, out: &mut String) {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
-        for (i, count) in self.buckets.iter().enumerate() {
-            let _ = writeln!(out, "{name}_bucket{{le=\"{}\"}} {count}", bound(i));
+    fn render(&self, name: &str, labels: &str, out: &mut String) {
+        for (bound, count) in self.bounds.iter().zip(&self.buckets) {
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
         }
         let (count, sum) = (self.count, self.sum);
-        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Figures {
+/// One family's.
+#[derive(Clone, Debug)]
+struct Family {
     all: Histogram,
     full: Histogram,
     partial: Histogram,
+    programming: Histogram,
+    conntrack: Histogram,
+    forgotten: u64,
     failures: u64,
-    services: u64,
+    not_cleaned: u64,
+    synced: f64,
+    /// By internal and external policy.
+    unserved: [u64; 2],
+}
+
+impl Default for Family {
+    fn default() -> Self {
+        let [all, full, partial, conntrack] = std::array::from_fn(|_| Histogram::new(rounds()));
+        let programming = Histogram::new(programming());
+        Self {
+            all,
+            full,
+            partial,
+            programming,
+            conntrack,
+            forgotten: 0,
+            failures: 0,
+            not_cleaned: 0,
+            synced: 0.0,
+            unserved: [0; 2],
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Figures {
+    families: [Family; 2],
+    /// Rounds in full, in part, and failed, whatever their families.
+    rounds: (u64, u64, u64),
+    /// Changes of Services and of slices: all, and those that wait.
+    services: (u64, u64),
+    slices: (u64, u64),
+    /// Times that somebody else had changed the rules: noticed at once, and found later.
+    repairs: (u64, u64),
+    flow_table: Option<FlowTable>,
     frontends: usize,
     revision: u64,
     queued: f64,
-    synced: f64,
+    progress: Progress,
+    /// Answers to health checks, by path (`/healthz`, `/livez`) and status (200, 503).
+    checks: [[u64; 2]; 2],
 }
 
-/// What the sync thread counts.
-#[derive(Debug, Default)]
-pub struct Metrics(Mutex<Figures>);
+/// What the sync thread and the health checks count.
+#[derive(Debug)]
+pub struct Metrics {
+    figures: Mutex<Figures>,
+    /// What happened before is not measured: nobody was there to carry it out. Milliseconds since 1970.
+    begun: i64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { figures: Mutex::default(), begun: (unix_seconds() * 1000.0) as i64 }
+    }
+}
+
+/// A round that wrote rules.
+pub(crate) struct Synced {
+    pub(crate) took: Duration,
+    pub(crate) full: bool,
+    pub(crate) families: [bool; 2],
+    pub(crate) frontends: usize,
+    /// By policy and family.
+    pub(crate) unserved: [[u64; 2]; 2],
+}
 
 fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
@@ -62,96 +137,255 @@ fn unix_seconds() -> f64 {
 impl Metrics {
     fn with<T>(&self, change: impl FnOnce(&mut Figures) -> T) -> T {
         // Figures are whole after every statement: a poisoned lock holds good ones.
-        change(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        change(&mut self.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    pub(crate) fn queued(&self, services: usize) {
+    pub(crate) fn queued(&self, tally: &Tally) {
         self.with(|f| {
-            f.services += services as u64;
-            f.queued = unix_seconds();
-        });
-    }
-
-    pub(crate) fn synced(&self, took: Duration, full: bool, frontends: usize, revision: u64) {
-        self.with(|f| {
-            f.all.observe(took);
-            if full {
-                f.full.observe(took)
-            } else {
-                f.partial.observe(took)
+            for (count, by) in [(&mut f.services, tally.services), (&mut f.slices, tally.slices)] {
+                count.0 += by;
+                count.1 += by;
             }
-            f.frontends = frontends;
-            f.revision = revision;
-            f.synced = unix_seconds();
+            f.queued = unix_seconds();
+            f.progress.waiting.get_or_insert_with(jiff::Timestamp::now);
         });
     }
 
-    pub(crate) fn failed(&self) {
-        self.with(|f| f.failures += 1);
+    pub(crate) fn synced(&self, round: &Synced) {
+        let seconds = round.took.as_secs_f64();
+        self.with(|f| {
+            match round.full {
+                true => f.rounds.0 += 1,
+                false => f.rounds.1 += 1,
+            }
+            f.frontends = round.frontends;
+            for (at, family) in f.families.iter_mut().enumerate() {
+                family.unserved = round.unserved.map(|policy| policy[at]);
+                if round.families[at] {
+                    family.all.observe(seconds);
+                    if round.full { &mut family.full } else { &mut family.partial }.observe(seconds);
+                    family.synced = unix_seconds();
+                }
+            }
+        });
+    }
+
+    /// Everything that was queued is in force.
+    pub(crate) fn up_to_date(&self, revision: u64, triggered: &[(bool, i64)]) {
+        let now = jiff::Timestamp::now();
+        self.with(|f| {
+            f.revision = revision;
+            (f.services.1, f.slices.1) = (0, 0);
+            f.progress = Progress { updated: Some(now), waiting: None };
+            for (ipv6, at) in triggered.iter().filter(|(_, at)| *at > self.begun) {
+                let late = (now.as_millisecond() - at).max(0) as f64 / 1000.0;
+                f.families[usize::from(*ipv6)].programming.observe(late);
+            }
+        });
+    }
+
+    pub(crate) fn failed(&self, families: [bool; 2]) {
+        self.with(|f| {
+            f.rounds.2 += 1;
+            f.families.iter_mut().zip(families).for_each(|(f, part)| f.failures += u64::from(part));
+        });
+    }
+
+    pub(crate) fn not_cleaned(&self, families: [bool; 2]) {
+        self.with(|f| {
+            f.families.iter_mut().zip(families).for_each(|(f, part)| f.not_cleaned += u64::from(part))
+        });
+    }
+
+    pub(crate) fn flows(&self, forgotten: [Option<(Duration, u64)>; 2]) {
+        self.with(|f| {
+            for (family, (took, count)) in
+                f.families.iter_mut().zip(forgotten).filter_map(|(f, looked)| Some((f, looked?)))
+            {
+                family.conntrack.observe(took.as_secs_f64());
+                family.forgotten += count;
+            }
+        });
+    }
+
+    /// Counts an answer to `/livez`, or else `/healthz`.
+    pub fn checked(&self, live: bool, status: u16) {
+        self.with(|f| f.checks[usize::from(live)][usize::from(status != 200)] += 1);
+    }
+
+    /// How far the rules are behind.
+    pub fn progress(&self) -> Progress {
+        self.with(|f| f.progress)
+    }
+
+    /// Somebody else had changed the rules: noticed at once, or found later.
+    pub(crate) fn repaired(&self, at_once: bool) {
+        self.with(|f| if at_once { f.repairs.0 += 1 } else { f.repairs.1 += 1 });
+    }
+
+    /// How full the kernel's table of flows is; gives back what it was.
+    pub(crate) fn flow_table(&self, now: Option<FlowTable>) -> Option<FlowTable> {
+        self.with(|f| std::mem::replace(&mut f.flow_table, now))
+    }
+
+    /// How often rules that somebody else had changed were written anew: noticed at once, and found by looking.
+    pub fn repairs(&self) -> (u64, u64) {
+        self.with(|f| f.repairs)
     }
 
     /// How often rules were written, in full and in part, and how often that failed.
     pub fn syncs(&self) -> (u64, u64, u64) {
-        self.with(|f| (f.full.count, f.partial.count, f.failures))
+        self.with(|f| f.rounds)
     }
 
     /// In Prometheus' text format.
     pub fn render(&self) -> String {
-        let figures = self.with(|f| *f);
+        let figures = self.with(|f| f.clone());
         let mut out = String::new();
-        let histograms = [
-            (
-                "kubeproxy_sync_proxy_rules_duration_seconds",
-                "Time that a round of writing rules took",
-                figures.all,
-            ),
-            (
-                "kubeproxy_sync_full_proxy_rules_duration_seconds",
-                "Time that writing all rules took",
-                figures.full,
-            ),
-            (
-                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-                "Time that writing changes took",
-                figures.partial,
-            ),
-        ];
-        for (name, help, histogram) in histograms {
-            histogram.render(name, help, &mut out);
-        }
-        let gauges = [
-            (
-                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
-                "counter",
-                "Rounds that failed",
-                figures.failures as f64,
-            ),
-            (
-                "kubeproxy_sync_proxy_rules_service_changes_total",
-                "counter",
-                "Changes of Services and their endpoints",
-                figures.services as f64,
-            ),
-            (
-                "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-                "gauge",
-                "When a change last came in",
-                figures.queued,
-            ),
-            (
-                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "gauge",
-                "When rules were last written",
-                figures.synced,
-            ),
-            ("sealane_proxy_frontends", "gauge", "Addresses and ports in force", figures.frontends as f64),
-            ("sealane_proxy_applied_revision", "gauge", "Revision in force", figures.revision as f64),
-        ];
-        for (name, kind, help, value) in gauges {
+        histograms(&figures, &mut out);
+        for (name, kind, help, value) in plain(&figures) {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+        for (name, kind, help, value) in BY_FAMILY {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (label, family) in FAMILIES.iter().zip(&figures.families) {
+                let _ = writeln!(out, "{name}{{ip_family=\"{label}\"}} {}", value(&figures, family));
+            }
+        }
+        beside(&figures, &mut out);
+        let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+        let help = "Service ports with a Local traffic policy and no endpoints on this node";
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (label, family) in FAMILIES.iter().zip(&figures.families) {
+            for (policy, count) in ["internal", "external"].iter().zip(family.unserved) {
+                let _ = writeln!(out, "{name}{{ip_family=\"{label}\",traffic_policy=\"{policy}\"}} {count}");
+            }
+        }
+        for (path, counts) in ["healthz", "livez"].iter().zip(figures.checks) {
+            let name = format!("kubeproxy_proxy_{path}_total");
+            let _ = writeln!(out, "# HELP {name} Answers to /{path} by HTTP status\n# TYPE {name} counter");
+            for (code, count) in ["200", "503"].iter().zip(counts) {
+                let _ = writeln!(out, "{name}{{code=\"{code}\"}} {count}");
+            }
         }
         out
     }
+}
+
+/// What others do to the rules, and how much room the kernel has for flows.
+fn beside(figures: &Figures, out: &mut String) {
+    let name = "sealane_proxy_repairs_total";
+    let help = "Rules written anew because somebody else had changed them";
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
+    let (at_once, later) = figures.repairs;
+    let _ = writeln!(out, "{name}{{noticed=\"at once\"}} {at_once}\n{name}{{noticed=\"later\"}} {later}");
+    let flows = figures.flow_table.unwrap_or_default();
+    for (name, kind, help, value) in [
+        ("sealane_conntrack_entries", "gauge", "Flows that the kernel keeps", flows.entries),
+        ("sealane_conntrack_limit", "gauge", "Flows that the kernel keeps at most", flows.limit),
+        (
+            "sealane_conntrack_dropped_packets_total",
+            "counter",
+            "Packets lost because the table of flows was full",
+            flows.dropped,
+        ),
+    ] {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+}
+
+type Of<T> = fn(&Family) -> &T;
+
+fn histograms(figures: &Figures, out: &mut String) {
+    let table: [(&str, &str, Of<Histogram>); 5] = [
+        ("kubeproxy_sync_proxy_rules_duration_seconds", "Time that a round of writing rules took", |f| {
+            &f.all
+        }),
+        ("kubeproxy_sync_full_proxy_rules_duration_seconds", "Time that writing all rules took", |f| &f.full),
+        ("kubeproxy_sync_partial_proxy_rules_duration_seconds", "Time that writing changes took", |f| {
+            &f.partial
+        }),
+        (
+            "kubeproxy_network_programming_duration_seconds",
+            "Time from what changed a slice to rules that follow it",
+            |f| &f.programming,
+        ),
+        (
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+            "Time that looking for stale flows took",
+            |f| &f.conntrack,
+        ),
+    ];
+    for (name, help, histogram) in table {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for (label, family) in FAMILIES.iter().zip(&figures.families) {
+            histogram(family).render(name, &format!("ip_family=\"{label}\""), out);
+        }
+    }
+}
+
+/// Name, type, help and value.
+type Row<V> = (&'static str, &'static str, &'static str, V);
+
+/// A figure of a family.
+type Figure = fn(&Figures, &Family) -> f64;
+
+const BY_FAMILY: [Row<Figure>; 5] = [
+    ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "counter", "Rounds that failed", |_, f| {
+        f.failures as f64
+    }),
+    (
+        "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
+        "counter",
+        "Rounds whose leftovers could not be cleared away",
+        |_, f| f.not_cleaned as f64,
+    ),
+    (
+        "kubeproxy_conntrack_reconciler_deleted_entries_total",
+        "counter",
+        "Stale flows that were deleted",
+        |_, f| f.forgotten as f64,
+    ),
+    (
+        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+        "gauge",
+        "When a change last came in",
+        |all, _| all.queued,
+    ),
+    ("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "gauge", "When rules were last written", |_, f| {
+        f.synced
+    }),
+];
+
+fn plain(figures: &Figures) -> [Row<f64>; 6] {
+    [
+        (
+            "kubeproxy_sync_proxy_rules_service_changes_total",
+            "counter",
+            "Changes of Services",
+            figures.services.0 as f64,
+        ),
+        (
+            "kubeproxy_sync_proxy_rules_service_changes_pending",
+            "gauge",
+            "Changes of Services that are not in force yet",
+            figures.services.1 as f64,
+        ),
+        (
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+            "counter",
+            "Changes of EndpointSlices",
+            figures.slices.0 as f64,
+        ),
+        (
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+            "gauge",
+            "Changes of EndpointSlices that are not in force yet",
+            figures.slices.1 as f64,
+        ),
+        ("sealane_proxy_frontends", "gauge", "Addresses and ports in force", figures.frontends as f64),
+        ("sealane_proxy_applied_revision", "gauge", "Revision in force", figures.revision as f64),
+    ]
 }
 
 #[cfg(test)]
@@ -161,19 +395,42 @@ mod tests {
     #[test]
     fn metrics_are_in_prometheus_text() {
         let metrics = Metrics::default();
-        metrics.queued(3);
-        metrics.synced(Duration::from_micros(150), true, 7, 42);
-        metrics.synced(Duration::from_micros(50), false, 7, 43);
-        metrics.failed();
+        let now = jiff::Timestamp::now().as_millisecond();
+        metrics.queued(&Tally { services: 3, slices: 4, triggered: vec![] });
+        assert!(metrics.progress().waiting.is_some());
+        let round = |took, full, families| Synced {
+            took: Duration::from_micros(took),
+            full,
+            families,
+            frontends: 7,
+            unserved: [[1, 0], [2, 3]],
+        };
+        metrics.synced(&round(150, true, [true, true]));
+        metrics.synced(&round(50, false, [true, false]));
+        // Ten minutes ago nobody was there; in the future nobody was either.
+        metrics.up_to_date(43, &[(false, now - 600_000), (true, now + 60_000)]);
+        metrics.failed([true, false]);
+        metrics.flows([Some((Duration::from_millis(2), 9)), None]);
+        metrics.checked(false, 503);
+        metrics.queued(&Tally { services: 1, slices: 0, triggered: vec![] });
         assert_eq!(metrics.syncs(), (1, 1, 1));
         let text = metrics.render();
         for line in [
-            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.0001\"} 1",
-            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.0002\"} 2",
-            "kubeproxy_sync_proxy_rules_duration_seconds_count 2",
-            "kubeproxy_sync_full_proxy_rules_duration_seconds_count 1",
-            "kubeproxy_sync_proxy_rules_nftables_sync_failures_total 1",
-            "kubeproxy_sync_proxy_rules_service_changes_total 3",
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0001\"} 1",
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0002\"} 2",
+            "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2",
+            "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 1",
+            "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
+            "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 0",
+            "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv6\"} 1",
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"} 1",
+            "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 9",
+            "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv6\",traffic_policy=\"external\"} 3",
+            "kubeproxy_sync_proxy_rules_service_changes_total 4",
+            "kubeproxy_sync_proxy_rules_service_changes_pending 1",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
+            "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
             "sealane_proxy_applied_revision 43",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

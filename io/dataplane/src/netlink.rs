@@ -96,6 +96,11 @@ impl Netlink {
         Ok(Self { socket, sequence: 1, limit, buffer: vec![0; DATAGRAM] })
     }
 
+    /// The socket itself.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
     /// Bytes that one batch may have.
     pub fn limit(&self) -> usize {
         self.limit

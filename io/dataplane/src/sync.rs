@@ -1,23 +1,31 @@
 //! The thread that keeps a sink in step with the table.
 
-use crate::Metrics;
+use crate::metrics::Synced;
+use crate::watch::Notice;
+use crate::{Metrics, Watch};
 use sealane_catalog::{Entry, NamespacedName};
-use sealane_proxy::{Change, NodeContext, RuleSink, Table};
+use sealane_proxy::{Change, FlowTable, Frontend, NodeContext, RuleSink, Table, Tally, Unserved, tally};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often it is looked whether others removed the rules.
+/// How often it is looked whether others removed the rules, and how full the table of flows is.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a failed round waits at most for its next try; it begins with a hundredth of that.
+/// How long notices of what is done to the rules are gathered: our own are many, and those of others rare.
+const GATHER: Duration = Duration::from_millis(2);
+/// Elements beyond which a change is written unheard: the kernel tells each to whoever listens.
+const LOUD: usize = 2000;
+/// How long a failed round waits for its next try but one, and at most; twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What changed. The first update carries everything there is: rules are written with it, and not before.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Update {
     /// The revision that is in force once this update is.
     pub revision: u64,
@@ -60,11 +68,108 @@ pub fn spawn<S>(table: Table, sink: S, updates: Receiver<Update>) -> io::Result<
 where
     S: RuleSink + Send + 'static,
 {
+    start(table, sink, updates, None)
+}
+
+/// As [`spawn`], with a second thread that listens to what others do to the rules: they are repaired within
+/// milliseconds rather than a second. `watch` comes from [`NftSink::watch`](crate::NftSink::watch).
+pub fn spawn_watched<S>(table: Table, sink: S, updates: Receiver<Update>, watch: Watch) -> io::Result<Proxy>
+where
+    S: RuleSink + Send + 'static,
+{
+    start(table, sink, updates, Some(Arc::new(watch)))
+}
+
+fn start<S>(table: Table, sink: S, updates: Receiver<Update>, watch: Option<Arc<Watch>>) -> io::Result<Proxy>
+where
+    S: RuleSink + Send + 'static,
+{
     let (publish, applied) = watch::channel(0);
     let metrics = Arc::new(Metrics::default());
-    let mut worker = Worker { table, sink, publish, metrics: metrics.clone(), whole: false, revision: 0 };
-    let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || worker.run(&updates))?;
+    let worker = Arc::new(Mutex::new(Worker {
+        table,
+        sink,
+        publish,
+        metrics: metrics.clone(),
+        watch: watch.clone(),
+        unserved: Unserved::default(),
+        waiting: Tally::default(),
+        state: State::Waiting,
+        failing: None,
+        retry: FIRST_RETRY,
+        losing: false,
+        revision: 0,
+    }));
+    // Its other end is closed with the thread that follows updates, whichever way that ends.
+    let (alive, end) = UnixStream::pair()?;
+    let listener = match watch {
+        Some(watch) => {
+            let worker = worker.clone();
+            let listen = move || listen(&worker, &watch, &end);
+            Some(std::thread::Builder::new().name("proxy-watch".to_owned()).spawn(listen)?)
+        }
+        None => None,
+    };
+    let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || {
+        follow(&worker, &updates);
+        drop(alive);
+        if listener.is_some_and(|l| l.join().is_err()) {
+            tracing::error!("the proxy's watch panicked");
+        }
+    })?;
     Ok(Proxy { applied, metrics, thread })
+}
+
+/// A poisoned lock holds a worker whose last step broke off: that is repaired as any failure is.
+fn lock<S>(worker: &Mutex<Worker<S>>) -> MutexGuard<'_, Worker<S>> {
+    worker.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Carries updates out until their senders are gone.
+fn follow<S: RuleSink>(worker: &Mutex<Worker<S>>, updates: &Receiver<Update>) {
+    loop {
+        let wait = lock(worker).patience();
+        match updates.recv_timeout(wait) {
+            Ok(first) => {
+                let mut worker = lock(worker);
+                let changes = worker.take(std::iter::once(first).chain(updates.try_iter()));
+                // Who changes nothing has time to look: what is said to be in force should be.
+                if changes.iter().all(Vec::is_empty) {
+                    worker.look();
+                }
+                worker.advance(&changes);
+            }
+            Err(RecvTimeoutError::Timeout) => lock(worker).look(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Has the rules repaired as soon as somebody else has changed them, until `end` closes.
+fn listen<S: RuleSink>(worker: &Mutex<Worker<S>>, watch: &Watch, end: &UnixStream) {
+    loop {
+        match watch.wait(end, LOOK) {
+            Notice::Ended => return,
+            Notice::Quiet => continue,
+            Notice::Harmless => {}
+            Notice::Disturbed => lock(worker).repair(true),
+        }
+        std::thread::sleep(GATHER);
+    }
+}
+
+/// No changes.
+const NOTHING: [Vec<Change>; 2] = [Vec::new(), Vec::new()];
+
+/// What is known of the rules in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The first update has not come: nothing is written.
+    Waiting,
+    /// They may be anything: all are to be written.
+    Unknown,
+    /// They are what the table says.
+    Whole,
 }
 
 struct Worker<S> {
@@ -72,40 +177,29 @@ struct Worker<S> {
     sink: S,
     publish: watch::Sender<u64>,
     metrics: Arc<Metrics>,
-    /// What the sink has is what the table says.
-    whole: bool,
+    watch: Option<Arc<Watch>>,
+    unserved: Unserved,
+    /// What is in the table and not in force.
+    waiting: Tally,
+    state: State,
+    /// What is said of the present failure, which is said once.
+    failing: Option<String>,
+    /// How long to wait before trying again.
+    retry: Duration,
+    /// Packets are being lost for want of room in the table of flows.
+    losing: bool,
     revision: u64,
 }
 
 impl<S: RuleSink> Worker<S> {
-    fn run(&mut self, updates: &Receiver<Update>) {
-        let mut started = false;
-        let mut retry = LONGEST_RETRY / 100;
-        loop {
-            let wait = if started && !self.whole { retry } else { LOOK };
-            let changes = match updates.recv_timeout(wait) {
-                Ok(first) => {
-                    started = true;
-                    self.take(std::iter::once(first).chain(updates.try_iter()))
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) if !started => continue,
-                Err(RecvTimeoutError::Timeout) => Vec::new(),
-            };
-            match self.step(&changes) {
-                Ok(()) => retry = LONGEST_RETRY / 100,
-                Err(error) => {
-                    self.whole = false;
-                    self.metrics.failed();
-                    tracing::warn!(%error, ?retry, "service rules were not written; all will be written anew");
-                    retry = (retry * 2).min(LONGEST_RETRY);
-                }
-            }
-        }
+    /// How long to wait for updates before something else is to be done.
+    fn patience(&self) -> Duration {
+        if self.state == State::Unknown { self.retry } else { LOOK }
     }
 
     /// Takes updates into the table: of each Service, the last state alone.
-    fn take(&mut self, updates: impl Iterator<Item = Update>) -> Vec<Change> {
+    /// Changes come in batches, in each of which a frontend stands once.
+    fn take(&mut self, updates: impl Iterator<Item = Update>) -> [Vec<Change>; 2] {
         let mut changed: BTreeMap<NamespacedName, Option<Arc<Entry>>> = BTreeMap::new();
         let mut node = None;
         for update in updates {
@@ -113,33 +207,302 @@ impl<S: RuleSink> Worker<S> {
             changed.extend(update.services);
             node = update.node.or(node);
         }
-        self.metrics.queued(changed.len());
-        if let Some(node) = node.filter(|n| n != self.table.node()) {
-            // Rules as well as frontends depend on the node.
-            self.whole = false;
-            self.table.set_node(node);
+        let mut counted = Tally::default();
+        for (name, entry) in &changed {
+            let one = tally(self.table.entry(name), entry.as_deref());
+            counted.services += one.services;
+            counted.slices += one.slices;
+            counted.triggered.extend(one.triggered);
         }
-        self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())))
+        self.metrics.queued(&counted);
+        self.waiting.triggered.append(&mut counted.triggered);
+        if self.state == State::Waiting {
+            self.state = State::Unknown;
+        }
+        let mut of_node = Vec::new();
+        if let Some(node) = node.filter(|n| n != self.table.node()) {
+            // Where the node's rules depend on what changed, frontends alone are not enough.
+            if !node.same_rules(self.table.node()) {
+                self.state = State::Unknown;
+            }
+            of_node = self.table.set_node(node);
+        }
+        let of_services = self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())));
+        self.unserved.note(&of_node);
+        self.unserved.note(&of_services);
+        [of_node, of_services]
     }
 
-    fn step(&mut self, changes: &[Change]) -> Result<(), S::Error> {
-        if self.whole && changes.is_empty() && !self.sink.intact()? {
-            tracing::warn!("somebody removed the service rules; writing them anew");
-            self.whole = false;
+    /// Whether IPv4 and IPv6 have a part in a round: with everything, those that have rules.
+    fn families(&self, changes: &[Vec<Change>; 2]) -> [bool; 2] {
+        [false, true].map(|ipv6| match self.state {
+            State::Whole => changes.iter().flatten().any(|c| c.key().address.is_ipv6() == ipv6),
+            // IPv4's table always stands.
+            _ => !ipv6 || self.table.frontends().keys().next_back().is_some_and(|k| k.address.is_ipv6()),
+        })
+    }
+
+    /// Once in a while, when nothing comes: tries again, and looks whether all is as it was left.
+    fn look(&mut self) {
+        match self.state {
+            State::Waiting => return,
+            State::Unknown => return self.advance(&NOTHING),
+            State::Whole => {}
         }
+        match self.sink.intact() {
+            Ok(true) => {}
+            Ok(false) => self.repair(false),
+            Err(error) => self.failed(&error),
+        }
+        // What it tells is worth no failure.
+        if let Ok(now) = self.sink.flow_table() {
+            self.weigh(now);
+        }
+    }
+
+    /// Writes all anew because somebody else changed the rules.
+    fn repair(&mut self, at_once: bool) {
+        if self.state == State::Waiting {
+            return;
+        }
+        tracing::warn!("somebody else changed the service rules; writing them anew");
+        self.metrics.repaired(at_once);
+        self.state = State::Unknown;
+        self.advance(&NOTHING);
+    }
+
+    /// Carries changes out. What fails is tried once more at once, with everything written anew: the kernel had, or
+    /// had not, what it was thought to have (EEXIST, ENOENT), or its answers were lost (ENOBUFS).
+    fn advance(&mut self, changes: &[Vec<Change>; 2]) {
+        let incremental = self.state == State::Whole;
+        let mut outcome = self.step(changes);
+        if let (Err(error), true) = (&outcome, incremental) {
+            self.failed(error);
+            outcome = self.step(&NOTHING);
+        }
+        match outcome {
+            Ok(()) => {
+                self.retry = FIRST_RETRY;
+                if self.failing.take().is_some() {
+                    tracing::info!(revision = self.revision, "service rules are in force again");
+                }
+            }
+            Err(error) => {
+                self.failed(&error);
+                self.retry = (self.retry * 2).min(LONGEST_RETRY);
+            }
+        }
+    }
+
+    /// Counts a failure, and says it unless it was the last that was said.
+    fn failed(&mut self, error: &S::Error) {
+        self.state = State::Unknown;
+        self.metrics.failed(self.families(&NOTHING));
+        let text = error.to_string();
+        if self.failing.as_ref() != Some(&text) {
+            tracing::warn!(error = text, "service rules were not written; all will be written anew");
+            self.failing = Some(text);
+        }
+    }
+
+    fn step(&mut self, changes: &[Vec<Change>; 2]) -> Result<(), S::Error> {
         let begun = Instant::now();
-        let full = !self.whole;
+        let full = self.state != State::Whole;
+        let idle = changes.iter().all(Vec::is_empty);
+        let families = self.families(changes);
         if full {
-            self.sink.replace(self.table.node(), self.table.frontends())?;
-            self.whole = true;
-        } else if !changes.is_empty() {
-            self.sink.apply(changes)?;
+            self.unheard(true, |worker| worker.sink.replace(worker.table.node(), worker.table.frontends()))?;
+            self.state = State::Whole;
+        } else {
+            for batch in changes.iter().filter(|batch| !batch.is_empty()) {
+                self.unheard(elements(batch) > LOUD, |worker| worker.sink.apply(batch))?;
+            }
         }
-        if full || !changes.is_empty() {
-            let frontends = self.table.frontends().len();
-            self.metrics.synced(begun.elapsed(), full, frontends, self.revision);
+        if full || !idle {
+            self.metrics.synced(&Synced {
+                took: begun.elapsed(),
+                full,
+                families,
+                frontends: self.table.frontends().len(),
+                unserved: self.unserved.counts(),
+            });
         }
+        self.metrics.up_to_date(self.revision, &std::mem::take(&mut self.waiting.triggered));
         self.publish.send_if_modified(|r| std::mem::replace(r, self.revision) != self.revision);
-        self.sink.settle()
+        let settled = self.sink.settle();
+        self.metrics.flows(self.sink.flows());
+        if settled.is_err() {
+            self.metrics.not_cleaned(families);
+        }
+        settled
+    }
+
+    /// Writes, where `quietly` without anybody listening; what others did meanwhile is looked for behind it.
+    fn unheard(
+        &mut self,
+        quietly: bool,
+        write: impl FnOnce(&mut Self) -> Result<(), S::Error>,
+    ) -> Result<(), S::Error> {
+        let Some(watch) = self.watch.clone().filter(|_| quietly) else { return write(self) };
+        // Where the watch fails, the look once in a while is what is left.
+        let left = watch.listen(false);
+        let written = write(self);
+        if let Err(error) = left.and(watch.listen(true)) {
+            tracing::debug!(%error, "the rules are not listened to");
+        }
+        written?;
+        if !self.sink.intact()? {
+            self.metrics.repaired(false);
+            self.sink.replace(self.table.node(), self.table.frontends())?;
+        }
+        Ok(())
+    }
+
+    /// Says once that packets are lost for want of room, and once that they no longer are.
+    fn weigh(&mut self, now: Option<FlowTable>) {
+        let before = self.metrics.flow_table(now);
+        let (Some(before), Some(now)) = (before, now) else { return };
+        let losing = now.dropped > before.dropped;
+        match (self.losing, losing) {
+            (false, true) => tracing::warn!(
+                flows = now.entries,
+                limit = now.limit,
+                "the kernel's table of flows is full and new connections are lost: raise net.netfilter.nf_conntrack_max"
+            ),
+            (true, false) => {
+                tracing::info!(flows = now.entries, "the kernel's table of flows has room again")
+            }
+            _ => {}
+        }
+        self.losing = losing;
+    }
+}
+
+/// About how many elements changes write.
+fn elements(changes: &[Change]) -> usize {
+    let of = |f: Option<&Arc<Frontend>>| f.map_or(0, |f| 1 + f.flows_to().count());
+    changes.iter().map(|c| of(c.before()) + of(c.after())).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealane_proxy::{FrontendKey, InMemorySink, Installed, contract};
+
+    #[derive(Clone, Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Trouble(&'static str);
+
+    /// Fails so many times in a row, with what is left of its list.
+    #[derive(Default)]
+    struct Flaky(InMemorySink, Vec<&'static str>);
+
+    impl Flaky {
+        fn trouble(&mut self) -> Result<(), Trouble> {
+            self.1.pop().map_or(Ok(()), |text| Err(Trouble(text)))
+        }
+    }
+
+    impl RuleSink for Flaky {
+        type Error = Trouble;
+        fn replace(
+            &mut self,
+            node: &NodeContext,
+            frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
+        ) -> Result<(), Trouble> {
+            self.trouble()?;
+            let _ = self.0.replace(node, frontends);
+            Ok(())
+        }
+        fn apply(&mut self, changes: &[Change]) -> Result<(), Trouble> {
+            self.trouble()?;
+            let _ = self.0.apply(changes);
+            Ok(())
+        }
+        fn read_back(&mut self) -> Result<Installed, Trouble> {
+            self.0.read_back().map_err(|_| Trouble("never"))
+        }
+    }
+
+    fn worker(sink: Flaky) -> Worker<Flaky> {
+        Worker {
+            table: Table::new(contract::node()),
+            sink,
+            publish: watch::channel(0).0,
+            metrics: Arc::default(),
+            watch: None,
+            unserved: Unserved::default(),
+            waiting: Tally::default(),
+            state: State::Waiting,
+            failing: None,
+            retry: FIRST_RETRY,
+            losing: false,
+            revision: 0,
+        }
+    }
+
+    fn updates(seed: u64) -> impl Iterator<Item = Update> {
+        contract::history(seed, 8).into_iter().zip(1..).map(|(round, revision)| Update {
+            revision,
+            services: round.into_iter().map(|(name, entry)| (name, entry.map(Arc::new))).collect(),
+            node: None,
+        })
+    }
+
+    #[test]
+    fn a_change_that_fails_is_written_anew_at_once() {
+        let mut worker = worker(Flaky::default());
+        for (number, update) in updates(5).enumerate() {
+            // Every change: the kernel has what it was thought not to have.
+            if number > 0 {
+                worker.sink.1 = vec!["EEXIST"];
+            }
+            let changes = worker.take(std::iter::once(update));
+            worker.advance(&changes);
+            worker.sink.1.clear();
+            assert_eq!(worker.state, State::Whole);
+            let installed = worker.sink.read_back().unwrap();
+            let wanted = worker.table.frontends();
+            assert!(installed.len() == wanted.len() && installed.iter().all(|(k, f)| f.means(&wanted[k])));
+        }
+        assert!(worker.metrics.syncs().2 > 0);
+        assert_eq!(worker.failing, None);
+    }
+
+    #[test]
+    fn what_keeps_failing_is_tried_ever_more_seldom_and_said_once() {
+        let mut worker = worker(Flaky(InMemorySink::default(), vec!["ENOBUFS"; 20]));
+        let mut waits = Vec::new();
+        let first = updates(5).next().unwrap();
+        let changes = worker.take(std::iter::once(first));
+        worker.advance(&changes);
+        while worker.state != State::Whole {
+            assert_eq!(worker.failing.as_deref(), Some("ENOBUFS"));
+            waits.push(worker.patience());
+            worker.look();
+        }
+        assert_eq!((waits.len() as u64, worker.metrics.syncs().2), (20, 20));
+        assert!(waits.is_sorted() && waits[0] == 2 * FIRST_RETRY && waits[19] == LONGEST_RETRY, "{waits:?}");
+        assert_eq!((worker.failing.clone(), worker.retry), (None, FIRST_RETRY));
+    }
+
+    #[test]
+    fn nothing_is_written_before_the_first_update() {
+        let mut worker = worker(Flaky::default());
+        worker.look();
+        worker.repair(true);
+        assert_eq!((worker.sink.0.replaced, worker.state), (0, State::Waiting));
+    }
+
+    #[test]
+    fn a_table_of_flows_that_is_full_is_noticed_and_forgotten() {
+        let mut worker = worker(Flaky::default());
+        let seen = [(0, false), (5, true), (9, true), (9, false), (9, false), (10, true)].map(
+            |(dropped, expected)| {
+                worker.weigh(Some(FlowTable { entries: 1, limit: 1, dropped }));
+                (worker.losing, expected)
+            },
+        );
+        assert!(seen.iter().all(|(is, expected)| is == expected), "{seen:?}");
     }
 }

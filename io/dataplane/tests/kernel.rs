@@ -1,12 +1,12 @@
 //! The kernel's own state and real connections, in namespaces of the test's own. Needs root.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
 
 mod lab;
 
 use lab::{Lab, Namespace, Rules, answers, ask, connect, entry, name, pod_ip, pod_ip6, service};
 use sealane_catalog::{ServiceType, TrafficPolicy};
-use sealane_dataplane::{Update, spawn};
-use sealane_proxy::{RuleSink, Table, contract};
+use sealane_dataplane::{Update, address_sockets, follow_addresses, netlink_socket, spawn, spawn_watched};
+use sealane_proxy::{NodeContext, PodInterface, RuleSink, Table, contract};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
@@ -56,6 +56,18 @@ fn nft_lists_what_stands_there() {
     let sticky = sealane_catalog::Service { affinity_seconds: Some(60), ..service("b", &["10.96.0.30"]) };
     rules.set(entry(sticky, &endpoints(&[0, 1])));
     assert!(namespace.command("nft list ruleset").contains("update @affinity"));
+    let mut balanced =
+        sealane_catalog::Service { kind: ServiceType::LoadBalancer, ..service("c", &["10.96.0.40"]) };
+    balanced.cluster_ips.push("fd00:96::40".parse().unwrap());
+    balanced.source_ranges = vec!["198.18.0.0/16".into(), "2001:db8::/32".into()];
+    balanced.ingress = ["198.51.100.1", "2001:db8:198::1"]
+        .map(|ip| sealane_catalog::Ingress { ip: ip.parse().ok(), hostname: "".into(), proxy_mode: false })
+        .into();
+    rules.set(entry(balanced, &endpoints(&[0, 1])));
+    let guarded = namespace.command("nft list ruleset");
+    for text in ["198.51.100.1 . tcp . 80 . 198.18.0.0/16", "@sources drop", "goto balance-2-masquerade"] {
+        assert!(guarded.contains(text), "{text} is missing in\n{guarded}");
+    }
     rules.sink.clear().unwrap();
     assert_eq!(namespace.command("nft list ruleset"), "");
 }
@@ -291,6 +303,47 @@ fn changes_lose_no_connection() {
 }
 
 #[test]
+fn pods_are_told_by_their_links() {
+    let lab = Lab::new(2);
+    lab.serve();
+    lab.outside.ip(&format!("route add 10.244.0.0/16 via {}", lab::NODE_ADDRESS));
+    let reached = |interface: PodInterface| {
+        let context = NodeContext { pod_cidrs: vec![], pod_interface: Some(interface), ..lab::context() };
+        let mut table = Table::new(context.clone());
+        let web = entry(service("web", &["10.96.0.20"]), &endpoints(&[0]));
+        table.update([(&name("web"), Some(&web))]);
+        let mut sink = lab.node.sink();
+        sink.replace(&context, table.frontends()).unwrap();
+        [&lab.pods[1], &lab.outside].map(|from| answers(from, "10.96.0.20:80", 1)[0].1)
+    };
+    let (node, outside): (IpAddr, IpAddr) =
+        ("10.244.0.1".parse().unwrap(), lab::OUTSIDE_ADDRESS.parse().unwrap());
+    assert_eq!(reached(PodInterface::Prefix("pod".into())), [pod_ip(1), node]);
+    assert_eq!(reached(PodInterface::Named("pod1".into())), [pod_ip(1), node]);
+    assert_eq!(reached(PodInterface::Named("pod".into())), [node, node], "a name is no prefix");
+    assert_eq!(reached(PodInterface::Named("out".into())), [node, outside]);
+}
+
+#[test]
+fn the_machines_addresses_are_followed() {
+    let namespace = Namespace::new();
+    let (publish, mut addresses) = tokio::sync::watch::channel(None);
+    follow_addresses(namespace.run(address_sockets).unwrap(), publish).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut seen = |wanted: &[&str]| {
+        let wanted: BTreeSet<IpAddr> = wanted.iter().map(|a| a.parse().unwrap()).collect();
+        runtime.block_on(addresses.wait_for(|found| found.as_ref() == Some(&wanted))).unwrap();
+    };
+    seen(&["127.0.0.1", "::1"]);
+    namespace.ip("addr add 192.0.2.77/32 dev lo");
+    seen(&["127.0.0.1", "192.0.2.77", "::1"]);
+    namespace.ip("addr add 2001:db8::77/128 dev lo nodad");
+    seen(&["127.0.0.1", "192.0.2.77", "::1", "2001:db8::77"]);
+    namespace.ip("addr del 192.0.2.77/32 dev lo");
+    seen(&["127.0.0.1", "::1", "2001:db8::77"]);
+}
+
+#[test]
 fn the_thread_follows_and_repairs() {
     let lab = Lab::new(2);
     lab.serve();
@@ -327,6 +380,118 @@ fn the_thread_follows_and_repairs() {
     assert!(proxy.metrics().syncs().2 >= 1);
     drop(updates);
     proxy.join();
+}
+
+/// Whatever others do to the table is noticed when they do it: the look once a second would not see half of it.
+#[test]
+fn what_others_do_is_repaired_at_once() {
+    let lab = Lab::new(2);
+    lab.serve();
+    let (updates, inbox) = std::sync::mpsc::channel();
+    let sink = lab.node.sink();
+    let watch = sink.watch(lab.node.run(netlink_socket).unwrap()).unwrap();
+    let proxy = spawn_watched(Table::new(lab::context()), sink, inbox, watch).unwrap();
+    let web = Some(Arc::new(entry(service("web", &["10.96.0.20", "fd00:96::20"]), &endpoints(&[0]))));
+    updates.send(Update { revision: 1, services: vec![(name("web"), web)], node: None }).unwrap();
+    let until = |what: &str, reached: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !reached() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::yield_now();
+        }
+        begun.elapsed()
+    };
+    until("the first sync", &|| *proxy.applied().borrow() == 1);
+    assert_eq!(answers(&lab.pods[1], "10.96.0.20:80", 1), [(0, pod_ip(1))]);
+    for (number, deed) in (1..).zip([
+        "nft flush ruleset",
+        "nft flush table ip sealane",
+        "nft delete table ip sealane",
+        "nft delete table ip6 sealane",
+        "nft flush map ip sealane services",
+        "nft delete element ip sealane services { 10.96.0.20 . tcp . 80 }",
+        "nft insert rule ip sealane services drop",
+        "nft flush chain ip sealane prerouting",
+    ]) {
+        lab.node.command(deed);
+        let took =
+            until(deed, &|| proxy.metrics().repairs().0 >= number && proxy.metrics().syncs().0 > number);
+        println!("{deed}: in force again after {took:?}");
+        assert_eq!(answers(&lab.pods[1], "10.96.0.20:80", 1), [(0, pod_ip(1))], "{deed}");
+    }
+    // What others do to their own tables is theirs.
+    let before = proxy.metrics().repairs();
+    lab.node.command("nft add table ip other");
+    lab.node.command("nft delete table ip other");
+    let none = Some(Arc::new(entry(service("web", &["10.96.0.20"]), &[])));
+    updates.send(Update { revision: 2, services: vec![(name("web"), none)], node: None }).unwrap();
+    until("a change", &|| *proxy.applied().borrow() == 2);
+    assert_eq!(proxy.metrics().repairs(), before);
+    assert_eq!(proxy.metrics().syncs().2, 0, "nothing failed");
+    drop(updates);
+    proxy.join();
+}
+
+#[test]
+fn udp_flows_end_with_their_service_and_stay_with_who_still_serves() {
+    let lab = Lab::new(3);
+    lab.serve();
+    let mut rules = Rules::new(&lab.node);
+    let dns = service("dns", &["10.96.0.10"]);
+    rules.set(entry(dns.clone(), &endpoints(&[0])));
+    let connected = |to: &'static str| {
+        lab.pods[2].run(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(to).unwrap();
+            socket
+        })
+    };
+    let socket = connected("10.96.0.10:80");
+    assert_eq!(ask(&socket).unwrap().0, 0);
+    // It terminates and serves on: who was with it stays, who is new is not.
+    let mut leaving = entry(dns.clone(), &endpoints(&[0, 1]));
+    let slice = Arc::make_mut(&mut leaving.slices[0]);
+    (slice.endpoints[0].ready, slice.endpoints[0].terminating) = (false, true);
+    rules.set(leaving);
+    assert_eq!(ask(&socket).unwrap().0, 0);
+    assert_eq!(ask(&connected("10.96.0.10:80")).unwrap().0, 1);
+    // It stops serving.
+    rules.set(entry(dns.clone(), &endpoints(&[1])));
+    assert_eq!(ask(&socket).unwrap().0, 1);
+    // The Service is deleted: its address is nobody's, and the flow is not led anywhere any more.
+    let other = connected("10.244.1.2:8080");
+    assert_eq!(ask(&other).unwrap().0, 1);
+    let changes = rules.table.update([(&dns.key, None)]);
+    rules.sink.apply(&changes).unwrap();
+    rules.sink.settle().unwrap();
+    assert!(ask(&socket).is_err());
+    assert_eq!(ask(&other).unwrap().0, 1);
+    let flows = rules.sink.flow_table().unwrap().unwrap();
+    assert!(flows.entries > 0 && flows.limit > flows.entries && flows.dropped == 0, "{flows:?}");
+}
+
+/// One Service of 100,000 endpoints, beside which another comes, changes and goes.
+#[test]
+fn a_hundred_thousand_endpoints() {
+    let namespace = Namespace::new();
+    let mut rules = Rules::new(&namespace);
+    let many: Vec<(IpAddr, &str)> =
+        (0..100_000u32).map(|n| (std::net::Ipv4Addr::from(0x0a80_0000 + n).into(), "n1")).collect();
+    let mut big = service("big", &["10.96.0.20"]);
+    big.ports.truncate(1);
+    rules.set(entry(big.clone(), &many));
+    rules.set(entry(service("small", &["10.96.0.21"]), &endpoints(&[0])));
+    rules.set(entry(service("small", &["10.96.0.21"]), &endpoints(&[1, 2])));
+    let agree = |rules: &mut Rules| {
+        let installed = rules.sink.read_back().unwrap();
+        assert_eq!(installed.len(), rules.table.frontends().len());
+        assert!(rules.table.frontends().values().all(|f| f.means(&installed[&f.key])));
+    };
+    agree(&mut rules);
+    rules.set(entry(big.clone(), &many[1..]));
+    agree(&mut rules);
+    rules.set(entry(big, &[]));
+    agree(&mut rules);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use kube::Api as Objects;
 use kube::runtime::wait::await_condition;
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
-use sealane_dataplane::{NftSink, Proxy, Update, netlink_socket};
+use sealane_dataplane::{NetlinkError, NftSink, Proxy, Update, netlink_socket};
 use sealane_host::{Host, HostConfig, Rootless};
 use sealane_node::{Agent, AgentConfig, NodeHandle};
 use sealane_pki::Pki;
@@ -220,14 +220,21 @@ impl Network {
         let at = system::api_for_pods(self.host.config().gateway());
         let bound = self.host.node_network(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
         let api = self.api.serve(bound.map_err(|e| format!("{at} in the node's network: {e}"))?)?;
-        let socket = self.host.node_network(netlink_socket).await.map_err(|e| e.to_string())?;
-        let sink = NftSink::open(socket.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        let both = || Ok::<_, NetlinkError>((netlink_socket()?, netlink_socket()?));
+        let opened = self.host.node_network(both).await.map_err(|e| e.to_string())?;
+        let open = |(socket, second)| {
+            let sink = NftSink::open(socket)?;
+            Ok::<_, NetlinkError>((sink.watch(second)?, sink))
+        };
+        let (rules, sink) = opened.and_then(open).map_err(|e| e.to_string())?;
         let mut context = NodeContext::new(self.config.node_name.as_str());
+        context.addresses = vec![self.host.config().gateway().into()];
         context.node_port_addresses = vec![self.host.config().gateway().into()];
         let cidr = self.config.pod_cidr;
         context.pod_cidrs = cidr.to_string().parse().into_iter().collect();
         let (updates, inbox) = std::sync::mpsc::channel();
-        let proxy = sealane_dataplane::spawn(Table::new(context), sink, inbox).map_err(|e| e.to_string())?;
+        let proxy = sealane_dataplane::spawn_watched(Table::new(context), sink, inbox, rules)
+            .map_err(|e| e.to_string())?;
         // The proxy's thread ends with its feed.
         let feed = tokio::spawn(feed(self.snapshots.clone(), updates)).abort_handle();
         let mut applied = proxy.applied().clone();

@@ -28,16 +28,20 @@ pub(crate) struct Action {
     pub(crate) affinity: Option<u32>,
     /// Pods and the node get the verdict, the node masqueraded; others what map `outside` has for them.
     pub(crate) split: bool,
+    /// Whom set `sources` does not admit is swallowed first.
+    pub(crate) guarded: bool,
 }
 
 impl Action {
     /// For a target under a policy. Who is refused needs neither masquerade nor affinity: they share a chain.
     fn new(target: &Target, offset: u32, masquerade: Masquerade, affinity: Option<u32>) -> Self {
-        let plain = |verdict| Self { verdict, masquerade: Masquerade::Never, affinity: None, split: false };
+        let none = Masquerade::Never;
+        let plain =
+            |verdict| Self { verdict, masquerade: none, affinity: None, split: false, guarded: false };
         match target {
             Target::Balance(backends) => {
                 let count = backends.len() as u32;
-                Self { verdict: Verdict::Balance { count, offset }, masquerade, affinity, split: false }
+                Self { masquerade, affinity, ..plain(Verdict::Balance { count, offset }) }
             }
             Target::Reject => plain(Verdict::Reject),
             Target::Drop => plain(Verdict::Drop),
@@ -47,13 +51,18 @@ impl Action {
     /// For those whom map `services` serves.
     pub(crate) fn of(frontend: &Frontend) -> Self {
         let action = Self::new(&frontend.target, 0, frontend.masquerade, frontend.affinity);
-        Self { split: frontend.outside.is_some(), ..action }
+        Self { split: frontend.outside.is_some(), guarded: frontend.sources.is_some(), ..action }
     }
 
     /// For those whom map `outside` serves.
     pub(crate) fn of_outside(frontend: &Frontend) -> Option<Self> {
         let target = frontend.outside.as_ref()?;
         Some(Self::new(target, OUTSIDE_OFFSET, Masquerade::Never, frontend.affinity))
+    }
+
+    /// Where a guarded chain sends whom it admits.
+    pub(crate) fn behind_guard(self) -> Action {
+        Action { guarded: false, ..self }
     }
 
     /// Where a split chain sends Pods, and where the node itself.
@@ -69,6 +78,9 @@ impl Action {
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.guarded {
+            f.write_str("guarded-")?;
+        }
         if self.split {
             f.write_str("split-")?;
         }
@@ -94,6 +106,10 @@ impl FromStr for Action {
     type Err = ();
 
     fn from_str(name: &str) -> Result<Self, ()> {
+        let (guarded, name) = match name.strip_prefix("guarded-") {
+            Some(rest) => (true, rest),
+            None => (false, name),
+        };
         let (split, name) = match name.strip_prefix("split-") {
             Some(rest) => (true, rest),
             None => (false, name),
@@ -119,7 +135,8 @@ impl FromStr for Action {
             None => None,
             Some(_) => Some(words.next().and_then(|w| w.parse().ok()).ok_or(())?),
         };
-        if words.next().is_some() { Err(()) } else { Ok(Self { verdict, masquerade, affinity, split }) }
+        let action = Self { verdict, masquerade, affinity, split, guarded };
+        if words.next().is_some() { Err(()) } else { Ok(action) }
     }
 }
 
@@ -135,8 +152,10 @@ mod tests {
             for masquerade in [Masquerade::Never, Masquerade::OffCluster, Masquerade::Always] {
                 for affinity in [None, Some(10_800)] {
                     for split in [false, true] {
-                        let action = Action { verdict, masquerade, affinity, split };
-                        assert_eq!(action.to_string().parse(), Ok(action));
+                        for guarded in [false, true] {
+                            let action = Action { verdict, masquerade, affinity, split, guarded };
+                            assert_eq!(action.to_string().parse(), Ok(action));
+                        }
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::action::OUTSIDE_OFFSET;
 use super::expr::Verdict;
-use super::layout::{Family, Set, TABLE, kind};
+use super::layout::{Family, Set, TABLE, kind, octets};
 use crate::message::{Messages, flags};
 use sealane_catalog::Protocol;
 use sealane_proxy::{Backend, Frontend, FrontendKey};
@@ -16,13 +16,6 @@ const FRAMING: usize = 24;
 
 pub(crate) fn family(key: &FrontendKey) -> Family {
     if key.address.is_ipv4() { Family::V4 } else { Family::V6 }
-}
-
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
 }
 
 /// IANA's number.
@@ -111,6 +104,11 @@ pub(crate) fn elements(frontend: &Frontend, actions: (u32, Option<u32>)) -> Elem
         }
         out.insert((Set::Endpoints, endpoint_octets(&key, index)), value);
     }
+    for range in frontend.sources.iter().flat_map(|r| r.iter()) {
+        let [first, last] = [range.network(), range.last()].map(|a| [&key[..], &octets(a)].concat());
+        // Where a range begins and where it ends, in one.
+        out.insert((Set::Sources, [first, last].concat()), Vec::new());
+    }
     out.insert((Set::Services, key), actions.0.to_ne_bytes().to_vec());
     out
 }
@@ -150,8 +148,14 @@ impl ElementList {
                 a.text(2, set.name());
                 a.nest(3, |list| {
                     for (key, value) in part {
+                        // A range's key is its beginning and its end.
+                        let half = if set == Set::Sources { key.len() / 2 } else { key.len() };
+                        let (key, end) = key.split_at(half);
                         list.nest(1, |e| {
                             e.nest(1, |k| k.bytes(1, key));
+                            if !end.is_empty() {
+                                e.nest(10, |k| k.bytes(1, end));
+                            }
                             if !value.is_empty() {
                                 e.nest(2, |v| v.bytes(1, value));
                             }

@@ -50,11 +50,19 @@ pub(crate) enum Expr<'a> {
     SetMetaMark {
         from: Register,
     },
+    /// Name of the link that the packet came in by, over four registers.
+    InputInterface {
+        to: Register,
+    },
     CtStatus {
         to: Register,
     },
     /// `fib saddr type`.
     SourceType {
+        to: Register,
+    },
+    /// `fib daddr type`.
+    DestinationType {
         to: Register,
     },
     Random {
@@ -80,6 +88,11 @@ pub(crate) enum Expr<'a> {
         set: &'a str,
         key: Register,
         to: Option<Register>,
+    },
+    /// In no element of a set.
+    Outside {
+        set: &'a str,
+        key: Register,
     },
     /// In a verdict map.
     Dispatch {
@@ -115,13 +128,16 @@ impl Expr<'_> {
     fn name(&self) -> &'static str {
         match self {
             Expr::Payload { .. } => "payload",
-            Expr::MetaProtocol { .. } | Expr::MetaMark { .. } | Expr::SetMetaMark { .. } => "meta",
+            Expr::MetaProtocol { .. }
+            | Expr::MetaMark { .. }
+            | Expr::SetMetaMark { .. }
+            | Expr::InputInterface { .. } => "meta",
             Expr::CtStatus { .. } => "ct",
-            Expr::SourceType { .. } => "fib",
+            Expr::SourceType { .. } | Expr::DestinationType { .. } => "fib",
             Expr::Random { .. } => "numgen",
             Expr::Bitwise { .. } => "bitwise",
             Expr::Equal { .. } | Expr::Differs { .. } => "cmp",
-            Expr::Lookup { .. } | Expr::Dispatch { .. } => "lookup",
+            Expr::Lookup { .. } | Expr::Outside { .. } | Expr::Dispatch { .. } => "lookup",
             Expr::Verdict(_) => "immediate",
             Expr::Refuse { .. } => "reject",
             Expr::Dnat { .. } => "nat",
@@ -147,10 +163,14 @@ impl Expr<'_> {
             Expr::MetaProtocol { to } => numbers(a, &[(1, to.number()), (2, 16)]),
             Expr::MetaMark { to } => numbers(a, &[(1, to.number()), (2, 3)]),
             Expr::SetMetaMark { from } => numbers(a, &[(2, 3), (3, from.number())]),
+            // NFT_META_IIFNAME
+            Expr::InputInterface { to } => numbers(a, &[(1, to.number()), (2, 6)]),
             // NFT_CT_STATUS
             Expr::CtStatus { to } => numbers(a, &[(1, to.number()), (2, 2)]),
             // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_SADDR
             Expr::SourceType { to } => numbers(a, &[(1, to.number()), (2, 3), (3, 1)]),
+            // NFTA_FIB_F_DADDR
+            Expr::DestinationType { to } => numbers(a, &[(1, to.number()), (2, 3), (3, 2)]),
             Expr::Random { modulus, offset, to } => {
                 numbers(a, &[(1, to.number()), (2, *modulus), (3, 1), (4, *offset)]);
             }
@@ -167,6 +187,11 @@ impl Expr<'_> {
                 if let Some(to) = to {
                     a.u32(3, to.number());
                 }
+            }
+            Expr::Outside { set, key } => {
+                a.text(1, set);
+                // NFT_LOOKUP_F_INV
+                numbers(a, &[(2, key.number()), (5, 1)]);
             }
             Expr::Dispatch { map, key } => {
                 a.text(1, map);

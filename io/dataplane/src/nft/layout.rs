@@ -4,7 +4,8 @@ use super::action::{Action, Verdict as Serves};
 use super::expr::{Base, Expr, Register, Verdict};
 use crate::message::{Attributes, Messages, flags};
 use crate::netlink::SUBSYSTEM_NFTABLES;
-use sealane_proxy::{Masquerade, NodeContext};
+use sealane_proxy::{Cidr, Masquerade, NodeContext, PodInterface};
+use std::net::IpAddr;
 
 /// The table's name in both families.
 pub(crate) const TABLE: &str = "sealane";
@@ -19,7 +20,9 @@ pub(crate) mod kind {
     pub(crate) const GET_TABLE: u16 = nftables(1);
     pub(crate) const DELETE_TABLE: u16 = nftables(2);
     pub(crate) const NEW_CHAIN: u16 = nftables(3);
+    pub(crate) const GET_CHAIN: u16 = nftables(4);
     pub(crate) const NEW_RULE: u16 = nftables(6);
+    pub(crate) const GET_RULE: u16 = nftables(7);
     pub(crate) const NEW_SET: u16 = nftables(9);
     pub(crate) const NEW_ELEMENTS: u16 = nftables(12);
     pub(crate) const GET_ELEMENTS: u16 = nftables(13);
@@ -97,6 +100,14 @@ impl Family {
     }
 }
 
+/// An address as packets carry it.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
 /// Sets and maps of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Set {
@@ -108,6 +119,7 @@ pub(crate) enum Set {
     Members,
     Cluster,
     Hairpin,
+    Sources,
     Affinity,
 }
 
@@ -131,6 +143,16 @@ impl Type {
         }
     }
 
+    /// Bytes of a value, without what fills its registers up.
+    fn octets(self, family: Family) -> u32 {
+        match self {
+            Type::Address => family.octets() as u32,
+            Type::Protocol => 1,
+            Type::Port => 2,
+            Type::Mark => 4,
+        }
+    }
+
     fn length(self, family: Family) -> u32 {
         if matches!(self, Type::Address) { family.octets() as u32 } else { 4 }
     }
@@ -144,6 +166,10 @@ fn concatenated(types: &[Type], family: Family) -> (u32, u32) {
         .fold((0, 0), |(number, length), t| (number << 6 | t.number(family), length + t.length(family)))
 }
 
+/// RTN_LOCAL: what `fib ... type` says of the node's own addresses.
+const LOCAL: u32 = 2;
+/// IFNAMSIZ.
+const INTERFACE_NAME: usize = 16;
 /// The most clients that affinity remembers; those beyond are balanced afresh.
 const AFFINITY_SIZE: u32 = 1 << 18;
 /// The most chains.
@@ -151,7 +177,7 @@ const ACTIONS_SIZE: u32 = 1 << 16;
 
 impl Set {
     /// All, in the order of their making.
-    pub(crate) const ALL: [Set; 9] = [
+    pub(crate) const ALL: [Set; 10] = [
         Set::Services,
         Set::Outside,
         Set::Actions,
@@ -160,6 +186,7 @@ impl Set {
         Set::Members,
         Set::Cluster,
         Set::Hairpin,
+        Set::Sources,
         Set::Affinity,
     ];
 
@@ -173,6 +200,7 @@ impl Set {
             Set::Members => "members",
             Set::Cluster => "cluster",
             Set::Hairpin => "hairpin",
+            Set::Sources => "sources",
             Set::Affinity => "affinity",
         }
     }
@@ -186,6 +214,7 @@ impl Set {
             Set::Members => &[Address, Protocol, Port, Address, Port],
             Set::Cluster => &[Address],
             Set::Hairpin => &[Address, Address],
+            Set::Sources => &[Address, Protocol, Port, Address],
             Set::Affinity => &[Address, Address, Protocol, Port],
         }
     }
@@ -195,15 +224,17 @@ impl Set {
         match self {
             Set::Services | Set::Outside => &[Type::Mark],
             Set::Endpoints | Set::Affinity => &[Type::Address, Type::Port],
-            Set::Actions | Set::Leaves | Set::Members | Set::Cluster | Set::Hairpin => &[],
+            Set::Actions | Set::Leaves | Set::Members | Set::Cluster | Set::Hairpin | Set::Sources => &[],
         }
     }
 
     /// Writes its creation, with room for `size` elements.
     pub(crate) fn create(self, family: Family, id: u32, size: u32, out: &mut Messages) {
+        const INTERVAL: u32 = 0x4;
         const MAP: u32 = 0x8;
         const TIMEOUT: u32 = 0x10;
         const EVALUATED: u32 = 0x20;
+        const CONCATENATED: u32 = 0x80;
         const VERDICT_TYPE: u32 = 0xffff_ff00;
         let (key_type, key_length) = concatenated(self.key(), family);
         let (value_type, value_length) = concatenated(self.value(), family);
@@ -211,6 +242,7 @@ impl Set {
             Set::Services | Set::Outside | Set::Endpoints => (MAP, size),
             Set::Actions | Set::Leaves => (MAP, ACTIONS_SIZE),
             Set::Members | Set::Cluster | Set::Hairpin => (0, size),
+            Set::Sources => (INTERVAL | CONCATENATED, size),
             Set::Affinity => (MAP | TIMEOUT | EVALUATED, AFFINITY_SIZE),
         };
         out.push(kind::NEW_SET, flags::CREATE | flags::EXCLUSIVE, family.number(), |a| {
@@ -228,7 +260,14 @@ impl Set {
                 }
                 _ => {}
             }
-            a.nest(9, |description| description.u32(1, size));
+            a.nest(9, |description| {
+                description.u32(1, size);
+                if self == Set::Sources {
+                    description.nest(2, |fields| {
+                        self.key().iter().for_each(|t| fields.nest(1, |f| f.u32(1, t.octets(family))));
+                    });
+                }
+            });
             a.u32(10, id);
         });
     }
@@ -295,15 +334,46 @@ pub(crate) fn static_chains(family: Family, node: &NodeContext, out: &mut Messag
     rule(family, "services", &lookup, out);
     // A port of a cluster address that no Service has. Rejecting from a chain of type nat means that only the
     // first packet of a connection is looked up, once.
+    let kind = Register(0);
+    let elsewhere = [
+        Expr::DestinationType { to: kind },
+        Expr::Differs { register: kind, value: LOCAL.to_ne_bytes().to_vec() },
+    ];
+    let [kind_of, not_local] = elsewhere.clone();
     let unused = [
         load_address(family, family.destination()),
         Expr::Lookup { set: Set::Cluster.name(), key: destination, to: None },
+        // Where a Service has an address of the node's, the node's other ports are its own.
+        kind_of,
+        not_local,
         Expr::Refuse { code: family.port_unreachable() },
     ];
     rule(family, "services", &unused, out);
+    // What is no Service's is nobody's, lest it go round between nodes and gateways; but for the node's own and Pods'.
+    let of_family = |ranges: &[Cidr]| -> Vec<Cidr> {
+        ranges.iter().copied().filter(|c| c.network().is_ipv4() == (family == Family::V4)).collect()
+    };
+    let is_for = |range: &Cidr| {
+        [
+            load_address(family, destination),
+            Expr::Bitwise { register: destination, mask: range.mask(), xor: vec![0; family.octets()] },
+            Expr::Equal { register: destination, value: octets(range.network()) },
+        ]
+    };
+    for service_range in of_family(&node.service_cidrs) {
+        // Ranges that overlap by mistake: Pods go on to be reached.
+        let overlaps =
+            |pods: &Cidr| service_range.contains(pods.network()) || pods.contains(service_range.network());
+        for pods in of_family(&node.pod_cidrs).iter().filter(|p| overlaps(p)) {
+            let to_pods = [&is_for(pods)[..], &[Expr::Verdict(Verdict::Return)]].concat();
+            rule(family, "services", &to_pods, out);
+        }
+        let unassigned = [&is_for(&service_range)[..], &elsewhere, &[Expr::Verdict(Verdict::Drop)]].concat();
+        rule(family, "services", &unassigned, out);
+    }
 
     new_chain(family, "offcluster", out);
-    for range in pod_ranges(family, node) {
+    for range in from_pods(family, node) {
         rule(family, "offcluster", &[&range[..], &[Expr::Verdict(Verdict::Return)]].concat(), out);
     }
     rule(family, "offcluster", &mark(node), out);
@@ -363,23 +433,31 @@ fn load_key(family: Family) -> Vec<Expr<'static>> {
     ]
 }
 
-/// For each Pod range, what matches sources in it.
-fn pod_ranges(family: Family, node: &NodeContext) -> Vec<Vec<Expr<'static>>> {
-    let octets = |address| match address {
-        std::net::IpAddr::V4(a) => a.octets().to_vec(),
-        std::net::IpAddr::V6(a) => a.octets().to_vec(),
-    };
+/// What matches Pods: each of their ranges, and their links.
+fn from_pods(family: Family, node: &NodeContext) -> Vec<Vec<Expr<'static>>> {
+    let register = Register(0);
+    let named = node.pod_interface.as_ref().map(|interfaces| match interfaces {
+        PodInterface::Named(name) => {
+            let mut whole = name.as_bytes().to_vec();
+            whole.resize(INTERFACE_NAME, 0);
+            whole
+        }
+        PodInterface::Prefix(prefix) => prefix.as_bytes().to_vec(),
+    });
+    // No link has a longer name, so none is meant; and every link has a name.
+    let named = named.filter(|name| (1..=INTERFACE_NAME).contains(&name.len()));
+    let links =
+        named.map(|value| vec![Expr::InputInterface { to: register }, Expr::Equal { register, value }]);
     let ranges = node.pod_cidrs.iter().filter(|c| c.network().is_ipv4() == (family == Family::V4));
-    ranges
-        .map(|range| {
-            let register = family.source();
-            vec![
-                load_address(family, register),
-                Expr::Bitwise { register, mask: range.mask(), xor: vec![0; family.octets()] },
-                Expr::Equal { register, value: octets(range.network()) },
-            ]
-        })
-        .collect()
+    let ranges = ranges.map(|range| {
+        let register = family.source();
+        vec![
+            load_address(family, register),
+            Expr::Bitwise { register, mask: range.mask(), xor: vec![0; family.octets()] },
+            Expr::Equal { register, value: octets(range.network()) },
+        ]
+    });
+    ranges.chain(links).collect()
 }
 
 /// Asks postrouting for masquerade.
@@ -397,6 +475,9 @@ fn mark(node: &NodeContext) -> [Expr<'static>; 3] {
 pub(crate) fn action_chain(family: Family, action: Action, node: &NodeContext, out: &mut Messages) {
     let name = action.to_string();
     new_chain(family, &name, out);
+    if action.guarded {
+        return guard_rules(family, &name, action, out);
+    }
     if action.split {
         return split_rules(family, &name, action, node, out);
     }
@@ -421,13 +502,26 @@ pub(crate) fn action_chain(family: Family, action: Action, node: &NodeContext, o
     }
 }
 
+/// `loadBalancerSourceRanges`: swallows whom it does not admit, before anything else can be said of the packet.
+fn guard_rules(family: Family, name: &str, action: Action, out: &mut Messages) {
+    let mut strangers = load_key(family);
+    let length = family.octets() as u32;
+    // Behind the port: the set's keys lie in one piece.
+    let to = family.chosen();
+    strangers.push(Expr::Payload { base: Base::Network, offset: family.source_offset(), length, to });
+    strangers.push(Expr::Outside { set: Set::Sources.name(), key: family.destination() });
+    strangers.push(Expr::Verdict(Verdict::Drop));
+    rule(family, name, &strangers, out);
+    let admitted = action.behind_guard().to_string();
+    rule(family, name, &[Expr::Verdict(Verdict::Goto(&admitted))], out);
+}
+
 /// `externalTrafficPolicy: Local`, as kube-proxy's external chain has it: Pods short-circuit to all endpoints,
 /// the node does so masqueraded, and the rest of the world gets the endpoints of this node.
 fn split_rules(family: Family, name: &str, action: Action, node: &NodeContext, out: &mut Messages) {
-    const LOCAL: u32 = 2;
     let (pods, own) = action.inside();
     let (pods, own) = (pods.to_string(), own.to_string());
-    for range in pod_ranges(family, node) {
+    for range in from_pods(family, node) {
         rule(family, name, &[&range[..], &[Expr::Verdict(Verdict::Goto(&pods))]].concat(), out);
     }
     let from_node = [

@@ -10,6 +10,7 @@
 //! affinity   (source, address, protocol, port)            -> (address, port)   learnt by the kernel, with a timeout
 //! members    (address, protocol, port, address, port)     set: backends that affinity may still lead to
 //! cluster    address                                      set: other ports of cluster addresses are refused
+//! sources    (address, protocol, port, address range)     set: whom a load balancer's address admits
 //! hairpin    (address, address)                           set: endpoints that reach themselves
 //! ```
 //!
@@ -21,5 +22,8 @@ mod expr;
 mod layout;
 mod read;
 mod sink;
+mod trace;
 
+pub(crate) use layout::TABLE;
 pub use sink::NftSink;
+pub use trace::{Ruleset, TraceError};

@@ -6,9 +6,10 @@ use super::layout::{Family, Set, TABLE, kind};
 use crate::message::{AttributeIter, Messages, flags};
 use crate::netlink::{Netlink, NetlinkError};
 use sealane_catalog::NamespacedName;
-use sealane_proxy::{Backend, Class, Frontend, FrontendKey, Installed, Target};
+use sealane_proxy::{Backend, Cidr, Class, Frontend, FrontendKey, Installed, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A set's elements: keys, and values as their attributes.
 fn dump(
@@ -16,6 +17,16 @@ fn dump(
     family: Family,
     set: Set,
     mut visit: impl FnMut(&[u8], Option<AttributeIter<'_>>),
+) -> Result<(), NetlinkError> {
+    dump_ranges(netlink, family, set, |key, _, value| visit(key, value))
+}
+
+/// As [`dump`], with the end of each element that is a range.
+pub(super) fn dump_ranges(
+    netlink: &mut Netlink,
+    family: Family,
+    set: Set,
+    mut visit: impl FnMut(&[u8], Option<&[u8]>, Option<AttributeIter<'_>>),
 ) -> Result<(), NetlinkError> {
     let mut request = Messages::default();
     request.push(kind::GET_ELEMENTS, flags::DUMP, family.number(), |a| {
@@ -27,7 +38,7 @@ fn dump(
         for (_, element) in attributes.nest(3).into_iter().flatten() {
             let element = AttributeIter::new(element);
             if let Some(key) = element.nest(1).and_then(|k| k.get(1)) {
-                visit(key, element.nest(2));
+                visit(key, element.nest(10).and_then(|k| k.get(1)), element.nest(2));
             }
         }
     })
@@ -65,6 +76,14 @@ fn served(
     Ok(served)
 }
 
+/// The prefix that begins and ends so.
+fn range(first: IpAddr, last: IpAddr) -> Option<Cidr> {
+    let longest = if first.is_ipv4() { 32 } else { 128 };
+    (0..=longest)
+        .filter_map(|bits| Cidr::new(first, bits))
+        .find(|range| range.network() == first && range.last() == last)
+}
+
 /// Frontends as packets meet them. Whose they are the kernel does not know: names are empty. An endpoint that a
 /// chain would look for in vain is missing among the backends.
 pub(super) fn frontends(netlink: &mut Netlink, family: Family) -> Result<Installed, NetlinkError> {
@@ -82,6 +101,16 @@ pub(super) fn frontends(netlink: &mut Netlink, family: Family) -> Result<Install
     })?;
     let mut cluster: BTreeSet<IpAddr> = BTreeSet::new();
     dump(netlink, family, Set::Cluster, |key, _| cluster.extend(read_address(key, family)))?;
+    let mut sources: BTreeMap<FrontendKey, Vec<Cidr>> = BTreeMap::new();
+    dump_ranges(netlink, family, Set::Sources, |key, end, _| {
+        if let Some((frontend, at)) = read_frontend(key, family)
+            && let Some(first) = key.get(at..).and_then(|k| read_address(k, family))
+            && let Some(last) = end.and_then(|e| e.get(at..)).and_then(|e| read_address(e, family))
+            && let Some(range) = range(first, last)
+        {
+            sources.entry(frontend).or_default().push(range);
+        }
+    })?;
     let target = |key: &FrontendKey, action: &Action| match action.verdict {
         Verdict::Reject => Target::Reject,
         Verdict::Drop => Target::Drop,
@@ -100,6 +129,10 @@ pub(super) fn frontends(netlink: &mut Netlink, family: Family) -> Result<Install
             affinity: action.affinity.or(outside.and_then(|a| a.affinity)),
             masquerade: action.masquerade,
             target: target(key, action),
+            sources: action
+                .guarded
+                .then(|| Cidr::outermost(sources.get(key).into_iter().flatten().copied()).into()),
+            lingering: Arc::default(),
             outside: outside.map(|a| target(key, a)),
         };
         (*key, frontend)

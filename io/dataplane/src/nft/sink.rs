@@ -1,15 +1,18 @@
 //! The sink: what stands in the kernel, and the batches that change it.
 
 use super::action::Action;
-use super::elements::{ElementList, Elements, add_action, elements, family, octets};
-use super::layout::{self, Family, Set, TABLE, kind};
+use super::elements::{ElementList, Elements, add_action, elements, family};
+use super::layout::{self, Family, Set, TABLE, kind, octets};
 use super::read;
+use super::trace::Ruleset;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::watch::Watch;
 use rustix::fd::OwnedFd;
-use sealane_proxy::{Change, Class, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
-use std::collections::BTreeMap;
+use sealane_catalog::Protocol;
+use sealane_proxy::{Change, Class, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -66,6 +69,8 @@ pub struct NftSink {
     applied_at: Instant,
     /// Frontends whose stale flows are yet to be forgotten.
     flows: conntrack::Served,
+    /// What was forgotten of them.
+    forgotten: conntrack::Forgotten,
 }
 
 impl NftSink {
@@ -81,6 +86,7 @@ impl NftSink {
             leaving: Vec::new(),
             applied_at: Instant::now(),
             flows: conntrack::Served::new(),
+            forgotten: [None; 2],
         })
     }
 
@@ -97,6 +103,25 @@ impl NftSink {
         self.netlink.transact(&messages)
     }
 
+    /// Listens over another socket of the same network namespace to what others do to our table, for
+    /// [`spawn_watched`](crate::spawn_watched).
+    ///
+    /// # Errors
+    ///
+    /// The socket failed.
+    pub fn watch(&self, socket: OwnedFd) -> Result<Watch, NetlinkError> {
+        Watch::new(socket, self.netlink.socket())
+    }
+
+    /// The rules and elements that stand in the kernel, to trace packets through.
+    ///
+    /// # Errors
+    ///
+    /// The socket failed.
+    pub fn ruleset(&mut self) -> Result<Ruleset, NetlinkError> {
+        Ruleset::read(&mut self.netlink)
+    }
+
     /// Bytes that one batch may have.
     #[cfg(test)]
     pub(crate) fn set_limit(&mut self, limit: usize) {
@@ -109,9 +134,13 @@ impl NftSink {
         self.leaving.clear();
         self.tables.clear();
         let mut plans: BTreeMap<Family, Plan> = BTreeMap::new();
-        // IPv4 stands always; IPv6 with the first frontend that needs it.
+        // IPv4 stands always; IPv6 with the first frontend or Service range that needs it.
         plans.insert(Family::V4, Plan::default());
         self.tables.insert(Family::V4, TableState::default());
+        if self.node.service_cidrs.iter().any(|c| c.network().is_ipv6()) {
+            plans.insert(Family::V6, Plan::default());
+            self.tables.insert(Family::V6, TableState::default());
+        }
         for frontend in self.installed.values() {
             let family = family(&frontend.key);
             let plan = plans.entry(family).or_default();
@@ -186,7 +215,9 @@ impl TableState {
         if let Some(number) = self.actions.get(&action) {
             return *number;
         }
-        if action.split {
+        if action.guarded {
+            self.action(family, action.behind_guard(), node, out);
+        } else if action.split {
             let (pods, own) = action.inside();
             self.action(family, pods, node, out);
             self.action(family, own, node, out);
@@ -197,7 +228,8 @@ impl TableState {
         layout::action_chain(family, action, node, out);
         let chain = action.to_string();
         add_action(family, Set::Actions, number, &chain, out);
-        if !action.split {
+        // What serves those outside leads to no further map.
+        if !action.split && !action.guarded {
             add_action(family, Set::Leaves, number, &chain, out);
         }
         number
@@ -298,14 +330,18 @@ impl RuleSink for NftSink {
         frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
     ) -> Result<(), NetlinkError> {
         self.node = node.clone();
+        // Of those that are gone no flow may be left either, whether or not their going was ever told.
+        let gone = self.installed.keys().filter(|k| k.protocol == Protocol::Udp);
+        self.flows.extend(gone.map(|key| (*key, BTreeSet::new())));
         self.installed = frontends.clone();
-        self.rebuild()?;
-        self.flows = conntrack::served(self.installed.values());
-        Ok(())
+        self.flows.extend(conntrack::served(self.installed.values()));
+        self.rebuild()
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
         self.settle()?;
+        // Kept over a failure: what serves them then is settled by the `replace` that follows.
+        self.flows.extend(conntrack::changed(changes));
         let mut plans: BTreeMap<Family, Plan> = BTreeMap::new();
         let mut fresh = false;
         for change in changes {
@@ -328,7 +364,6 @@ impl RuleSink for NftSink {
         } else {
             self.commit(plans)?;
         }
-        self.flows = conntrack::changed(changes);
         Ok(())
     }
 
@@ -344,8 +379,15 @@ impl RuleSink for NftSink {
             }
         }
         // A walk over all flows takes milliseconds, so that new connections do not wait for it.
-        let flows = std::mem::take(&mut self.flows);
-        conntrack::forget_stale(&mut self.netlink, &flows)
+        if !self.flows.is_empty() {
+            conntrack::forget_stale(&mut self.netlink, &self.flows, &mut self.forgotten)?;
+            self.flows.clear();
+        }
+        Ok(())
+    }
+
+    fn flows(&mut self) -> conntrack::Forgotten {
+        std::mem::take(&mut self.forgotten)
     }
 
     fn intact(&mut self) -> Result<bool, NetlinkError> {
@@ -357,6 +399,10 @@ impl RuleSink for NftSink {
             }
         }
         Ok(true)
+    }
+
+    fn flow_table(&mut self) -> Result<Option<FlowTable>, NetlinkError> {
+        conntrack::flow_table(&mut self.netlink).map(Some)
     }
 
     fn read_back(&mut self) -> Result<Installed, NetlinkError> {

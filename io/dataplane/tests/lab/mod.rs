@@ -137,7 +137,7 @@ fn wire(node: &Namespace, link: &str, other: &Namespace) {
 }
 
 /// Answers `NUMBER SOURCE` to every connection and datagram.
-fn serve(number: usize, address: SocketAddr) {
+pub fn serve(number: usize, address: SocketAddr) {
     let listener = TcpListener::bind(address).unwrap();
     std::thread::spawn(move || {
         while let Ok((mut stream, peer)) = listener.accept() {
@@ -246,6 +246,7 @@ pub fn entry(service: Service, endpoints: &[(IpAddr, &str)]) -> Entry {
             ipv6,
             ports: [port(Protocol::Tcp, "t"), port(Protocol::Udp, "u")].into(),
             endpoints: endpoints.collect(),
+            triggered: 0,
         })
     };
     Entry { slices: vec![slice(false), slice(true)], service: Some(Arc::new(service)) }
