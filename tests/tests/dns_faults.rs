@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use codec::{Edns, Query, Reply, decode};
-use sealane_tests::{eventually, sealane};
+use sealane_tests::{eventually, free_port, sealane};
 
 /// No forwarder keeps a client waiting for longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,7 +48,7 @@ struct Upstream {
 
 impl Upstream {
     fn start(conduct: Conduct) -> Self {
-        Upstream::at("127.0.0.1:0".parse().unwrap(), conduct)
+        Upstream::at(SocketAddr::from(([127, 0, 0, 1], free_port())), conduct)
     }
 
     fn at(address: SocketAddr, conduct: Conduct) -> Self {
@@ -269,7 +269,7 @@ struct Dns {
 impl Dns {
     fn start(mut command: Command, corefile: impl FnOnce(u16) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let path = folder.path().join("Corefile");
         std::fs::write(&path, corefile(port)).unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
