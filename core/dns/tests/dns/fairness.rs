@@ -160,7 +160,7 @@ proptest! {
             .collect();
         clients.push(client(99, quiet));
         let (asked, answered) = run(&clients, 1500, true)[&99];
-        // One in a hundred, and what the first moment takes.
-        prop_assert!(answered + asked / 100 + 2 >= asked, "{answered} of {asked}: {clients:?}");
+        // One in a hundred, and what the first moment takes: until shares are found, 40 ms of what comes may be lost.
+        prop_assert!(answered + asked / 100 + 4 >= asked, "{answered} of {asked}: {clients:?}");
     }
 }
