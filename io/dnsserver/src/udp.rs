@@ -247,6 +247,7 @@ fn listen(
     let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
     let (asks, mut asked) = mpsc::unbounded_channel();
     shared.counts(asks);
+    let prepared = Prepared::new(room, shared.now().random);
     let mut udp = Udp {
         shared,
         datagrams,
@@ -255,7 +256,7 @@ fn listen(
         waiting: Arc::new(Semaphore::new(WAITING)),
         tasks: JoinSet::new(),
         forwarded: Vec::new(),
-        prepared: Prepared::new(room),
+        prepared,
         fair: None,
         seen: 0,
         turn: 0,

@@ -82,8 +82,8 @@ mod tests {
 
     #[test]
     fn recorded_bodies_are_read() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/protobuf.json");
-        let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let golden = include_str!("../../../../tests/golden/protobuf.json");
+        let golden: Value = serde_json::from_str(golden).unwrap();
         let mut read = 0;
         for step in golden["steps"].as_array().unwrap() {
             // One body is garbage on purpose.

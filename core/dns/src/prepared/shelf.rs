@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::quality::RandomState;
+use foldhash::quality::FixedState;
 
 use super::wire::ttls;
 use super::{Aging, Changed, Mark, Preparation, Share, Tally};
@@ -116,7 +116,7 @@ pub struct Prepared {
     /// By the key's hash: nobody outside knows how it is made, so that two keys with one are chance, and the first has the
     /// place.
     at: HashMap<u64, u32, BuildHasherDefault<Itself>>,
-    hashes: RandomState,
+    hashes: FixedState,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     marked: HashMap<Mark, Vec<u32>>,
@@ -152,11 +152,11 @@ fn key<'a>(request: &[u8], buffer: &'a mut [u8; LONGEST]) -> Option<(&'a [u8], u
 }
 
 impl Prepared {
-    /// Room for about so many octets.
-    pub fn new(limit: usize) -> Self {
+    /// Room for about so many octets. `seed` is a number that nobody outside knows.
+    pub fn new(limit: usize, seed: u64) -> Self {
         Prepared {
             at: HashMap::default(),
-            hashes: RandomState::default(),
+            hashes: FixedState::with_seed(seed),
             entries: Vec::new(),
             free: Vec::new(),
             marked: HashMap::new(),

@@ -32,7 +32,8 @@ fn client(ip: u32, rate: u64) -> Client {
     Client { ip, rate, dear: false, from: 0, until: u64::MAX }
 }
 
-/// Queries asked and answered after the first half second, by client.
+/// Queries asked and answered after the first half second, by client. What is in the row when nobody asks any more is
+/// answered, too, or let go: a query that still waits at the end would look like one that was lost.
 fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)> {
     let (second, counted) = (1_000_000_000, 500_000_000);
     let mut fairness = fair.then(|| Fairness::new(100, 7));
@@ -42,15 +43,17 @@ fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)>
     let (mut row, mut lost) = (VecDeque::new(), 0u32);
     let mut counts = vec![(0, 0); clients.len()];
     let (mut now, mut noise) = (0, 7u64);
-    while now < millis * 1_000_000 {
+    let end = millis * 1_000_000;
+    loop {
         // What came by now, in the order in which it came.
         while let Some(Reverse((when, at))) = next.peek().copied().filter(|Reverse((when, _))| *when <= now) {
             next.pop();
             let client = &clients[at];
             noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let gap = second / client.rate;
-            if when / 1_000_000 < client.until {
-                next.push(Reverse((when + gap / 2 + noise % gap + 1, at)));
+            let then = when + gap / 2 + noise % gap + 1;
+            if when / 1_000_000 < client.until && then < end {
+                next.push(Reverse((then, at)));
             }
             if when >= counted {
                 counts[at].0 += 1;
@@ -58,7 +61,8 @@ fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)>
             if row.len() < ROW { row.push_back((at, when)) } else { lost += 1 }
         }
         if row.is_empty() {
-            now = next.peek().map_or(u64::MAX, |Reverse((when, _))| *when);
+            let Some(Reverse((when, _))) = next.peek() else { break };
+            now = *when;
             continue;
         }
         let batch: Vec<(usize, u64)> = row.drain(..row.len().min(BATCH)).collect();
@@ -160,7 +164,7 @@ proptest! {
             .collect();
         clients.push(client(99, quiet));
         let (asked, answered) = run(&clients, 1500, true)[&99];
-        // One in a hundred, and what the first moment takes: until shares are found, 40 ms of what comes may be lost.
-        prop_assert!(answered + asked / 100 + 4 >= asked, "{answered} of {asked}: {clients:?}");
+        // One in a hundred, and what the first moment takes.
+        prop_assert!(answered + asked / 100 + 2 >= asked, "{answered} of {asked}: {clients:?}");
     }
 }

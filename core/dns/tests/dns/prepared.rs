@@ -49,7 +49,7 @@ pub fn holds(server: &mut Server, message: &Message) -> bool {
     let Some(reply) = step(server, &request) else { return false };
     let Some(preparation) = server.preparation() else { return false };
     let shuffled = preparation.rotates;
-    let mut prepared = Prepared::new(ROOM);
+    let mut prepared = Prepared::new(ROOM, 7);
     if let Some((changed, serial)) = server.changed() {
         prepared.changed(&changed, serial);
     }
@@ -132,7 +132,7 @@ fn addresses_take_turns_and_room_is_bounded() {
     server.step(Event::Snapshot(crate::cluster::snapshot()), at(0));
     let request = encode(&query("web.default.svc.cluster.local A"), 512);
     let reply = step(&mut server, &request).unwrap();
-    let mut prepared = Prepared::new(20_000);
+    let mut prepared = Prepared::new(20_000, 7);
     prepared.keep(&request, &reply, server.preparation().unwrap());
     let mut out = Vec::new();
     let mut first = BTreeMap::new();
@@ -236,7 +236,7 @@ proptest! {
             builder.apply(Change::RelistBegin(source));
             builder.apply(Change::RelistEnd(source));
         }
-        let mut prepared = Prepared::new(ROOM);
+        let mut prepared = Prepared::new(ROOM, 7);
         let (mut kept, mut unix) = (0, 1_700_000_000);
         for (kind, which, state) in changes {
             let (source, value, gone) = object(kind, which, state);
@@ -279,7 +279,7 @@ impl Cached {
         let corefile = format!(
             ".:53 {{\n errors\n loadbalance\n cache 100 {{\n{options}\n }}\n forward . 192.0.2.53\n}}"
         );
-        Cached { server: server(&corefile), prepared: Prepared::new(ROOM), now: at(0), asked: 0 }
+        Cached { server: server(&corefile), prepared: Prepared::new(ROOM, 7), now: at(0), asked: 0 }
     }
 
     /// What a listener does with a question at this time (ms): the answer, and whether it was prepared.

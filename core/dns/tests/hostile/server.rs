@@ -194,7 +194,7 @@ impl Stage {
         let now = Now { monotonic: Duration::from_secs(1), unix: 1_700_000_000, nanos: 0, random: 7 };
         let mut server = Server::new(config, vec!["10.96.0.10".parse().unwrap()], now);
         server.step(Event::Snapshot(cluster()), now);
-        Stage { server, prepared: Prepared::new(1 << 20), now, asked: Vec::new(), kept: Vec::new() }
+        Stage { server, prepared: Prepared::new(1 << 20, 7), now, asked: Vec::new(), kept: Vec::new() }
     }
 
     fn learn(&mut self) {

@@ -202,7 +202,7 @@ fn prepared_answers_are_sampled_too() {
     let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
     let effects = server.step(event, at(0));
     let [Effect::Reply(said)] = effects.as_slice() else { panic!("{effects:?}") };
-    let mut prepared = Prepared::new(1 << 20);
+    let mut prepared = Prepared::new(1 << 20, 7);
     prepared.keep(&bytes, said, server.preparation().expect("not kept"));
     for id in 0..2000 {
         assert_eq!(prepared.answer(&message(id), true, 0, &mut Vec::new()), !share.picks(id), "{id}");
