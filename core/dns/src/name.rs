@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 /// Longest name in octets, the root's included (RFC 1035 section 2.3.4).
 pub const MAX_NAME: usize = 255;
 /// Longest label in octets.
 pub const MAX_LABEL: usize = 63;
 
-/// A domain name, always absolute.
+/// A domain name, always absolute. A copy shares its octets.
 #[derive(Clone)]
-pub struct Name(Box<[u8]>);
+pub struct Name(Arc<[u8]>);
 
 /// Why a text is no domain name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +33,7 @@ pub enum NameError {
 impl Name {
     /// `.`
     pub fn root() -> Self {
-        Name(Box::new([0]))
+        Name(Arc::new([0]))
     }
 
     /// From an uncompressed encoding that ends with the root label; `None` where it is not one.
@@ -182,7 +183,7 @@ impl PartialEq for Name {
 impl Eq for Name {}
 impl Hash for Name {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        for byte in &self.0 {
+        for byte in self.0.iter() {
             state.write_u8(byte.to_ascii_lowercase());
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::setup::Block;
@@ -16,6 +16,9 @@ const ECHOED: [u16; 5] = [3, 9, 10, 11, 12];
 
 /// EDNS option of extended errors (RFC 8914 section 2).
 const EXTENDED_ERROR: u16 = 15;
+
+/// The block of a query that none is found for yet, and its labels.
+static NOWHERE: LazyLock<(Arc<Block>, Arc<str>)> = LazyLock::new(|| (Arc::default(), Arc::from("")));
 
 /// How a client's message travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,8 +114,8 @@ impl Query {
             port,
             size,
             started: Duration::ZERO,
-            block: Arc::default(),
-            labels: Arc::from(""),
+            block: NOWHERE.0.clone(),
+            labels: NOWHERE.1.clone(),
             depth: 0,
             deadline: None,
             background: false,

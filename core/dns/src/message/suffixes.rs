@@ -4,6 +4,9 @@
 /// Chains that names are spread over.
 const CHAINS: usize = 64;
 
+/// Suffixes that most messages have at most.
+const FEW: usize = 16;
+
 /// Places of names in a message, by what they are from there on.
 pub(super) struct Suffixes {
     /// The last entry of each chain, counted from 1; 0: none.
@@ -14,7 +17,7 @@ pub(super) struct Suffixes {
 
 impl Suffixes {
     pub(super) fn new() -> Self {
-        Suffixes { last: [0; CHAINS], entries: Vec::new() }
+        Suffixes { last: [0; CHAINS], entries: Vec::with_capacity(FEW) }
     }
 
     /// What a name in wire form is looked up by, from its end on (FNV-1a).

@@ -53,18 +53,17 @@ impl<'a> Reader<'a> {
     /// A name, followed through its pointers. Each must point before the place where the labels it continues
     /// began, so a walk ends (RFC 1035 section 4.1.4).
     fn name(&mut self) -> Result<Name, DecodeError> {
-        let mut wire = Vec::with_capacity(48);
+        let (mut wire, mut used) = ([0; MAX_NAME], 0);
         let (mut at, mut limit, mut resume, mut hops) = (self.at, self.at, None, 0);
         loop {
             let len = *self.bytes.get(at).ok_or(DecodeError::Short)?;
             match len & 0xc0 {
                 0x00 => {
                     let end = at + 1 + usize::from(len);
-                    wire.extend_from_slice(self.bytes.get(at..end).ok_or(DecodeError::Short)?);
-                    if wire.len() > MAX_NAME {
-                        return Err(DecodeError::BadName);
-                    }
-                    at = end;
+                    let label = self.bytes.get(at..end).ok_or(DecodeError::Short)?;
+                    let room = wire.get_mut(used..used + label.len()).ok_or(DecodeError::BadName)?;
+                    room.copy_from_slice(label);
+                    (at, used) = (end, used + label.len());
                     if len == 0 {
                         break;
                     }
@@ -84,7 +83,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.at = resume.unwrap_or(at);
-        Name::from_wire(&wire).ok_or(DecodeError::BadName)
+        Name::from_wire(&wire[..used]).ok_or(DecodeError::BadName)
     }
 
     fn question(&mut self) -> Result<Question, DecodeError> {

@@ -131,10 +131,10 @@ impl Server {
     }
 
     /// A walk that stands before its block's first plugin.
-    fn enter(&self, mut query: Query, waits: Waits) -> (Walk, Turn) {
+    fn enter(&self, mut query: Query, waits: Waits) -> (Box<Walk>, Turn) {
         let found = self.place(&mut query);
         let generation = self.chains.last().map_or(0, |chains| chains.generation);
-        let walk = Walk {
+        let walk = Box::new(Walk {
             query,
             generation,
             block: found.as_ref().copied().unwrap_or(0),
@@ -144,7 +144,7 @@ impl Server {
             by: "",
             more: Vec::new(),
             waits,
-        };
+        });
         (walk, found.map_or_else(Turn::Failed, |_| Turn::Down))
     }
 
@@ -161,7 +161,7 @@ impl Server {
         }
         match pending.purpose {
             Purpose::Asked(walk, _) | Purpose::Waiting(walk) if given_up(&walk.query, now) => {
-                self.run(*walk, Turn::Failed(late()), now, out);
+                self.run(walk, Turn::Failed(late()), now, out);
             }
             Purpose::Asked(mut walk, asked) => {
                 walk.query.end_spans(now);
@@ -169,13 +169,13 @@ impl Server {
                 let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
                     plugin.answered(&mut walk.query, &mut walk.note, answer, cx)
                 });
-                self.run(*walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
+                self.run(walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
             }
             Purpose::Waiting(mut walk) => {
                 let turn = self.call(&mut walk, now, out, |plugin, walk, cx| {
                     plugin.waited(&mut walk.query, &mut walk.note, cx)
                 });
-                self.run(*walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
+                self.run(walk, turn.map_or_else(Turn::Failed, Turn::Said), now, out);
             }
             Purpose::Own { block, place, asked } => {
                 let answer = answer(asked, outcome, (pending.kept, pending.local), now);
@@ -259,7 +259,7 @@ impl Server {
         query.spans = None;
         // There is no client whose datagram would be too small (`newPrefetchResponseWriter`).
         query.transport = Transport::Tcp;
-        let walk = Walk {
+        let walk = Box::new(Walk {
             query,
             generation: walk.generation,
             block: walk.block,
@@ -269,12 +269,12 @@ impl Server {
             by: "",
             more: Vec::new(),
             waits: Waits::Nobody,
-        };
+        });
         self.run(walk, Turn::Down, now, out);
     }
 
     /// Goes on until the query is over, or has to wait.
-    fn run(&mut self, mut walk: Walk, mut turn: Turn, now: Now, out: &mut Vec<Effect>) {
+    fn run(&mut self, mut walk: Box<Walk>, mut turn: Turn, now: Now, out: &mut Vec<Effect>) {
         loop {
             turn = match turn {
                 Turn::Down => self.down(&mut walk, now, out),
@@ -304,7 +304,7 @@ impl Server {
                     match walk.waits {
                         Waits::Plugin(parent) => {
                             let spans = walk.query.spans.take();
-                            walk = *parent;
+                            walk = parent;
                             walk.query.trace_again(spans, now);
                             self.looked_up(&mut walk, bare(rcode::SERVFAIL), now, out)
                         }
@@ -325,7 +325,7 @@ impl Server {
                 Turn::Said(Flow::Lookup(question)) => {
                     let mut query = walk.query.look_up(question);
                     query.spans = walk.query.spans.take();
-                    let (child, turn) = self.enter(query, Waits::Plugin(Box::new(walk)));
+                    let (child, turn) = self.enter(query, Waits::Plugin(walk));
                     walk = child;
                     turn
                 }
@@ -434,12 +434,12 @@ impl Server {
     /// A walk's end: the client is answered, or the plugin that looked something up.
     fn over(
         &mut self,
-        walk: Walk,
+        walk: Box<Walk>,
         mut message: Message,
         now: Now,
         out: &mut Vec<Effect>,
-    ) -> Option<(Walk, Turn)> {
-        let Walk { mut query, by, more, waits, block, .. } = walk;
+    ) -> Option<(Box<Walk>, Turn)> {
+        let Walk { mut query, by, more, waits, block, .. } = *walk;
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
@@ -453,11 +453,10 @@ impl Server {
                 }
                 None
             }
-            Waits::Plugin(parent) => {
+            Waits::Plugin(mut parent) => {
                 query.fit(&mut message);
                 let size = encode(&message, usize::from(u16::MAX)).len();
                 self.account(&query, &message, size, by, now);
-                let mut parent = *parent;
                 parent.query.from_cluster |= query.from_cluster;
                 parent.query.for_client |= query.for_client;
                 parent.query.trace_again(query.spans.take(), now);
@@ -474,11 +473,11 @@ impl Server {
         flow.map_or_else(Turn::Failed, Turn::Said)
     }
 
-    fn ask(&mut self, mut walk: Walk, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
+    fn ask(&mut self, mut walk: Box<Walk>, mut ask: Ask, now: Now, out: &mut Vec<Effect>) {
         walk.query.begin_ask(&ask, now);
         ask.timeout = within(&walk.query, ask.timeout, now);
         let at = (walk.generation, walk.block, walk.place);
-        self.send(at, ask, now, out, |asked| Purpose::Asked(Box::new(walk), asked));
+        self.send(at, ask, now, out, |asked| Purpose::Asked(walk, asked));
     }
 
     /// A plugin's own question.
@@ -527,13 +526,13 @@ impl Server {
         });
     }
 
-    fn wait(&mut self, walk: Walk, time: Duration, now: Now, out: &mut Vec<Effect>) {
+    fn wait(&mut self, walk: Box<Walk>, time: Duration, now: Now, out: &mut Vec<Effect>) {
         let time = within(&walk.query, time, now);
         let generation = walk.generation;
         if let Some(chains) = self.generation(generation) {
             chains.under_way += 1;
         }
-        let purpose = Purpose::Waiting(Box::new(walk));
+        let purpose = Purpose::Waiting(walk);
         out.push(Effect::Wait {
             time,
             pending: Box::new(Pending {

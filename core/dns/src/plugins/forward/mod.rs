@@ -222,7 +222,9 @@ impl Forward {
         if query.block.plugins.contains(&"metadata") {
             query.set_label("forward/upstream", to.to_string());
         }
-        let message = Message { questions: vec![query.question().clone()], ..query.request.clone() };
+        let mut message = query.request.clone();
+        message.questions.clear();
+        message.questions.push(query.question().clone());
         let ask = Ask { to, via: waiting.via.clone(), message, timeout: self.config.read_timeout, tag: 0 };
         note.set(waiting);
         Flow::Ask(ask)
