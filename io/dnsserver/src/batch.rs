@@ -1,7 +1,8 @@
 //! Datagrams by the batch: what has come in is taken at once, and so go the answers.
 
-use std::io::Result;
+use std::io::{ErrorKind, Result};
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -22,6 +23,16 @@ const SEGMENT: usize = 1200;
 const DATAGRAM: usize = 65_000;
 /// What the kernel may keep for us while we are busy, octets; it gives less where `net.core.rmem_max` says so.
 const QUEUE: usize = 1 << 20;
+
+/// So long is waited for a batch to become a large one.
+pub(crate) const GATHER: Duration = Duration::from_micros(50);
+/// How exact such sleeps are, ns. The kernel would make them 50 us longer.
+const SLACK: NonZeroU64 = NonZeroU64::MIN;
+
+/// Has this thread sleep no longer than it says. One that can't sleeps longer, and answers all the same.
+pub(crate) fn sleep_exactly() {
+    let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
+}
 
 /// Makes a bound socket fit for batches: reading waits so long at most.
 pub(crate) fn prepare(socket: &UdpSocket, wait: Duration) -> Result<()> {
@@ -48,7 +59,7 @@ pub(crate) fn wake(socket: &UdpSocket) {
 /// Sends one answer, without waiting: one that cannot be sent is one that got lost, its client asks again.
 pub(crate) fn send(socket: &UdpSocket, answer: Vec<u8>, to: Peer) {
     let whole = Range { start: 0, end: 1 };
-    Outbox::default().send(socket, (&[answer], &[to]), (&[0], &[whole]), |_| ());
+    Outbox::default().send(socket, (&[answer], &[to]), (&[0], &[whole]), |_, _| ());
 }
 
 /// Room for a batch in, and for one out.
@@ -132,16 +143,59 @@ impl Batch {
         }
         group(order, (answers, to), *cuts, runs);
         let mut refused = Vec::new();
-        goes.send(socket, (answers, to), (order, runs), |run| {
+        goes.send(socket, (answers, to), (order, runs), |run, _| {
             if run.len() > 1 {
                 refused.extend(run.clone().map(|at| at..at + 1));
             }
         });
         if !refused.is_empty() {
             *cuts = false;
-            goes.send(socket, (answers, to), (order, &refused), |_| ());
+            goes.send(socket, (answers, to), (order, &refused), |_, _| ());
         }
         self.to.clear();
+    }
+}
+
+/// Room for a batch of questions that goes out on a connected socket.
+pub(crate) struct Questions {
+    goes: Outbox,
+    order: Vec<u16>,
+    runs: Vec<Range<usize>>,
+    /// As a [`Batch`]'s.
+    cuts: bool,
+}
+
+impl Default for Questions {
+    fn default() -> Self {
+        Questions { goes: Outbox::default(), order: Vec::new(), runs: Vec::new(), cuts: true }
+    }
+}
+
+impl Questions {
+    /// Sends all, those of one length together. One that the kernel has no room for is one that got lost; any other
+    /// error is the socket's.
+    pub(crate) fn send(&mut self, socket: &UdpSocket, questions: &[Vec<u8>]) -> Result<()> {
+        let Questions { goes, order, runs, cuts } = self;
+        let to = [Peer::CONNECTED; BATCH];
+        let to = &to[..questions.len().min(BATCH)];
+        order.clear();
+        order.extend(0..u16::try_from(to.len()).unwrap_or(u16::MAX));
+        order.sort_unstable_by_key(|at| std::cmp::Reverse(questions[usize::from(*at)].len()));
+        group(order, (questions, to), *cuts, runs);
+        let (mut refused, mut failed) = (Vec::new(), None);
+        goes.send(socket, (questions, to), (order, runs), |run, error| match error.kind() {
+            ErrorKind::WouldBlock => {}
+            _ if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {}
+            // What was sent before has met nobody: that says nothing of segments.
+            ErrorKind::ConnectionRefused => failed = Some(error),
+            _ if run.len() > 1 => refused.extend(run.clone().map(|at| at..at + 1)),
+            _ => failed = Some(error),
+        });
+        if !refused.is_empty() {
+            *cuts = false;
+            goes.send(socket, (questions, to), (order, &refused), |_, error| failed = Some(error));
+        }
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -248,6 +302,44 @@ mod tests {
     }
 
     #[test]
+    fn questions_of_all_lengths_reach_who_the_socket_is_connected_to() {
+        let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+        upstream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(upstream.local_addr().unwrap()).unwrap();
+        let questions: Vec<Vec<u8>> = (0..60u8).map(|number| vec![number; length(number)]).collect();
+        Questions::default().send(&socket, &questions).unwrap();
+        let mut numbers = Vec::new();
+        for _ in 0..60 {
+            let mut question = [0; 4096];
+            let len = upstream.recv(&mut question).unwrap();
+            assert_eq!(len, length(question[0]));
+            assert!(question[..len].iter().all(|octet| *octet == question[0]));
+            numbers.push(question[0]);
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..60).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn nobody_at_the_other_end_is_an_error() {
+        let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(gone).unwrap();
+        let mut batch = Questions::default();
+        let two = vec![vec![1; 50], vec![2; 50]];
+        let mut sent = batch.send(&socket, &two);
+        for _ in 0..1000 {
+            if sent.is_err() {
+                break;
+            }
+            sent = batch.send(&socket, &two);
+        }
+        assert_eq!(sent.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert!(batch.cuts);
+    }
+
+    #[test]
     fn a_batch_comes_and_goes() {
         for (own, of_clients) in
             [("127.0.0.1:0", "127.0.0.1:0"), ("[::]:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0")]
@@ -263,7 +355,7 @@ mod tests {
             let mut batch = Batch::new();
             assert!(batch.receive(&server, false).is_err());
             for (number, client) in clients.iter().enumerate() {
-                client.send_to(&vec![number as u8; 10 + number], to).unwrap();
+                client.send_to(&vec![number as u8; 10 + 1500 * number], to).unwrap();
             }
             let mut came = 0;
             while came < 3 {
@@ -279,9 +371,10 @@ mod tests {
                 batch.send(&server);
             }
             for number in [0, 2] {
-                let mut answer = [0; 64];
+                let mut answer = [0; 4096];
                 let (len, from) = clients[number].recv_from(&mut answer).unwrap();
-                assert_eq!((len, from, answer[len - 1]), (11 + number, to, 7));
+                assert_eq!((len, from, answer[len - 1]), (11 + 1500 * number, to, 7));
+                assert!(answer[..len - 1].iter().all(|octet| usize::from(*octet) == number));
             }
             clients[1].set_nonblocking(true).unwrap();
             assert!(clients[1].recv(&mut [0; 64]).is_err());

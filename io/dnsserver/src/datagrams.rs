@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::io::{Error, ErrorKind, IoSliceMut, Result};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
@@ -41,6 +41,10 @@ const BATCH: usize = 32;
 const LONGEST: usize = 65_535;
 /// Between two looks at who waits for too long.
 const LOOK: Duration = Duration::from_millis(20);
+/// Where so many answers come at once, more are on their way, as questions are: they are given the time to be many. It
+/// is a small part of what the way to an upstream and back takes.
+const MANY: usize = 2;
+const GATHER: Duration = Duration::from_micros(100);
 
 /// A client's question that waits for an upstream.
 pub(crate) struct Waiting {
@@ -127,6 +131,7 @@ struct Channels {
     all: HashMap<u64, Channel>,
     pools: HashMap<Place, Vec<u64>>,
     last: u64,
+    batch: batch::Questions,
     /// When each is given up: time, channel, id.
     deadlines: BTreeMap<(Instant, u64, u16), ()>,
 }
@@ -197,6 +202,7 @@ impl Datagrams {
     }
 
     fn listen(own: &Weak<Datagrams>, weak: &Weak<Shared>, runtime: &Handle) {
+        batch::sleep_exactly();
         let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(BATCH, None);
         let mut room: Vec<Vec<u8>> = vec![vec![0; LONGEST]; BATCH];
         let mut events = Vec::with_capacity(64);
@@ -218,7 +224,11 @@ impl Datagrams {
                 channels.look(now, &mut outcomes);
             }
             drop(channels);
+            let came = outcomes.len();
             reply(own.settle(&shared, runtime, outcomes), &mut batch);
+            if came >= MANY {
+                std::thread::sleep(GATHER);
+            }
         }
     }
 
@@ -284,13 +294,17 @@ impl Channels {
             return back.extend(questions);
         };
         let Some(channel) = self.all.get_mut(&number) else { return back.extend(questions) };
-        let slices: Vec<[IoSlice<'_>; 1]> =
-            questions.iter().map(|one| [IoSlice::new(&one.message)]).collect();
-        let mut sent = sendmmsg(&channel.socket, &slices);
+        let mut questions = questions;
+        let messages: Vec<Vec<u8>> =
+            questions.iter_mut().map(|one| std::mem::take(&mut one.message)).collect();
+        let mut sent = self.batch.send(&channel.socket, &messages);
         if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
             // About what was sent before: that is over. This is asked all the same.
             refuse(&mut self.deadlines, number, channel, failed);
-            sent = sendmmsg(&channel.socket, &slices);
+            sent = self.batch.send(&channel.socket, &messages);
+        }
+        for (one, message) in questions.iter_mut().zip(messages) {
+            one.message = message;
         }
         if let Err(error) = sent {
             let kind = error.kind();
@@ -424,22 +438,6 @@ fn connect((to, source): Place, poll: &OwnedFd, number: u64) -> Result<UdpSocket
     socket.set_nonblocking(true)?;
     epoll::add(poll, &socket, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
     Ok(socket)
-}
-
-/// Sends all. One that the kernel has no room for is one that got lost.
-fn sendmmsg(socket: &UdpSocket, slices: &[[IoSlice<'_>; 1]]) -> Result<()> {
-    let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(slices.len(), None);
-    let to = vec![None; slices.len()];
-    let mut sent = 0;
-    while sent < slices.len() {
-        let flags = MsgFlags::MSG_DONTWAIT;
-        match socket::sendmmsg(socket.as_raw_fd(), &mut headers, &slices[sent..], &to[sent..], [], flags) {
-            Ok(results) => sent += results.count().max(1),
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::ENOBUFS) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 /// An answer on its way to its client.

@@ -17,6 +17,8 @@ use nix::libc::{self, c_int, iovec, mmsghdr};
 
 /// The longest query that is taken, octets: what EDNS servers offer to take (RFC 6891, 6.2.5).
 const LONGEST: usize = 4096;
+/// What nearly all queries fit in, octets: so many stand close together, the room for long ones is touched by those alone.
+const SHORT: usize = 512;
 /// An address of either family, octets.
 const NAME: usize = mem::size_of::<libc::sockaddr_in6>();
 /// Where data begins in a control message.
@@ -52,6 +54,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// The one that a connected socket is connected to.
+    pub(crate) const CONNECTED: Peer = Peer { name: Name([0; NAME]), length: 0, local: Local::Own };
+
     /// The client by its own family, not as an IPv6 socket sees it.
     pub(crate) fn client(&self) -> Option<SocketAddr> {
         let octets = &self.name.0;
@@ -155,10 +160,12 @@ const NO_DATA: iovec = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 /// Room for a batch that comes in.
 pub(crate) struct Inbox {
-    queries: Vec<[u8; LONGEST]>,
+    queries: Vec<[u8; SHORT]>,
+    /// The longer ones, whole.
+    long: Vec<[u8; LONGEST]>,
     names: Vec<Name>,
     controls: Vec<Control>,
-    data: Vec<iovec>,
+    data: Vec<[iovec; 2]>,
     headers: Vec<mmsghdr>,
     /// So many headers hold what came, not what may come.
     came: usize,
@@ -168,10 +175,11 @@ impl Inbox {
     /// Room for so many.
     pub(crate) fn new(room: usize) -> Self {
         Inbox {
-            queries: vec![[0; LONGEST]; room],
+            queries: vec![[0; SHORT]; room],
+            long: vec![[0; LONGEST]; room],
             names: vec![Name([0; NAME]); room],
             controls: vec![Control([0; CONTROL]); room],
-            data: vec![NO_DATA; room],
+            data: vec![[NO_DATA; 2]; room],
             headers: (0..room).map(|_| empty()).collect(),
             came: room,
         }
@@ -181,13 +189,16 @@ impl Inbox {
     /// then, `WouldBlock` says that there is none.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, wait: bool) -> Result<usize> {
         for at in 0..self.came {
-            let query = &mut self.queries[at];
-            self.data[at] = iovec { iov_base: query.as_mut_ptr().cast(), iov_len: query.len() };
+            let (query, long) = (&mut self.queries[at], &mut self.long[at][SHORT..]);
+            self.data[at] = [
+                iovec { iov_base: query.as_mut_ptr().cast(), iov_len: query.len() },
+                iovec { iov_base: long.as_mut_ptr().cast(), iov_len: long.len() },
+            ];
             let header = &mut self.headers[at].msg_hdr;
             header.msg_name = self.names[at].0.as_mut_ptr().cast();
             header.msg_namelen = NAME as libc::socklen_t;
-            header.msg_iov = &raw mut self.data[at];
-            header.msg_iovlen = 1;
+            header.msg_iov = self.data[at].as_mut_ptr();
+            header.msg_iovlen = 2;
             header.msg_control = self.controls[at].0.as_mut_ptr().cast();
             header.msg_controllen = CONTROL;
         }
@@ -204,6 +215,11 @@ impl Inbox {
             )
         };
         self.came = usize::try_from(came).map_err(|_| Error::last_os_error())?;
+        for at in 0..self.came {
+            if self.headers[at].msg_len as usize > SHORT {
+                self.long[at][..SHORT].copy_from_slice(&self.queries[at]);
+            }
+        }
         Ok(self.came)
     }
 
@@ -223,7 +239,8 @@ impl Inbox {
                 length: u8::try_from(header.msg_hdr.msg_namelen).unwrap_or_default(),
                 local: self.controls[at].asked(header.msg_hdr.msg_controllen),
             };
-            (self.queries[at].get(..length).unwrap_or_default(), peer)
+            let query = self.queries[at].get(..length).or_else(|| self.long[at].get(..length));
+            (query.unwrap_or_default(), peer)
         })
     }
 }
@@ -237,16 +254,19 @@ pub(crate) struct Outbox {
     headers: Vec<mmsghdr>,
 }
 
+// SAFETY: its pointers are written anew before each system call, and nobody follows them but that.
+unsafe impl Send for Outbox {}
+
 impl Outbox {
     /// Sends without waiting: answers `order[run]` go to the peer of the first of them, in one datagram that the
     /// kernel cuts where there are several (UDP_SEGMENT in udp(7)): all are as long as the first, but the last,
-    /// which may be shorter. The runs that did not go are handed to `lost`.
+    /// which may be shorter. The runs that did not go are handed to `lost`, with the reason.
     pub(crate) fn send(
         &mut self,
         socket: &UdpSocket,
         (answers, to): (&[Vec<u8>], &[Peer]),
         (order, runs): (&[u16], &[Range<usize>]),
-        mut lost: impl FnMut(&Range<usize>),
+        mut lost: impl FnMut(&Range<usize>, Error),
     ) {
         self.names.clear();
         self.controls.clear();
@@ -294,7 +314,7 @@ impl Outbox {
                 Ok(went) if went > 0 => sent += went,
                 // The first of them failed; what is behind it may not.
                 _ => {
-                    lost(&runs[sent]);
+                    lost(&runs[sent], Error::last_os_error());
                     sent += 1;
                 }
             }

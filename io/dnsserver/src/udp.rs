@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,9 +27,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Where so many come at once, more are on their way: they are given the time to be many, too. What many share is
 /// most of what an answer costs.
 const MANY: usize = 8;
-const GATHER: Duration = Duration::from_micros(50);
-/// How exact such sleeps are, ns. The kernel would make them 50 us longer.
-const SLACK: NonZeroU64 = NonZeroU64::MIN;
 /// From the moment on that a socket takes nothing in to the one when it has all.
 const AFTER: Duration = Duration::from_millis(2);
 
@@ -243,8 +239,7 @@ fn listen(
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
 ) -> std::io::Result<JoinSet<()>> {
     batch::prepare(socket, LOOK)?;
-    // A thread without it sleeps longer, and answers all the same.
-    let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
+    batch::sleep_exactly();
     let (asks, mut asked) = mpsc::unbounded_channel();
     shared.counts(asks);
     let prepared = Prepared::new(room, shared.now().random);
@@ -274,7 +269,7 @@ fn listen(
             }
         }
         if came >= MANY {
-            std::thread::sleep(GATHER);
+            std::thread::sleep(batch::GATHER);
         }
         // Whoever asks goes on when the other end is dropped.
         if let Ok(_done) = asked.try_recv() {
