@@ -195,7 +195,10 @@ impl Drop for Server {
     }
 }
 
-/// Asks one question at a time.
+/// Between two questions about a change.
+const PROBE: Duration = Duration::from_micros(100);
+
+/// Asks one question at a time, but for changes.
 pub(crate) struct Client {
     socket: UdpSocket,
     id: u16,
@@ -215,10 +218,36 @@ impl Client {
         self.ask(name).is_some_and(|(rcode, answers, _)| rcode == 0 && answers > 0)
     }
 
-    /// Whether the address is among the answers.
-    pub(super) fn has(&mut self, name: &str, address: Ipv4Addr) -> bool {
-        let Some((length, _)) = self.exchange(name) else { return false };
-        crate::dns::addresses(&self.buffer[..length]).is_some_and(|found| found.contains(&address))
+    /// Asks every [`PROBE`], whatever is still to be answered, until the address is among the answers: when it was;
+    /// `None` where it was not in time.
+    pub(super) fn until(
+        &mut self,
+        name: &str,
+        address: Ipv4Addr,
+        patience: Duration,
+    ) -> Result<Option<Instant>> {
+        let (begun, first, mut asked) = (Instant::now(), self.id.wrapping_add(1), 0u16);
+        self.socket.set_nonblocking(true)?;
+        while begun.elapsed() < patience {
+            if begun.elapsed() >= PROBE * u32::from(asked) {
+                self.id = self.id.wrapping_add(1);
+                asked = asked.checked_add(1).ok_or("too many questions for one change")?;
+                self.socket.send(&crate::dns::question(self.id, name))?;
+            }
+            while let Ok(length) = self.socket.recv(&mut self.buffer) {
+                let id = u16::from_be_bytes([self.buffer[0], self.buffer[1]]);
+                // Others are late answers about an earlier change.
+                let own = length >= 12 && id.wrapping_sub(first) < asked;
+                let found = crate::dns::addresses(&self.buffer[..length]);
+                if own && found.is_some_and(|found| found.contains(&address)) {
+                    self.socket.set_nonblocking(false)?;
+                    return Ok(Some(Instant::now()));
+                }
+            }
+            std::thread::sleep(PROBE / 5);
+        }
+        self.socket.set_nonblocking(false)?;
+        Ok(None)
     }
 
     /// Response code, answers, and how long it took in µs; `None` without an answer.
