@@ -24,7 +24,9 @@ const DATAGRAM: usize = 65_000;
 /// What the kernel may keep for us while we are busy, octets; it gives less where `net.core.rmem_max` says so.
 const QUEUE: usize = 1 << 20;
 
-/// So long is waited for a batch to become a large one.
+/// Where so many come at once, more are on their way: they are given the time to be many, too. What many share is
+/// most of what an answer costs.
+pub(crate) const MANY: usize = 8;
 pub(crate) const GATHER: Duration = Duration::from_micros(50);
 /// How exact such sleeps are, ns. The kernel would make them 50 us longer.
 const SLACK: NonZeroU64 = NonZeroU64::MIN;

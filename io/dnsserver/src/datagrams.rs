@@ -13,6 +13,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{Error, ErrorKind, IoSliceMut, Result};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use sealane_dns::{Effect, Event, Pending, Via};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::batch::{self, Batch, Peer};
+use crate::batch::{self, Batch, MANY, Peer};
 use crate::fair;
 use crate::outgoing::{answers, any};
 use crate::shared::Shared;
@@ -41,10 +42,10 @@ const BATCH: usize = 32;
 const LONGEST: usize = 65_535;
 /// Between two looks at who waits for too long.
 const LOOK: Duration = Duration::from_millis(20);
-/// Where so many answers come at once, more are on their way, as questions are: they are given the time to be many. It
-/// is a small part of what the way to an upstream and back takes.
-const MANY: usize = 2;
-const GATHER: Duration = Duration::from_micros(100);
+/// Where many questions are under way, many answers are, too: they are given the time to come together, so long for
+/// each question, so long at most. Who answers so many at once takes longer than that.
+const EACH: Duration = Duration::from_micros(2);
+const GATHER: Duration = Duration::from_micros(200);
 
 /// A client's question that waits for an upstream.
 pub(crate) struct Waiting {
@@ -140,6 +141,8 @@ struct Channels {
 pub(crate) struct Datagrams {
     channels: Mutex<Channels>,
     epoll: Option<OwnedFd>,
+    /// How many there are.
+    under_way: AtomicUsize,
     /// The thread comes with the first question.
     started: Once,
 }
@@ -147,7 +150,7 @@ pub(crate) struct Datagrams {
 impl Default for Datagrams {
     fn default() -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).ok();
-        Datagrams { channels: Mutex::default(), epoll, started: Once::new() }
+        Datagrams { channels: Mutex::default(), epoll, under_way: AtomicUsize::new(0), started: Once::new() }
     }
 }
 
@@ -185,11 +188,17 @@ impl Datagrams {
                 waiting = rest;
             }
         }
+        self.under_way.store(channels.deadlines.len(), Ordering::Relaxed);
         drop(channels);
         for (message, socket, peer) in self.settle(shared, &Handle::current(), failed) {
             batch::send(&socket, message, peer);
         }
         back
+    }
+
+    /// How many questions wait for their answers.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
     }
 
     /// Takes answers in, until nobody has the server any more.
@@ -223,11 +232,12 @@ impl Datagrams {
                 looked = now;
                 channels.look(now, &mut outcomes);
             }
+            own.under_way.store(channels.deadlines.len(), Ordering::Relaxed);
             drop(channels);
-            let came = outcomes.len();
             reply(own.settle(&shared, runtime, outcomes), &mut batch);
-            if came >= MANY {
-                std::thread::sleep(GATHER);
+            let under_way = own.under_way();
+            if under_way >= MANY {
+                std::thread::sleep((EACH * under_way as u32).min(GATHER));
             }
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::backlog::{self, Backlog};
-use crate::batch::{self, Batch, Peer};
+use crate::batch::{self, Batch, MANY, Peer};
 use crate::datagrams::{self, Client, Datagrams, Waiting};
 use crate::fair::Fair;
 use crate::shared::Shared;
@@ -24,9 +24,6 @@ const WAITING: usize = 16_384;
 /// A listener that has nothing to do looks about so often.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Where so many come at once, more are on their way: they are given the time to be many, too. What many share is
-/// most of what an answer costs.
-const MANY: usize = 8;
 /// From the moment on that a socket takes nothing in to the one when it has all.
 const AFTER: Duration = Duration::from_millis(2);
 
@@ -268,7 +265,7 @@ fn listen(
                 udp.let_go(&mut batch);
             }
         }
-        if came >= MANY {
+        if came >= MANY || came > 0 && udp.datagrams.under_way() >= MANY {
             std::thread::sleep(batch::GATHER);
         }
         // Whoever asks goes on when the other end is dropped.
