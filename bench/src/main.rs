@@ -60,6 +60,10 @@ enum Part {
     Workers,
     /// The DNS server under a CPU quota, asked five times as much as it can answer, by dnsperf
     Overload,
+    /// How soon the DNS server answers a change, asked as much as it can bear
+    Changes,
+    /// The DNS server as a forwarder and a cache, beside CoreDNS
+    Forwarding,
     /// The DNS server's memory when the API server restarts
     Relist,
 }
@@ -122,14 +126,23 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Some(Part::Overload) => {
             run.figures = nameservers::overload::measure(&binary, nameservers::Rounds::new(arguments.short))?;
         }
+        Some(Part::Changes) => {
+            run.figures = nameservers::changes(&binary, nameservers::Rounds::new(arguments.short))?;
+        }
         Some(Part::Relist) => run.figures = nameservers::relist::measure(&binary, arguments.short)?,
-        Some(Part::Dns) => {
+        Some(part @ (Part::Dns | Part::Forwarding)) => {
             let coredns = match std::env::var_os("SEALANE_COREDNS") {
                 Some(path) => path.into(),
                 None => concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/coredns/coredns").into(),
             };
             let binaries = nameservers::Binaries { sealane: binary.clone(), coredns };
-            run.figures = nameservers::measure(&binaries, nameservers::Rounds::new(arguments.short))?;
+            let rounds = nameservers::Rounds::new(arguments.short);
+            let measure = if matches!(part, Part::Dns) {
+                nameservers::measure
+            } else {
+                nameservers::forwarding::measure
+            };
+            run.figures = measure(&binaries, rounds)?;
         }
     }
     let machine = json!({

@@ -18,7 +18,7 @@ const FORWARDERS: [Program; 2] = [Program::Sealane, Program::CoreDns];
 const CACHED: usize = 500;
 
 /// CPU a query of each, and the ratios against their bar.
-pub(super) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>> {
+pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
     fs::write(folder.join("zone"), cluster::zone(CLUSTER))?;

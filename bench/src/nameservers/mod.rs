@@ -3,7 +3,7 @@
 
 mod changes;
 mod cluster;
-mod forwarding;
+pub(crate) mod forwarding;
 pub(crate) mod overload;
 pub(crate) mod relist;
 mod scene;
@@ -84,6 +84,11 @@ struct Measured {
     loaded: f64,
 }
 
+/// How soon a change is answered.
+pub(crate) fn changes(binary: &Path, rounds: Rounds) -> Result<Vec<Figure>> {
+    changes::measure(binary, CLUSTER, rounds.changes)
+}
+
 /// Everything, in the bench's own namespaces.
 pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
@@ -120,7 +125,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
         1.0,
     ));
     figures.extend(workers::measure(&binaries.sealane, rounds)?);
-    figures.extend(changes::measure(&binaries.sealane, CLUSTER, rounds.changes)?);
+    figures.extend(changes(&binaries.sealane, rounds)?);
     let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
     let services = rounds.large.services;
     for (program, measured) in Program::ALL.iter().zip(&large) {
