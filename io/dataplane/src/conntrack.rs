@@ -19,6 +19,11 @@ const ZONE: u16 = 18;
 /// Within a tuple: the zone of this direction alone.
 const TUPLE_ZONE: u16 = 3;
 const UDP: u8 = 17;
+const TCP: u8 = 6;
+/// CTA_PROTOINFO, CTA_PROTOINFO_TCP and CTA_PROTOINFO_TCP_STATE.
+const STATE_OF_TCP: (u16, u16, u16) = (4, 1, 1);
+/// `TCP_CONNTRACK_SYN_SENT`.
+const SYN_SENT: u8 = 1;
 
 /// For IPv4 and IPv6: how long looking took and how many flows were deleted.
 pub(crate) type Forgotten = [Option<(Duration, u64)>; 2];
@@ -73,6 +78,29 @@ fn tuple(attributes: &AttributeIter<'_>) -> Option<Tuple> {
     })
 }
 
+/// All frontends.
+pub(crate) type Frontends = BTreeMap<FrontendKey, Arc<Frontend>>;
+
+/// The state of a connection of TCP (`enum tcp_conntrack`, linux/netfilter/nf_conntrack_tcp.h).
+pub(crate) fn state_of_tcp(attributes: &AttributeIter<'_>) -> Option<u8> {
+    let (protocol, tcp, state) = STATE_OF_TCP;
+    attributes.nest(protocol)?.nest(tcp)?.get(state)?.first().copied()
+}
+
+/// Whether a connection began while there were no rules to translate it, and waits for an answer: a flow is translated
+/// when it begins or never, so that its SYNs would go past the frontend for as long as they come.
+fn went_past(attributes: &AttributeIter<'_>, frontends: &Frontends) -> Option<bool> {
+    let original = tuple(&attributes.nest(TUPLE_ORIGINAL)?)?;
+    if original.protocol != TCP || state_of_tcp(attributes) != Some(SYN_SENT) || is_elsewhere(attributes) {
+        return Some(false);
+    }
+    let (address, port) = original.destination;
+    let frontend = frontends.get(&FrontendKey { address, protocol: Protocol::Tcp, port });
+    let answers = tuple(&attributes.nest(TUPLE_REPLY)?)?.source;
+    let serves = frontend.is_some_and(|f| f.flows_to().next().is_some());
+    Some(serves && answers == original.destination)
+}
+
 /// Whether a flow is in a zone other than the first, wholly or in one direction: whoever made the zone looks after it.
 fn is_elsewhere(attributes: &AttributeIter<'_>) -> bool {
     let zoned = |a: Option<AttributeIter<'_>>, kind| a.and_then(|a| a.get(kind)).is_some_and(|z| z != [0, 0]);
@@ -122,15 +150,18 @@ pub(crate) fn deletion(flow: &Received<'_>) -> Messages {
     deletion
 }
 
-/// Deletes the stale flows of some frontends. Costs a walk over the flows, so it is not done for nothing.
+/// Deletes the stale flows of some frontends of UDP; and, with all frontends at hand, connections of TCP that wait for
+/// an answer past them. Costs a walk over the flows, so it is not done for nothing.
 pub(crate) fn forget_stale(
     netlink: &mut Netlink,
     served: &Served,
+    all: Option<&Frontends>,
     forgotten: &mut Forgotten,
 ) -> Result<(), NetlinkError> {
     for family in [rustix::net::AddressFamily::INET, rustix::net::AddressFamily::INET6] {
         let ipv4 = family == rustix::net::AddressFamily::INET;
-        if !served.keys().any(|k| k.address.is_ipv4() == ipv4) {
+        let keys = served.keys().chain(all.into_iter().flat_map(BTreeMap::keys));
+        if !keys.into_iter().any(|k| k.address.is_ipv4() == ipv4) {
             continue;
         }
         let begun = Instant::now();
@@ -139,7 +170,9 @@ pub(crate) fn forget_stale(
         request.push(GET, flags::DUMP, family, |_| {});
         let mut deletions = Vec::new();
         netlink.dump(&request, |message| {
-            if is_stale(&message.attributes(), served) == Some(true) {
+            let attributes = message.attributes();
+            let waits = all.and_then(|all| went_past(&attributes, all));
+            if waits == Some(true) || is_stale(&attributes, served) == Some(true) {
                 deletions.push(deletion(message));
             }
         })?;
@@ -218,28 +251,61 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_stale_when_somebody_else_answers() {
-        let flow = |protocol: u8, destination: [u8; 4], answers: [u8; 4]| {
-            let mut out = Messages::default();
-            let ends =
-                [(TUPLE_ORIGINAL, [10, 244, 0, 9], destination), (TUPLE_REPLY, answers, [10, 244, 0, 9])];
-            out.push(0, 0, 2, |a| {
-                for (kind, source, destination) in ends {
-                    a.nest(kind, |t| {
-                        t.nest(1, |ip| {
-                            ip.bytes(1, &source);
-                            ip.bytes(2, &destination);
-                        });
-                        t.nest(2, |p| {
-                            p.bytes(1, &[protocol]);
-                            p.bytes(2, &53u16.to_be_bytes());
-                            p.bytes(3, &53u16.to_be_bytes());
-                        });
-                    });
-                }
-            });
-            out
+    fn connections_that_went_past_their_frontend_begin_again() {
+        let key = FrontendKey { address: "10.96.0.10".parse().unwrap(), protocol: Protocol::Tcp, port: 53 };
+        let all = |backends: &[&str]| -> Frontends {
+            [(key, Arc::new(Frontend { key, ..Frontend::clone(&frontend(backends)) }))].into()
         };
+        let (protocol, tcp, kind) = STATE_OF_TCP;
+        let (vip, pod) = ([10, 96, 0, 10], [10, 244, 0, 1]);
+        for (state, destination, answers, backends, expected) in [
+            (SYN_SENT, vip, vip, &["10.244.0.1"][..], true),
+            // Translated; answered; nobody's; nobody there.
+            (SYN_SENT, vip, pod, &["10.244.0.1"], false),
+            (3, vip, vip, &["10.244.0.1"], false),
+            (SYN_SENT, pod, pod, &["10.244.0.1"], false),
+            (SYN_SENT, vip, vip, &[], false),
+        ] {
+            let mut out = flow(TCP, destination, answers);
+            let attributes: Vec<(u16, Vec<u8>)> =
+                received(out.bytes()).next().unwrap().attributes().map(|(k, v)| (k, v.to_vec())).collect();
+            out = Messages::default();
+            out.push(0, 0, 2, |a| {
+                for (k, value) in &attributes {
+                    a.nest(*k, |t| AttributeIter::new(value).for_each(|(k, v)| copy_nest(t, k, v)));
+                }
+                a.nest(protocol, |p| p.nest(tcp, |t| t.bytes(kind, &[state])));
+            });
+            let message = received(out.bytes()).next().unwrap();
+            let found = went_past(&message.attributes(), &all(backends));
+            assert_eq!(found, Some(expected), "{state} {destination:?} {answers:?} {backends:?}");
+        }
+    }
+
+    /// A flow between 10.244.0.9 and a destination, of which somebody answers; both ports are 53.
+    fn flow(protocol: u8, destination: [u8; 4], answers: [u8; 4]) -> Messages {
+        let mut out = Messages::default();
+        let ends = [(TUPLE_ORIGINAL, [10, 244, 0, 9], destination), (TUPLE_REPLY, answers, [10, 244, 0, 9])];
+        out.push(0, 0, 2, |a| {
+            for (kind, source, destination) in ends {
+                a.nest(kind, |t| {
+                    t.nest(1, |ip| {
+                        ip.bytes(1, &source);
+                        ip.bytes(2, &destination);
+                    });
+                    t.nest(2, |p| {
+                        p.bytes(1, &[protocol]);
+                        p.bytes(2, &53u16.to_be_bytes());
+                        p.bytes(3, &53u16.to_be_bytes());
+                    });
+                });
+            }
+        });
+        out
+    }
+
+    #[test]
+    fn a_flow_is_stale_when_somebody_else_answers() {
         let served = served([frontend(&["10.244.0.1"])].iter());
         let dns = [10, 96, 0, 10];
         let table = [

@@ -2,15 +2,13 @@
 //! itself makes room among flows that were never answered (nf_conntrack_core.c, early_drop); connections that were
 //! and are over stay for two minutes (nf_conntrack_tcp_timeout_time_wait), and they are what fills it.
 
-use crate::conntrack::{GET, deletion};
+use crate::conntrack::{GET, deletion, state_of_tcp};
 use crate::message::{AttributeIter, Messages, flags};
 use crate::netlink::{Netlink, NetlinkError};
 use sealane_proxy::FlowTable;
 
 const GET_STATS_OF_CPUS: u16 = 1 << 8 | 4;
 const GET_STATS: u16 = 1 << 8 | 5;
-/// CTA_PROTOINFO, CTA_PROTOINFO_TCP and CTA_PROTOINFO_TCP_STATE.
-const STATE_OF_TCP: (u16, u16, u16) = (4, 1, 1);
 /// LAST_ACK, TIME_WAIT and CLOSE: both sides have said that they are done. Where one alone has, the other may still
 /// send (`enum tcp_conntrack`, linux/netfilter/nf_conntrack_tcp.h).
 const OVER: [u8; 3] = [6, 7, 8];
@@ -39,9 +37,7 @@ pub(crate) fn flow_table(netlink: &mut Netlink) -> Result<FlowTable, NetlinkErro
 
 /// Whether a flow is a TCP connection that has ended.
 fn is_over(attributes: &AttributeIter<'_>) -> bool {
-    let (protocol, tcp, state) = STATE_OF_TCP;
-    let state = attributes.nest(protocol).and_then(|p| p.nest(tcp)).and_then(|t| t.get(state));
-    state.and_then(|s| s.first()).is_some_and(|s| OVER.contains(s))
+    state_of_tcp(attributes).is_some_and(|state| OVER.contains(&state))
 }
 
 /// Forgets connections that are over, up to a part of the table; gives back how many. What lives is left alone, also
@@ -67,7 +63,7 @@ mod tests {
     #[test]
     fn who_may_still_send_is_not_over() {
         // From SYN_SENT to CLOSE; UDP has no state.
-        let (protocol, tcp, kind) = STATE_OF_TCP;
+        let (protocol, tcp, kind) = (4, 1, 1);
         for state in 0..=9u8 {
             let mut out = Messages::default();
             out.push(GET, 0, 2, |a| a.nest(protocol, |p| p.nest(tcp, |t| t.bytes(kind, &[state]))));

@@ -301,7 +301,7 @@ impl<S: RuleSink> Worker<S> {
         }
         self.forget_flows([true; 2]);
         match self.sink.flow_table() {
-            Ok(now) => self.weigh(now),
+            Ok(now) => self.weigh(now, Instant::now()),
             Err(error) => self.troubled(Task::FlowTable, &error),
         }
     }
@@ -428,19 +428,27 @@ impl<S: RuleSink> Worker<S> {
     }
 
     /// Makes room in a table of flows that is full. Says once that packets are lost, and once that they no longer are.
-    fn weigh(&mut self, now: Option<FlowTable>) {
+    fn weigh(&mut self, now: Option<FlowTable>, at: Instant) {
         let before = self.metrics.flow_table(now);
         let (Some(before), Some(now)) = (before, now) else { return };
         let losing = now.dropped > before.dropped;
+        let full = losing || now.limit > 0 && now.entries >= now.limit;
+        let trouble = &mut self.troubles[Task::FlowTable as usize];
         let mut ended = 0;
-        if losing || now.limit > 0 && now.entries >= now.limit {
+        if full && trouble.patience(at).is_zero() {
             match self.sink.make_room() {
                 Ok(count) => ended = count,
-                Err(error) => return self.troubled(Task::FlowTable, &error),
+                Err(error) => self.troubled(Task::FlowTable, &error),
             }
             self.metrics.made_room(ended);
+            // Where all that is there lives, it is looked through ever more seldom.
+            if ended == 0 {
+                self.troubles[Task::FlowTable as usize].wait(at);
+            }
         }
-        self.recovered(Task::FlowTable);
+        if !full {
+            self.recovered(Task::FlowTable);
+        }
         match (self.losing, losing) {
             (false, true) => tracing::warn!(
                 flows = now.entries,
@@ -665,7 +673,7 @@ mod tests {
         let mut worker = worker(Flaky::default());
         let seen = [(0, false), (5, true), (9, true), (9, false), (9, false), (10, true)].map(
             |(dropped, expected)| {
-                worker.weigh(Some(FlowTable { entries: 1, limit: 1, dropped }));
+                worker.weigh(Some(FlowTable { entries: 1, limit: 1, dropped }), Instant::now());
                 (worker.losing, expected)
             },
         );

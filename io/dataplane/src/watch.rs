@@ -46,7 +46,7 @@ pub struct Watch {
 }
 
 /// The address that a netlink socket has, which it gets if it has none.
-fn port(socket: &OwnedFd) -> Result<u32, NetlinkError> {
+pub(crate) fn port(socket: &OwnedFd) -> Result<u32, NetlinkError> {
     let failed = |errno| NetlinkError::Socket { what: "bind", errno };
     let named = || {
         let address = getsockname(socket).and_then(SocketAddrNetlink::try_from);
