@@ -225,28 +225,59 @@ impl Netlink {
         request: &Messages,
         mut visit: impl FnMut(&Received<'_>),
     ) -> Result<(), NetlinkError> {
+        let nothing = |message: &Received<'_>| {
+            visit(message);
+            None
+        };
+        self.dump_and_act(request, nothing).map(drop)
+    }
+
+    /// As [`dump`](Self::dump); what `visit` gives back is sent while the rest is still to come. Gives back how many of
+    /// those messages the kernel did not refuse.
+    pub(crate) fn dump_and_act(
+        &mut self,
+        request: &Messages,
+        mut visit: impl FnMut(&Received<'_>) -> Option<Messages>,
+    ) -> Result<u64, NetlinkError> {
         let mut request = request.clone();
         let first = self.number(&mut request);
         self.write(&request)?;
+        let (mut sent, mut refused, mut done) = (0u64, 0, false);
         loop {
-            let length = match recv(&self.socket, &mut self.buffer[..], RecvFlags::empty()) {
+            // What is refused has its answer by the time it is sent.
+            let how = if done { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
+            let length = match recv(&self.socket, &mut self.buffer[..], how) {
                 Ok((length, _)) => length,
                 Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) if done => return Ok(sent.saturating_sub(refused)),
                 Err(Errno::NOBUFS) => return Err(NetlinkError::Lost),
                 Err(errno) => return Err(NetlinkError::Socket { what: "receive", errno }),
             };
+            let mut answers = Messages::default();
             for message in received(&self.buffer[..length]) {
-                if message.sequence.wrapping_sub(first) > 0 {
-                    continue;
+                match message.sequence.wrapping_sub(first) {
+                    0 => {}
+                    // To one of those messages, or to what was sent long before.
+                    later => {
+                        refused += u64::from(message.kind == NLMSG_ERROR && later <= u32::MAX / 2);
+                        continue;
+                    }
                 }
                 if message.flags & flags::DUMP_INTERRUPTED != 0 {
                     tracing::debug!("a dump met a change");
                 }
                 match message.kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => return complaint(&message, first),
-                    _ => visit(&message),
+                    NLMSG_DONE => done = true,
+                    NLMSG_ERROR => return complaint(&message, first).map(|()| 0),
+                    _ => visit(&message).into_iter().for_each(|answer| answers.append(answer)),
                 }
+            }
+            if !answers.is_empty() {
+                sent += received(answers.bytes()).count() as u64;
+                self.number(&mut answers);
+                self.write(&answers)?;
+            } else if done && sent == 0 {
+                return Ok(0);
             }
         }
     }

@@ -43,16 +43,15 @@ fn is_over(attributes: &AttributeIter<'_>) -> bool {
 /// Forgets connections that are over, up to a part of the table; gives back how many. What lives is left alone, also
 /// where that is everything.
 pub(crate) fn make_room(netlink: &mut Netlink) -> Result<u64, NetlinkError> {
-    let wanted = (flow_table(netlink)?.limit / PART).max(1) as usize;
+    let mut wanted = (flow_table(netlink)?.limit / PART).max(1);
     let mut request = Messages::default();
     request.push(GET, flags::DUMP, 0, |_| {});
-    let mut deletions = Vec::new();
-    netlink.dump(&request, |message| {
-        if deletions.len() < wanted && is_over(&message.attributes()) {
-            deletions.push(deletion(message));
-        }
-    })?;
-    netlink.delete_each(&deletions)
+    // The first of them go before the last are found: a full table takes a while to walk.
+    netlink.dump_and_act(&request, |message| {
+        let goes = wanted > 0 && is_over(&message.attributes());
+        wanted -= u64::from(goes);
+        goes.then(|| deletion(message))
+    })
 }
 
 #[cfg(test)]
