@@ -152,6 +152,28 @@ fn established_connections_survive_whatever_becomes_of_the_rules() {
     running.stop();
 }
 
+/// While nobody has written them anew: the kernel goes on to translate what it has translated.
+#[test]
+fn established_connections_need_no_rules() {
+    let site = Site::new();
+    let mut rules = Rules::new(&site.lab.node);
+    for (text, last, pod) in [("web", "20", 0), ("talk", "30", 1)] {
+        rules.set(sealane_catalog::Entry::clone(&both(text, last, pod).1.unwrap()));
+    }
+    let talks = site.talks();
+    talks.iter().for_each(|t| t.goes_on("before"));
+    site.lab.node.command("nft flush ruleset");
+    for _ in 0..10 {
+        talks.iter().for_each(|t| t.goes_on("without rules"));
+    }
+    rules.sink.replace(&lab::context(), rules.table.frontends()).unwrap();
+    talks.iter().for_each(|t| t.goes_on("after"));
+    talks.into_iter().for_each(Talk::end);
+    // What has them go on goes with the rules, and with who wrote them.
+    rules.sink.clear().unwrap();
+    assert_eq!(site.lab.node.command("nft list ruleset"), "");
+}
+
 /// From flush to the first new connection, with more and more beside it. The figure is for an idle machine.
 #[test]
 fn new_connections_work_soon_after_a_flush() {
