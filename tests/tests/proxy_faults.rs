@@ -480,9 +480,10 @@ fn whatever_objects_hold_nothing_else_suffers() {
     .into_iter()
     .enumerate()
     {
-        place.api.set("services", &format!("odd-{n}"), bad);
-        // Younger than `web`, by name.
-        place.api.set("endpointslices", &format!("odd-{n}"), slice("odd", good.clone(), &["10.244.9.9"]));
+        // Of the same age as `web`, and behind it by name: what both claim is not theirs.
+        let name = format!("x-{n}");
+        place.api.set("services", &name, bad);
+        place.api.set("endpointslices", &name, slice(&name, good.clone(), &["10.244.9.9"]));
     }
     place.service("then", "10.96.0.60", &["10.244.0.2"]);
     eventually("what comes then", || place.said("10.96.0.60:80").map_err(|e| e.to_string()));

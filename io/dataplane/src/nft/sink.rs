@@ -539,7 +539,8 @@ mod tests {
         for round in contract::history(3, 10) {
             table.update(round.iter().map(|(name, entry)| (name, entry.as_ref())));
         }
-        let lacks: [(fn(&mut Vec<u8>), &str); 5] = [
+        type Distortion = fn(&mut Vec<u8>);
+        let lacks: [(Distortion, &str); 5] = [
             (|b| replace_all(b, b"numgen\0", b"numgex\0"), "numgen"),
             (|b| replace_all(b, b"fib\0", b"fix\0"), "reject"),
             (|b| replace_all(b, b"\x08\0\x07\0nat\0", b"\x08\0\x07\0nax\0"), "chains of type na"),
