@@ -121,6 +121,7 @@ fn connections_agree<S: Walked>(site: &real::Site, mut sink: S) {
         site.own(&cluster, true);
         sink.replace(&cluster.node, table.frontends()).unwrap();
         sink.settle().unwrap();
+        sink.forget_flows().unwrap();
         rows += cluster.rows.len();
         for (row, why) in site.check_all(&cluster.rows) {
             wrong.push(format!("line {}: {}, {}\n  {why}", row.line, cluster.title, row.text));
@@ -162,6 +163,7 @@ fn changes_agree<S: Walked>(mut sink: S) {
             }
         }
         sink.settle().unwrap();
+        sink.forget_flows().unwrap();
         walked(&mut sink, &cluster, &mut wrong);
         rows += cluster.rows.len();
     }

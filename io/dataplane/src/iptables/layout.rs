@@ -202,7 +202,7 @@ pub(super) fn lay_out<'a>(
     layout.laid
 }
 
-/// As kube-proxy orders endpoints: by their text.
+/// As kube-proxy orders endpoints: by their text. One with a larger share is there several times.
 fn sorted(backends: &[Backend]) -> Vec<Backend> {
     let mut sorted = backends.to_vec();
     sorted.sort_by_cached_key(ToString::to_string);
@@ -241,7 +241,9 @@ impl Layout<'_> {
             .map(|b| (self.port.endpoint_chain(b), self.comment(format_args!(" -> {b}"))))
             .collect();
         if let Some(seconds) = affinity {
-            rules.extend(chains.iter().map(|(chain, comment)| {
+            let mut distinct = chains.clone();
+            distinct.dedup();
+            rules.extend(distinct.iter().map(|(chain, comment)| {
                 format!("{comment} -m recent --name {chain} --rcheck --seconds {seconds} --reap -j {chain}")
             }));
         }

@@ -12,6 +12,7 @@ use super::trace::IptablesRules;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, SUBSYSTEM_NFTABLES, netlink_socket};
+use crate::room;
 use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -130,11 +131,18 @@ impl IptablesSink {
     /// Writes a family whole.
     fn rebuild(&mut self, ipv6: bool, frontends: Vec<Arc<Frontend>>) -> Result<(), IptablesError> {
         let mut written = Written::default();
+        let wanted: BTreeSet<FrontendKey> = frontends.iter().map(|f| f.key).collect();
         for frontend in frontends {
             let group = written.groups.entry(ServicePort::of(&frontend)).or_default();
             group.frontends.insert(frontend.key, frontend);
         }
         let saved = self.saved(ipv6)?;
+        // Rules outlive who wrote them: what those led from whose Services went meanwhile is not served any more.
+        if !self.written.contains_key(&ipv6) {
+            let left = saved.frontends();
+            let left = left.keys().filter(|key| !wanted.contains(key));
+            self.stale.replaced(left, std::iter::empty());
+        }
         let mut batch = Batch { jumps: missing_jumps(&saved), ..Batch::default() };
         for ((table, chain), rules) in layout::static_chains(&self.node, ipv6) {
             batch.chains.insert((table, chain.to_owned()), rules);
@@ -260,7 +268,6 @@ impl RuleSink for IptablesSink {
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), IptablesError> {
-        self.settle()?;
         // Kept over a failure: what serves them then is settled by the `replace` that follows.
         self.stale.changed(changes);
         for ipv6 in [false, true] {
@@ -281,8 +288,8 @@ impl RuleSink for IptablesSink {
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<(), IptablesError> {
-        Ok(self.stale.settle(&mut self.netlink)?)
+    fn forget_flows(&mut self) -> Result<(), IptablesError> {
+        Ok(self.stale.forget(&mut self.netlink)?)
     }
 
     fn flows(&mut self) -> conntrack::Forgotten {
@@ -310,7 +317,11 @@ impl RuleSink for IptablesSink {
     }
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, IptablesError> {
-        Ok(conntrack::flow_table(&mut self.netlink).map(Some)?)
+        Ok(room::flow_table(&mut self.netlink).map(Some)?)
+    }
+
+    fn make_room(&mut self) -> Result<u64, IptablesError> {
+        Ok(room::make_room(&mut self.netlink)?)
     }
 
     fn read_back(&mut self) -> Result<Installed, IptablesError> {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 /// Jumps into one another, beyond which something goes round.
 const DEEPEST: usize = 16;
-/// By how much an endpoint's share may differ from the others', of which it is a part: probabilities have five digits.
+/// By what part of it the likelihood of one way may differ from the others': probabilities have five digits.
 const UNEVEN: f64 = 0.001;
 
 /// How a walk goes on.
@@ -42,19 +42,20 @@ impl IptablesRules {
     /// The rules have something that the walk does not know, or endpoints are not equally likely.
     pub fn trace(&self, packet: &Packet<'_>) -> Result<Fate, TraceError> {
         let saved = if packet.destination.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
-        let (mut shares, mut masqueraded) = (BTreeMap::<Backend, f64>::new(), BTreeSet::new());
+        let (mut backends, mut masqueraded) = (BTreeSet::new(), BTreeSet::new());
         let (mut affinity, mut others) = (None, Vec::new());
         let mut chances = vec![Vec::new()];
-        let mut runs = 0;
+        let (mut runs, mut likelihoods) = (0, Vec::new());
         while let Some(chosen) = chances.pop() {
             let mut walk = Walk::new(saved, packet, chosen);
             let end = walk.through(packet)?;
             runs += 1;
+            likelihoods.push(walk.likelihood);
             // Wherever chance was asked for the first time, the other way is one to go, too.
             chances.append(&mut walk.forks);
             match end {
                 End::At(backend, as_node) => {
-                    *shares.entry(backend).or_default() += walk.likelihood;
+                    backends.insert(backend);
                     affinity = affinity.or(walk.stays);
                     if as_node {
                         masqueraded.insert(backend);
@@ -63,11 +64,10 @@ impl IptablesRules {
                 End::Otherwise(fate) => others.push(fate),
             }
         }
-        let fair = 1.0 / shares.len().max(1) as f64;
-        if let Some((backend, share)) = shares.iter().find(|(_, s)| (*s - fair).abs() > fair * UNEVEN) {
-            return Err(TraceError::Unknown(format!("{share} of connections for {backend}, not {fair}")));
+        let fair = 1.0 / f64::from(runs);
+        if let Some(likelihood) = likelihoods.iter().find(|l| (*l - fair).abs() > fair * UNEVEN) {
+            return Err(TraceError::Unknown(format!("{likelihood} of connections for one of {runs} ways")));
         }
-        let backends = shares.into_keys().collect();
         match others.as_slice() {
             [] => Ok(Fate::Dnat { backends, masqueraded, affinity }),
             [fate] if runs == 1 => Ok(fate.clone()),

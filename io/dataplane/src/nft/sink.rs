@@ -8,6 +8,7 @@ use super::trace::Ruleset;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::room;
 use crate::watch::Watch;
 use rustix::fd::OwnedFd;
 use sealane_proxy::{Change, Class, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
@@ -325,6 +326,13 @@ impl RuleSink for NftSink {
         frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
     ) -> Result<(), NetlinkError> {
         self.node = node.clone();
+        // Rules outlive who wrote them: what those led from whose Services went meanwhile is not served any more.
+        if self.tables.is_empty() {
+            for family in [Family::V4, Family::V6] {
+                let left = read::udp(&mut self.netlink, family).unwrap_or_default();
+                self.stale.replaced(left.iter(), std::iter::empty());
+            }
+        }
         self.stale.replaced(self.installed.keys(), frontends.values());
         self.installed = frontends.clone();
         self.rebuild()
@@ -370,7 +378,11 @@ impl RuleSink for NftSink {
                 *length = length.saturating_sub(count);
             }
         }
-        self.stale.settle(&mut self.netlink)
+        Ok(())
+    }
+
+    fn forget_flows(&mut self) -> Result<(), NetlinkError> {
+        self.stale.forget(&mut self.netlink)
     }
 
     fn flows(&mut self) -> conntrack::Forgotten {
@@ -389,7 +401,11 @@ impl RuleSink for NftSink {
     }
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, NetlinkError> {
-        conntrack::flow_table(&mut self.netlink).map(Some)
+        room::flow_table(&mut self.netlink).map(Some)
+    }
+
+    fn make_room(&mut self) -> Result<u64, NetlinkError> {
+        room::make_room(&mut self.netlink)
     }
 
     fn read_back(&mut self) -> Result<Installed, NetlinkError> {

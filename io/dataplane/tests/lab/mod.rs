@@ -287,5 +287,6 @@ impl<S: RuleSink> Rules<S> {
         let changes = self.table.update([(&key, Some(&entry))]);
         self.sink.apply(&changes).unwrap();
         self.sink.settle().unwrap();
+        self.sink.forget_flows().unwrap();
     }
 }
