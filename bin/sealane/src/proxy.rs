@@ -95,10 +95,10 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let mut stop = crate::up::Stop::new()?;
     let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
     let name = config.node_name.clone().unwrap_or(host);
-    let client = client(&config, flags.master.as_deref()).await?;
     let (updates, inbox) = std::sync::mpsc::channel();
     let (sink, rules) = Sinks::open(config.sink, true).map_err(|e| format!("proxy: {e}"))?;
     let choice = sink.choice();
+    let client = client(&config, flags.master.as_deref()).await?;
     let table = Table::new(NodeContext::new(name.as_str()));
     let proxy =
         sealane_dataplane::spawn_watched(table, sink, inbox, rules).map_err(|e| format!("proxy: {e}"))?;
