@@ -29,19 +29,19 @@ const SYN_SENT: u8 = 1;
 pub(crate) type Forgotten = [Option<(Duration, u64)>; 2];
 
 /// Frontends of UDP and where their flows may go.
-pub(crate) type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
+type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
 
 fn backends(frontend: &Frontend) -> BTreeSet<Backend> {
     frontend.flows_to().copied().collect()
 }
 
 /// All frontends of UDP.
-pub(crate) fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
+fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
     frontends.filter(|f| f.key.protocol == Protocol::Udp).map(|f| (f.key, backends(f))).collect()
 }
 
 /// Frontends of UDP that lost a backend, or had none: flows from before then went past them.
-pub(crate) fn changed(changes: &[Change]) -> Served {
+fn changed(changes: &[Change]) -> Served {
     let udp = changes.iter().filter(|c| c.key().protocol == Protocol::Udp);
     udp.filter_map(|change| {
         let before = change.before().map(|f| backends(f)).unwrap_or_default();
@@ -78,9 +78,6 @@ fn tuple(attributes: &AttributeIter<'_>) -> Option<Tuple> {
     })
 }
 
-/// All frontends.
-pub(crate) type Frontends = BTreeMap<FrontendKey, Arc<Frontend>>;
-
 /// The state of a connection of TCP (`enum tcp_conntrack`, linux/netfilter/nf_conntrack_tcp.h).
 pub(crate) fn state_of_tcp(attributes: &AttributeIter<'_>) -> Option<u8> {
     let (protocol, tcp, state) = STATE_OF_TCP;
@@ -89,15 +86,14 @@ pub(crate) fn state_of_tcp(attributes: &AttributeIter<'_>) -> Option<u8> {
 
 /// Whether a connection began while there were no rules to translate it, and waits for an answer: a flow is translated
 /// when it begins or never, so that its SYNs would go past the frontend for as long as they come.
-fn went_past(attributes: &AttributeIter<'_>, frontends: &Frontends) -> Option<bool> {
+fn went_past(attributes: &AttributeIter<'_>, frontends: &BTreeSet<FrontendKey>) -> Option<bool> {
     let original = tuple(&attributes.nest(TUPLE_ORIGINAL)?)?;
     if original.protocol != TCP || state_of_tcp(attributes) != Some(SYN_SENT) || is_elsewhere(attributes) {
         return Some(false);
     }
     let (address, port) = original.destination;
-    let frontend = frontends.get(&FrontendKey { address, protocol: Protocol::Tcp, port });
+    let serves = frontends.contains(&FrontendKey { address, protocol: Protocol::Tcp, port });
     let answers = tuple(&attributes.nest(TUPLE_REPLY)?)?.source;
-    let serves = frontend.is_some_and(|f| f.flows_to().next().is_some());
     Some(serves && answers == original.destination)
 }
 
@@ -150,18 +146,17 @@ pub(crate) fn deletion(flow: &Received<'_>) -> Messages {
     deletion
 }
 
-/// Deletes the stale flows of some frontends of UDP; and, with all frontends at hand, connections of TCP that wait for
-/// an answer past them. Costs a walk over the flows, so it is not done for nothing.
-pub(crate) fn forget_stale(
+/// Deletes the stale flows of some frontends of UDP, and connections that wait for an answer past frontends of TCP. Costs a
+/// walk over the flows, so it is not done for nothing.
+fn forget_stale(
     netlink: &mut Netlink,
     served: &Served,
-    all: Option<&Frontends>,
+    passed: &BTreeSet<FrontendKey>,
     forgotten: &mut Forgotten,
 ) -> Result<(), NetlinkError> {
     for family in [rustix::net::AddressFamily::INET, rustix::net::AddressFamily::INET6] {
         let ipv4 = family == rustix::net::AddressFamily::INET;
-        let keys = served.keys().chain(all.into_iter().flat_map(BTreeMap::keys));
-        if !keys.into_iter().any(|k| k.address.is_ipv4() == ipv4) {
+        if !served.keys().chain(passed).any(|k| k.address.is_ipv4() == ipv4) {
             continue;
         }
         let begun = Instant::now();
@@ -171,8 +166,7 @@ pub(crate) fn forget_stale(
         let mut deletions = Vec::new();
         netlink.dump(&request, |message| {
             let attributes = message.attributes();
-            let waits = all.and_then(|all| went_past(&attributes, all));
-            if waits == Some(true) || is_stale(&attributes, served) == Some(true) {
+            if went_past(&attributes, passed) == Some(true) || is_stale(&attributes, served) == Some(true) {
                 deletions.push(deletion(message));
             }
         })?;
@@ -181,6 +175,51 @@ pub(crate) fn forget_stale(
         forgotten[usize::from(!ipv4)] = Some((took + begun.elapsed(), counted + count));
     }
     Ok(())
+}
+
+/// Frontends whose flows are yet to be looked through, as a sink gathers them from one write to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Stale {
+    served: Served,
+    /// Frontends of TCP that serve, and that connections may have passed while they were not written.
+    passed: BTreeSet<FrontendKey>,
+    forgotten: Forgotten,
+}
+
+impl Stale {
+    /// All is written anew. Of frontends that are gone no flow may be left either, whether or not their going was told.
+    pub(crate) fn replaced<'a>(
+        &mut self,
+        before: impl Iterator<Item = &'a FrontendKey>,
+        after: impl Iterator<Item = &'a Arc<Frontend>>,
+    ) {
+        let gone = before.filter(|k| k.protocol == Protocol::Udp);
+        self.served.extend(gone.map(|key| (*key, BTreeSet::new())));
+        let after: Vec<&Arc<Frontend>> = after.collect();
+        self.served.extend(served(after.iter().copied()));
+        let serve = after.into_iter().filter(|f| f.flows_to().next().is_some());
+        self.passed.extend(serve.map(|f| f.key).filter(|k| k.protocol == Protocol::Tcp));
+    }
+
+    /// Some frontends change.
+    pub(crate) fn changed(&mut self, changes: &[Change]) {
+        self.served.extend(changed(changes));
+    }
+
+    /// Deletes the stale flows. A walk over all flows takes milliseconds, so that new connections do not wait for it.
+    pub(crate) fn forget(&mut self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
+        if !self.served.is_empty() || !self.passed.is_empty() {
+            forget_stale(netlink, &self.served, &self.passed, &mut self.forgotten)?;
+            self.served.clear();
+            self.passed.clear();
+        }
+        Ok(())
+    }
+
+    /// What was forgotten since this was last asked.
+    pub(crate) fn take(&mut self) -> Forgotten {
+        std::mem::take(&mut self.forgotten)
+    }
 }
 
 fn copy_nest(out: &mut crate::message::Attributes<'_>, kind: u16, value: &[u8]) {
@@ -253,8 +292,11 @@ mod tests {
     #[test]
     fn connections_that_went_past_their_frontend_begin_again() {
         let key = FrontendKey { address: "10.96.0.10".parse().unwrap(), protocol: Protocol::Tcp, port: 53 };
-        let all = |backends: &[&str]| -> Frontends {
-            [(key, Arc::new(Frontend { key, ..Frontend::clone(&frontend(backends)) }))].into()
+        let all = |backends: &[&str]| {
+            let mut stale = Stale::default();
+            let frontend = Arc::new(Frontend { key, ..Frontend::clone(&frontend(backends)) });
+            stale.replaced(std::iter::empty(), [frontend].iter());
+            stale.passed
         };
         let (protocol, tcp, kind) = STATE_OF_TCP;
         let (vip, pod) = ([10, 96, 0, 10], [10, 244, 0, 1]);
