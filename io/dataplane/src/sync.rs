@@ -394,7 +394,10 @@ impl<S: RuleSink> Worker<S> {
         let idle = changes.iter().all(Vec::is_empty);
         let families = self.families(changes);
         if full {
-            self.unheard(true, |worker| worker.sink.replace(worker.table.node(), worker.table.frontends()))?;
+            self.unheard(true, |worker| {
+                worker.watch.iter().for_each(|watch| watch.discard());
+                worker.sink.replace(worker.table.node(), worker.table.frontends())
+            })?;
             self.state = State::Whole;
         } else {
             for batch in changes.iter().filter(|batch| !batch.is_empty()) {

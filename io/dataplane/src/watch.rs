@@ -91,6 +91,11 @@ impl Watch {
         }
     }
 
+    /// Takes in what was told until now and is no news any more: all is about to be written anew.
+    pub(crate) fn discard(&self) {
+        self.drain();
+    }
+
     /// Takes in all there is.
     fn drain(&self) -> Notice {
         let mut notice = Notice::Harmless;
