@@ -16,9 +16,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often it is looked whether others removed the rules, and how full the table of flows is: some microseconds'
-/// work, and a table that is full loses connections until then.
+/// How often it is looked how full the table of flows is: some microseconds' work, and a table that is full loses
+/// connections until then.
 const LOOK: Duration = Duration::from_millis(250);
+/// Every so many of these looks it is looked whether others removed the rules, which is heard of as well.
+const LOOKS_AT_RULES: u32 = 4;
 /// How long notices are waited for at a time.
 const LONG: Duration = Duration::from_secs(1);
 /// How long notices of what is done to the rules are gathered: our own are many, and those of others rare.
@@ -109,6 +111,7 @@ where
         state: State::Waiting,
         troubles: Default::default(),
         looked: Instant::now(),
+        looks: 0,
         repair_said: None,
         losing: false,
         revision: 0,
@@ -207,6 +210,7 @@ struct Worker<S> {
     /// What fails at present, by task.
     troubles: [Trouble; Task::ALL.len()],
     looked: Instant,
+    looks: u32,
     repair_said: Option<Instant>,
     /// Packets are being lost for want of room in the table of flows.
     losing: bool,
@@ -300,7 +304,10 @@ impl<S: RuleSink> Worker<S> {
     fn look_at_rules(&mut self) {
         match self.sink.intact() {
             Ok(true) => {}
-            Ok(false) => self.repair(false),
+            Ok(false) => {
+                let heard = self.watch.as_ref().is_some_and(|watch| watch.discard());
+                self.repair(heard);
+            }
             Err(error) => self.failed(&error),
         }
     }
@@ -310,7 +317,8 @@ impl<S: RuleSink> Worker<S> {
         if self.state == State::Waiting {
             return;
         }
-        if self.state == State::Whole {
+        self.looks = self.looks.wrapping_add(1);
+        if self.state == State::Whole && self.looks.is_multiple_of(LOOKS_AT_RULES) {
             self.look_at_rules();
         }
         self.forget_flows([true; 2]);
@@ -395,7 +403,9 @@ impl<S: RuleSink> Worker<S> {
         let families = self.families(changes);
         if full {
             self.unheard(true, |worker| {
-                worker.watch.iter().for_each(|watch| watch.discard());
+                if let Some(watch) = &worker.watch {
+                    watch.discard();
+                }
                 worker.sink.replace(worker.table.node(), worker.table.frontends())
             })?;
             self.state = State::Whole;
@@ -543,6 +553,7 @@ mod tests {
             state: State::Waiting,
             troubles: Default::default(),
             looked: Instant::now(),
+            looks: 0,
             repair_said: None,
             losing: false,
             revision: 0,

@@ -91,9 +91,10 @@ impl Watch {
         }
     }
 
-    /// Takes in what was told until now and is no news any more: all is about to be written anew.
-    pub(crate) fn discard(&self) {
-        self.drain();
+    /// Takes in what was told until now and is no news any more, for all is about to be written anew; whether it was a
+    /// disturbance.
+    pub(crate) fn discard(&self) -> bool {
+        matches!(self.drain(), Notice::Disturbed | Notice::Lost)
     }
 
     /// Takes in all there is.
