@@ -72,7 +72,7 @@ impl Site {
         let to: SocketAddr = to.parse().unwrap();
         let tried = self.lab.pods[2].run(move || {
             let begun = Instant::now();
-            while TcpStream::connect_timeout(&to, Duration::from_millis(20)).is_err() {
+            while TcpStream::connect_timeout(&to, Duration::from_millis(5)).is_err() {
                 if begun.elapsed() > PATIENCE {
                     return Err(());
                 }
