@@ -38,6 +38,10 @@ fn slice(name: &str, service: &str, family: &str, ports: Value, endpoints: Value
 
 /// A healthy Service `good` beside what is given.
 fn table(services: &[Value], slices: &[Value]) -> Table {
+    table_on(node(), services, slices)
+}
+
+fn table_on(node: NodeContext, services: &[Value], slices: &[Value]) -> Table {
     let sources = [Source::Services, Source::EndpointSlices];
     let mut builder = Builder::new(&sources);
     let good = service(
@@ -56,7 +60,7 @@ fn table(services: &[Value], slices: &[Value]) -> Table {
         builder.apply(Event::RelistEnd(source));
     }
     let (snapshot, _) = builder.publish();
-    let mut table = Table::new(node());
+    let mut table = Table::new(node);
     table.update(snapshot.services().map(|(key, entry)| (key, Some(&**entry))));
     table
 }
@@ -272,6 +276,42 @@ fn services_that_hold_anything() {
         assert_eq!(&met(&table, destination, *port), expected, "{about}");
         assert_eq!(met(&table, NODE, 22), "Pass", "{about}: the node's own ports");
         good_is_well(&table);
+    }
+}
+
+/// Ranges of Services that hold the node, its Pods, one another, or everything: what is there goes on to be reached.
+#[test]
+fn ranges_that_overlap() {
+    let endpoints = |name: &str| {
+        slice(name, name, "IPv4", json!([{"port": 8080}]), json!([{"addresses": ["10.244.0.1"]}]))
+    };
+    // Services at a Pod's address, at the node's, and at an endpoint's of its own.
+    let services = [
+        service("on-pod", "10.244.0.77", json!({})),
+        service("on-node", NODE, json!({"ports": [{"port": 443}]})),
+        service("on-itself", "10.244.0.1", json!({})),
+    ];
+    let slices = ["on-pod", "on-node", "on-itself"].map(endpoints);
+    for ranges in [
+        &["10.96.0.0/16", "192.0.2.0/24"][..],
+        &["10.244.0.0/16"],
+        &["10.244.0.0/24", "10.96.0.0/12", "10.96.0.0/16"],
+        &["10.0.0.0/8", "192.0.2.10/32"],
+        &["0.0.0.0/0", "::/0"],
+    ] {
+        let context =
+            NodeContext { service_cidrs: ranges.iter().map(|r| r.parse().unwrap()).collect(), ..node() };
+        let table = table_on(context, &services, &slices);
+        good_is_well(&table);
+        for (destination, port, expected) in [
+            ("10.244.5.5", 8080, "Pass"),
+            (NODE, 22, "Pass"),
+            (NODE, 443, "10.244.0.1:8080"),
+            ("10.244.0.77", 80, "10.244.0.1:8080"),
+            ("10.244.0.1", 80, "10.244.0.1:8080"),
+        ] {
+            assert_eq!(met(&table, destination, port), expected, "{ranges:?}: {destination}:{port}");
+        }
     }
 }
 

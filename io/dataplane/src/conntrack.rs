@@ -1,41 +1,47 @@
 //! Flows of UDP that go where their frontend no longer leads. A UDP client that keeps its port keeps its flow alive,
 //! and with it an endpoint that is gone; TCP's end by themselves (kube-proxy: pkg/proxy/conntrack/cleanup.go).
 
-use crate::message::{AttributeIter, Messages, flags};
+use crate::message::{AttributeIter, Messages, Received, flags};
 use crate::netlink::{Netlink, NetlinkError};
 use sealane_catalog::Protocol;
-use sealane_proxy::{Backend, Change, FlowTable, Frontend, FrontendKey};
+use sealane_proxy::{Backend, Change, Frontend, FrontendKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const GET: u16 = 1 << 8 | 1;
+pub(crate) const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
-const GET_STATS_OF_CPUS: u16 = 1 << 8 | 4;
-const GET_STATS: u16 = 1 << 8 | 5;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
 const ZONE: u16 = 18;
+/// Within a tuple: the zone of this direction alone.
+const TUPLE_ZONE: u16 = 3;
 const UDP: u8 = 17;
+const TCP: u8 = 6;
+/// CTA_PROTOINFO, CTA_PROTOINFO_TCP and CTA_PROTOINFO_TCP_STATE.
+const STATE_OF_TCP: (u16, u16, u16) = (4, 1, 1);
+/// `TCP_CONNTRACK_SYN_SENT`.
+const SYN_SENT: u8 = 1;
 
 /// For IPv4 and IPv6: how long looking took and how many flows were deleted.
 pub(crate) type Forgotten = [Option<(Duration, u64)>; 2];
 
 /// Frontends of UDP and where their flows may go.
-pub(crate) type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
+type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
 
 fn backends(frontend: &Frontend) -> BTreeSet<Backend> {
     frontend.flows_to().copied().collect()
 }
 
 /// All frontends of UDP.
-pub(crate) fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
+fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
     frontends.filter(|f| f.key.protocol == Protocol::Udp).map(|f| (f.key, backends(f))).collect()
 }
 
 /// Frontends of UDP that lost a backend, or had none: flows from before then went past them.
-pub(crate) fn changed(changes: &[Change]) -> Served {
+fn changed(changes: &[Change]) -> Served {
     let udp = changes.iter().filter(|c| c.key().protocol == Protocol::Udp);
     udp.filter_map(|change| {
         let before = change.before().map(|f| backends(f)).unwrap_or_default();
@@ -72,11 +78,37 @@ fn tuple(attributes: &AttributeIter<'_>) -> Option<Tuple> {
     })
 }
 
+/// The state of a connection of TCP (`enum tcp_conntrack`, linux/netfilter/nf_conntrack_tcp.h).
+pub(crate) fn state_of_tcp(attributes: &AttributeIter<'_>) -> Option<u8> {
+    let (protocol, tcp, state) = STATE_OF_TCP;
+    attributes.nest(protocol)?.nest(tcp)?.get(state)?.first().copied()
+}
+
+/// Whether a connection began while there were no rules to translate it, and waits for an answer: a flow is translated
+/// when it begins or never, so that its SYNs would go past the frontend for as long as they come.
+fn went_past(attributes: &AttributeIter<'_>, frontends: &BTreeSet<FrontendKey>) -> Option<bool> {
+    let original = tuple(&attributes.nest(TUPLE_ORIGINAL)?)?;
+    if original.protocol != TCP || state_of_tcp(attributes) != Some(SYN_SENT) || is_elsewhere(attributes) {
+        return Some(false);
+    }
+    let (address, port) = original.destination;
+    let serves = frontends.contains(&FrontendKey { address, protocol: Protocol::Tcp, port });
+    let answers = tuple(&attributes.nest(TUPLE_REPLY)?)?.source;
+    Some(serves && answers == original.destination)
+}
+
+/// Whether a flow is in a zone other than the first, wholly or in one direction: whoever made the zone looks after it.
+fn is_elsewhere(attributes: &AttributeIter<'_>) -> bool {
+    let zoned = |a: Option<AttributeIter<'_>>, kind| a.and_then(|a| a.get(kind)).is_some_and(|z| z != [0, 0]);
+    zoned(Some(attributes.clone()), ZONE)
+        || [TUPLE_ORIGINAL, TUPLE_REPLY].iter().any(|t| zoned(attributes.nest(*t), TUPLE_ZONE))
+}
+
 /// A flow is stale if it came to a frontend and is answered by somebody who doesn't serve that. Where nobody serves
 /// it, flows that were never translated are whoever's that listens there.
 fn is_stale(attributes: &AttributeIter<'_>, served: &Served) -> Option<bool> {
     let original = tuple(&attributes.nest(TUPLE_ORIGINAL)?)?;
-    if original.protocol != UDP {
+    if original.protocol != UDP || is_elsewhere(attributes) {
         return Some(false);
     }
     let (address, port) = original.destination;
@@ -91,15 +123,40 @@ fn is_stale(attributes: &AttributeIter<'_>, served: &Served) -> Option<bool> {
     Some(!backends.contains(&Backend { address, port }))
 }
 
-/// Deletes the stale flows of some frontends. Costs a walk over the flows, so it is not done for nothing.
-pub(crate) fn forget_stale(
+/// Asks for the deletion of a flow as it was dumped: this very one, not its successor of the same addresses and ports.
+pub(crate) fn deletion(flow: &Received<'_>) -> Messages {
+    let family = flow.body.first().copied().unwrap_or_default();
+    let mut deletion = Messages::default();
+    deletion.push(DELETE, 0, family, |a| {
+        for (kind, value) in flow.attributes() {
+            match kind {
+                TUPLE_ORIGINAL => {
+                    a.nest(kind, |tuple| {
+                        AttributeIter::new(value).for_each(|(k, v)| match k {
+                            TUPLE_ZONE => tuple.bytes(k, v),
+                            _ => copy_nest(tuple, k, v),
+                        });
+                    });
+                }
+                ID | ZONE => a.bytes(kind, value),
+                _ => {}
+            }
+        }
+    });
+    deletion
+}
+
+/// Deletes the stale flows of some frontends of UDP, and connections that wait for an answer past frontends of TCP. Costs a
+/// walk over the flows, so it is not done for nothing.
+fn forget_stale(
     netlink: &mut Netlink,
     served: &Served,
+    passed: &BTreeSet<FrontendKey>,
     forgotten: &mut Forgotten,
 ) -> Result<(), NetlinkError> {
     for family in [rustix::net::AddressFamily::INET, rustix::net::AddressFamily::INET6] {
         let ipv4 = family == rustix::net::AddressFamily::INET;
-        if !served.keys().any(|k| k.address.is_ipv4() == ipv4) {
+        if !served.keys().chain(passed).any(|k| k.address.is_ipv4() == ipv4) {
             continue;
         }
         let begun = Instant::now();
@@ -109,57 +166,60 @@ pub(crate) fn forget_stale(
         let mut deletions = Vec::new();
         netlink.dump(&request, |message| {
             let attributes = message.attributes();
-            if is_stale(&attributes, served) == Some(true) {
-                let mut deletion = Messages::default();
-                deletion.push(DELETE, 0, family, |a| {
-                    for (kind, value) in
-                        attributes.clone().filter(|(k, _)| [TUPLE_ORIGINAL, ZONE].contains(k))
-                    {
-                        if kind == ZONE {
-                            a.bytes(kind, value);
-                        } else {
-                            a.nest(kind, |n| AttributeIter::new(value).for_each(|(k, v)| copy_nest(n, k, v)));
-                        }
-                    }
-                });
-                deletions.push(deletion);
+            if went_past(&attributes, passed) == Some(true) || is_stale(&attributes, served) == Some(true) {
+                deletions.push(deletion(message));
             }
         })?;
-        let mut count = 0;
-        for deletion in deletions {
-            match netlink.send(deletion) {
-                // It ended by itself.
-                Err(error) if error.is_not_found() => {}
-                other => {
-                    other?;
-                    count += 1;
-                }
-            }
-        }
+        let count = netlink.delete_each(&deletions)?;
         let (took, counted) = forgotten[usize::from(!ipv4)].unwrap_or_default();
         forgotten[usize::from(!ipv4)] = Some((took + begun.elapsed(), counted + count));
     }
     Ok(())
 }
 
-/// How full the table of the socket's network namespace is.
-pub(crate) fn flow_table(netlink: &mut Netlink) -> Result<FlowTable, NetlinkError> {
-    let number = |attributes: &AttributeIter<'_>, kind| -> u64 {
-        attributes.get(kind).and_then(|v| v.try_into().ok()).map_or(0, |v| u32::from_be_bytes(v).into())
-    };
-    let mut table = FlowTable::default();
-    let mut request = Messages::default();
-    request.push(GET_STATS, 0, 0, |_| {});
-    netlink.ask(request, |message| {
-        let attributes = message.attributes();
-        // CTA_STATS_GLOBAL_ENTRIES, CTA_STATS_GLOBAL_MAX_ENTRIES
-        (table.entries, table.limit) = (number(&attributes, 1), number(&attributes, 2));
-    })?;
-    let mut request = Messages::default();
-    request.push(GET_STATS_OF_CPUS, flags::DUMP, 0, |_| {});
-    // CTA_STATS_DROP: there was no room, and nothing that could make room.
-    netlink.dump(&request, |message| table.dropped += number(&message.attributes(), 10))?;
-    Ok(table)
+/// Frontends whose flows are yet to be looked through, as a sink gathers them from one write to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Stale {
+    served: Served,
+    /// Frontends of TCP that serve, and that connections may have passed while they were not written.
+    passed: BTreeSet<FrontendKey>,
+    forgotten: Forgotten,
+}
+
+impl Stale {
+    /// All is written anew. Of frontends that are gone no flow may be left either, whether or not their going was told.
+    pub(crate) fn replaced<'a>(
+        &mut self,
+        before: impl Iterator<Item = &'a FrontendKey>,
+        after: impl Iterator<Item = &'a Arc<Frontend>>,
+    ) {
+        let gone = before.filter(|k| k.protocol == Protocol::Udp);
+        self.served.extend(gone.map(|key| (*key, BTreeSet::new())));
+        let after: Vec<&Arc<Frontend>> = after.collect();
+        self.served.extend(served(after.iter().copied()));
+        let serve = after.into_iter().filter(|f| f.flows_to().next().is_some());
+        self.passed.extend(serve.map(|f| f.key).filter(|k| k.protocol == Protocol::Tcp));
+    }
+
+    /// Some frontends change.
+    pub(crate) fn changed(&mut self, changes: &[Change]) {
+        self.served.extend(changed(changes));
+    }
+
+    /// Deletes the stale flows. A walk over all flows takes milliseconds, so that new connections do not wait for it.
+    pub(crate) fn forget(&mut self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
+        if !self.served.is_empty() || !self.passed.is_empty() {
+            forget_stale(netlink, &self.served, &self.passed, &mut self.forgotten)?;
+            self.served.clear();
+            self.passed.clear();
+        }
+        Ok(())
+    }
+
+    /// What was forgotten since this was last asked.
+    pub(crate) fn take(&mut self) -> Forgotten {
+        std::mem::take(&mut self.forgotten)
+    }
 }
 
 fn copy_nest(out: &mut crate::message::Attributes<'_>, kind: u16, value: &[u8]) {
@@ -230,28 +290,64 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_stale_when_somebody_else_answers() {
-        let flow = |protocol: u8, destination: [u8; 4], answers: [u8; 4]| {
-            let mut out = Messages::default();
-            let ends =
-                [(TUPLE_ORIGINAL, [10, 244, 0, 9], destination), (TUPLE_REPLY, answers, [10, 244, 0, 9])];
-            out.push(0, 0, 2, |a| {
-                for (kind, source, destination) in ends {
-                    a.nest(kind, |t| {
-                        t.nest(1, |ip| {
-                            ip.bytes(1, &source);
-                            ip.bytes(2, &destination);
-                        });
-                        t.nest(2, |p| {
-                            p.bytes(1, &[protocol]);
-                            p.bytes(2, &53u16.to_be_bytes());
-                            p.bytes(3, &53u16.to_be_bytes());
-                        });
-                    });
-                }
-            });
-            out
+    fn connections_that_went_past_their_frontend_begin_again() {
+        let key = FrontendKey { address: "10.96.0.10".parse().unwrap(), protocol: Protocol::Tcp, port: 53 };
+        let all = |backends: &[&str]| {
+            let mut stale = Stale::default();
+            let frontend = Arc::new(Frontend { key, ..Frontend::clone(&frontend(backends)) });
+            stale.replaced(std::iter::empty(), [frontend].iter());
+            stale.passed
         };
+        let (protocol, tcp, kind) = STATE_OF_TCP;
+        let (vip, pod) = ([10, 96, 0, 10], [10, 244, 0, 1]);
+        for (state, destination, answers, backends, expected) in [
+            (SYN_SENT, vip, vip, &["10.244.0.1"][..], true),
+            // Translated; answered; nobody's; nobody there.
+            (SYN_SENT, vip, pod, &["10.244.0.1"], false),
+            (3, vip, vip, &["10.244.0.1"], false),
+            (SYN_SENT, pod, pod, &["10.244.0.1"], false),
+            (SYN_SENT, vip, vip, &[], false),
+        ] {
+            let mut out = flow(TCP, destination, answers);
+            let attributes: Vec<(u16, Vec<u8>)> =
+                received(out.bytes()).next().unwrap().attributes().map(|(k, v)| (k, v.to_vec())).collect();
+            out = Messages::default();
+            out.push(0, 0, 2, |a| {
+                for (k, value) in &attributes {
+                    a.nest(*k, |t| AttributeIter::new(value).for_each(|(k, v)| copy_nest(t, k, v)));
+                }
+                a.nest(protocol, |p| p.nest(tcp, |t| t.bytes(kind, &[state])));
+            });
+            let message = received(out.bytes()).next().unwrap();
+            let found = went_past(&message.attributes(), &all(backends));
+            assert_eq!(found, Some(expected), "{state} {destination:?} {answers:?} {backends:?}");
+        }
+    }
+
+    /// A flow between 10.244.0.9 and a destination, of which somebody answers; both ports are 53.
+    fn flow(protocol: u8, destination: [u8; 4], answers: [u8; 4]) -> Messages {
+        let mut out = Messages::default();
+        let ends = [(TUPLE_ORIGINAL, [10, 244, 0, 9], destination), (TUPLE_REPLY, answers, [10, 244, 0, 9])];
+        out.push(0, 0, 2, |a| {
+            for (kind, source, destination) in ends {
+                a.nest(kind, |t| {
+                    t.nest(1, |ip| {
+                        ip.bytes(1, &source);
+                        ip.bytes(2, &destination);
+                    });
+                    t.nest(2, |p| {
+                        p.bytes(1, &[protocol]);
+                        p.bytes(2, &53u16.to_be_bytes());
+                        p.bytes(3, &53u16.to_be_bytes());
+                    });
+                });
+            }
+        });
+        out
+    }
+
+    #[test]
+    fn a_flow_is_stale_when_somebody_else_answers() {
         let served = served([frontend(&["10.244.0.1"])].iter());
         let dns = [10, 96, 0, 10];
         let table = [
@@ -264,6 +360,24 @@ mod tests {
         for (flow, expected) in table {
             let message = received(flow.bytes()).next().unwrap();
             assert_eq!(is_stale(&message.attributes(), &served), expected);
+        }
+        // Another zone's, wholly or in one direction, is another's; the first has number 0 or none.
+        for (zone, of_tuple, expected) in
+            [([0, 0], [0, 0], true), ([0, 7], [0, 0], false), ([0, 0], [0, 7], false)]
+        {
+            let mut out = Messages::default();
+            let stale = flow(UDP, dns, [10, 244, 0, 2]);
+            out.push(0, 0, 2, |a| {
+                for (kind, value) in received(stale.bytes()).next().unwrap().attributes() {
+                    a.nest(kind, |t| {
+                        AttributeIter::new(value).for_each(|(k, v)| copy_nest(t, k, v));
+                        t.bytes(TUPLE_ZONE, &of_tuple);
+                    });
+                }
+                a.bytes(ZONE, &zone);
+            });
+            let message = received(out.bytes()).next().unwrap();
+            assert_eq!(is_stale(&message.attributes(), &served), Some(expected), "{zone:?} {of_tuple:?}");
         }
         // Scaled to zero, or deleted: what was translated goes, what goes to the address itself is not ours.
         let nobody = served_by_nobody();

@@ -21,8 +21,12 @@ const DATAGRAM: usize = 64 << 10;
 /// What was noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// Somebody else changed our table, or what happened is not known because too much did.
+    /// Somebody else changed our table.
     Disturbed,
+    /// What happened is not known, because too much did (ENOBUFS).
+    Lost,
+    /// Listening failed.
+    Failed(Errno),
     /// We wrote, or others wrote to their tables.
     Harmless,
     /// Nothing.
@@ -42,7 +46,7 @@ pub struct Watch {
 }
 
 /// The address that a netlink socket has, which it gets if it has none.
-fn port(socket: &OwnedFd) -> Result<u32, NetlinkError> {
+pub(crate) fn port(socket: &OwnedFd) -> Result<u32, NetlinkError> {
     let failed = |errno| NetlinkError::Socket { what: "bind", errno };
     let named = || {
         let address = getsockname(socket).and_then(SocketAddrNetlink::try_from);
@@ -81,10 +85,16 @@ impl Watch {
         let patience = Timespec::try_from(patience).ok();
         match poll(&mut both, patience.as_ref()) {
             Ok(0) | Err(Errno::INTR) => Notice::Quiet,
-            Err(_) => Notice::Ended,
+            Err(errno) => Notice::Failed(errno),
             Ok(_) if !both[1].revents().is_empty() => Notice::Ended,
             Ok(_) => self.drain(),
         }
+    }
+
+    /// Takes in what was told until now and is no news any more, for all is about to be written anew; whether it was a
+    /// disturbance.
+    pub(crate) fn discard(&self) -> bool {
+        matches!(self.drain(), Notice::Disturbed | Notice::Lost)
     }
 
     /// Takes in all there is.
@@ -94,14 +104,15 @@ impl Watch {
         loop {
             match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
-                    if received(&buffer[..length]).any(|m| is_disturbance(&m, self.sink)) {
+                    let disturbed = received(&buffer[..length]).any(|m| is_disturbance(&m, self.sink));
+                    if disturbed && notice == Notice::Harmless {
                         notice = Notice::Disturbed;
                     }
                 }
                 Err(Errno::AGAIN) => return notice,
                 Err(Errno::INTR) => {}
-                Err(Errno::NOBUFS) => notice = Notice::Disturbed,
-                Err(_) => return Notice::Ended,
+                Err(Errno::NOBUFS) => notice = Notice::Lost,
+                Err(errno) => return Notice::Failed(errno),
             }
         }
     }

@@ -282,7 +282,12 @@ pub(crate) fn recreate_table(family: Family, out: &mut Messages) {
 /// Removes a table, there or not.
 pub(crate) fn remove_table(family: Family, out: &mut Messages) {
     new_table(family, out);
-    out.push(kind::DELETE_TABLE, 0, family.number(), |a| a.text(1, TABLE));
+    delete_table(family, TABLE, out);
+}
+
+/// Removes a table that is there.
+pub(crate) fn delete_table(family: Family, name: &str, out: &mut Messages) {
+    out.push(kind::DELETE_TABLE, 0, family.number(), |a| a.text(1, name));
 }
 
 fn new_table(family: Family, out: &mut Messages) {
@@ -377,6 +382,34 @@ pub(crate) fn static_chains(family: Family, node: &NodeContext, out: &mut Messag
         rule(family, "offcluster", &[&range[..], &[Expr::Verdict(Verdict::Return)]].concat(), out);
     }
     rule(family, "offcluster", &mark(node), out);
+}
+
+/// A table beside ours that holds nothing but a chain of type nat and a use of conntrack. Others cannot flush it, for it
+/// belongs to the socket that makes it, and goes with that (NFT_TABLE_F_OWNER, Linux 5.12). Where the last chain of
+/// type nat goes, the kernel stops translating what it had translated (nf_nat_core.c, nf_nat_unregister_fn), and
+/// both sides of a connection see strangers: with this one it goes on, whoever flushes ours.
+pub(crate) fn keep_translating(family: Family, name: &str, out: &mut Messages) {
+    const OWNER: u32 = 2;
+    const POSTROUTING: u32 = 4;
+    const LAST: i32 = i32::MAX;
+    out.push(kind::NEW_TABLE, flags::CREATE, family.number(), |a| {
+        a.text(1, name);
+        a.u32(2, OWNER);
+    });
+    out.push(kind::NEW_CHAIN, flags::CREATE, family.number(), |a| {
+        a.text(1, name);
+        a.text(3, name);
+        a.nest(4, |h| {
+            h.u32(1, POSTROUTING);
+            h.bytes(2, &LAST.to_be_bytes());
+        });
+        a.text(7, "nat");
+    });
+    out.push(kind::NEW_RULE, flags::CREATE | flags::APPEND, family.number(), |a| {
+        a.text(1, name);
+        a.text(2, name);
+        a.nest(4, |list| Expr::CtStatus { to: Register(0) }.write(list));
+    });
 }
 
 /// The base chains: what makes the rest come into force.

@@ -8,9 +8,9 @@ use super::trace::Ruleset;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::watch::Watch;
+use crate::room;
+use crate::watch::{Watch, port};
 use rustix::fd::OwnedFd;
-use sealane_catalog::Protocol;
 use sealane_proxy::{Change, Class, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// How long a packet may take between its look-ups. Measured: with 200 us none of 228,000 flows missed.
 const IN_FLIGHT: Duration = Duration::from_micros(200);
+/// Chains that nobody needs any more, beyond which all is written anew: they cost memory, and the map to them makes each
+/// new one cost its size.
+const UNUSED_CHAINS: usize = 1 << 10;
 /// Elements that a set has room for at least.
 const SMALLEST: usize = 1 << 10;
 
@@ -28,6 +31,8 @@ const SMALLEST: usize = 1 << 10;
 struct TableState {
     /// Numbers of the chains in force.
     actions: BTreeMap<Action, u32>,
+    /// How many of them were needed when all was last written anew.
+    needed: usize,
     /// How many backends have an address.
     hairpin: BTreeMap<IpAddr, i64>,
     /// How many frontends a cluster address has.
@@ -62,15 +67,14 @@ pub struct NftSink {
     netlink: Netlink,
     node: NodeContext,
     tables: BTreeMap<Family, TableState>,
+    /// Families whose translations go on whoever flushes our table.
+    kept: BTreeSet<Family>,
     installed: BTreeMap<FrontendKey, Arc<Frontend>>,
     later: Messages,
     /// What `later` takes from each set's count.
     leaving: Vec<(Family, Set, usize)>,
     applied_at: Instant,
-    /// Frontends whose stale flows are yet to be forgotten.
-    flows: conntrack::Served,
-    /// What was forgotten of them.
-    forgotten: conntrack::Forgotten,
+    stale: conntrack::Stale,
 }
 
 impl NftSink {
@@ -81,12 +85,12 @@ impl NftSink {
             netlink: Netlink::new(socket)?,
             node: NodeContext::new(""),
             tables: BTreeMap::new(),
+            kept: BTreeSet::new(),
             installed: BTreeMap::new(),
             later: Messages::default(),
             leaving: Vec::new(),
             applied_at: Instant::now(),
-            flows: conntrack::Served::new(),
-            forgotten: [None; 2],
+            stale: conntrack::Stale::default(),
         })
     }
 
@@ -95,6 +99,10 @@ impl NftSink {
         let mut messages = Messages::default();
         for family in [Family::V4, Family::V6] {
             layout::remove_table(family, &mut messages);
+        }
+        let keeper = self.keeper()?;
+        for family in std::mem::take(&mut self.kept) {
+            layout::delete_table(family, &keeper, &mut messages);
         }
         self.later = Messages::default();
         self.leaving.clear();
@@ -128,6 +136,26 @@ impl NftSink {
         self.netlink.set_limit(limit);
     }
 
+    /// The name of the table that has translations go on: this socket's own, for another's cannot be written.
+    fn keeper(&self) -> Result<String, NetlinkError> {
+        Ok(format!("{TABLE}-{}", port(self.netlink.socket())?))
+    }
+
+    /// Has translations go on whoever flushes our table; where the kernel cannot, they do so when rules are back.
+    fn keep_translating(&mut self) -> Result<(), NetlinkError> {
+        let name = self.keeper()?;
+        let fresh: Vec<Family> = self.tables.keys().filter(|f| !self.kept.contains(f)).copied().collect();
+        for family in fresh {
+            let mut messages = Messages::default();
+            layout::keep_translating(family, &name, &mut messages);
+            if let Err(error) = self.netlink.transact(&messages) {
+                tracing::debug!(%error, "a flush of rules will interrupt connections");
+            }
+            self.kept.insert(family);
+        }
+        Ok(())
+    }
+
     /// Writes everything anew, each set with room for twice of what it holds.
     fn rebuild(&mut self) -> Result<(), NetlinkError> {
         self.later = Messages::default();
@@ -159,6 +187,7 @@ impl NftSink {
                 set.create(family, id as u32 + 1, size as u32, &mut messages);
                 table.room.insert(set, (length, size));
             }
+            table.needed = table.actions.len();
             layout::static_chains(family, &self.node, &mut messages);
             messages.append(plan.chains);
             plan.add.iter().for_each(|(set, list)| list.add(family, *set, &mut messages));
@@ -178,7 +207,7 @@ impl NftSink {
             }
         }
         self.applied_at = Instant::now();
-        Ok(())
+        self.keep_translating()
     }
 
     /// What tells a table from one that was removed, flushed or made again.
@@ -198,10 +227,13 @@ impl NftSink {
         }
     }
 
-    /// Whether every set has room for a plan; a set's elements count until their deletion is committed.
+    /// Whether every set has room for a plan, and there are not too many old chains; a set's elements count until their deletion is committed.
     fn fits(&self, plans: &BTreeMap<Family, Plan>) -> bool {
         plans.iter().all(|(family, plan)| {
             let Some(table) = self.tables.get(family) else { return false };
+            if table.actions.len() > 2 * table.needed + UNUSED_CHAINS {
+                return false;
+            }
             plan.add.iter().all(|(set, list)| {
                 table.room.get(set).is_some_and(|(length, size)| length + list.len() <= *size)
             })
@@ -222,7 +254,7 @@ impl TableState {
             self.action(family, pods, node, out);
             self.action(family, own, node, out);
         }
-        // Chains stay until the next rebuild: there are as many as there are distinct numbers of backends.
+        // Chains stay until all is written anew: there are as many as there were distinct numbers of backends.
         let number = self.actions.len() as u32 + 1;
         self.actions.insert(action, number);
         layout::action_chain(family, action, node, out);
@@ -330,18 +362,22 @@ impl RuleSink for NftSink {
         frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
     ) -> Result<(), NetlinkError> {
         self.node = node.clone();
-        // Of those that are gone no flow may be left either, whether or not their going was ever told.
-        let gone = self.installed.keys().filter(|k| k.protocol == Protocol::Udp);
-        self.flows.extend(gone.map(|key| (*key, BTreeSet::new())));
+        // Rules outlive who wrote them: what those led from whose Services went meanwhile is not served any more.
+        if self.tables.is_empty() {
+            for family in [Family::V4, Family::V6] {
+                let left = read::udp(&mut self.netlink, family).unwrap_or_default();
+                self.stale.replaced(left.iter(), std::iter::empty());
+            }
+        }
+        self.stale.replaced(self.installed.keys(), frontends.values());
         self.installed = frontends.clone();
-        self.flows.extend(conntrack::served(self.installed.values()));
         self.rebuild()
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
         self.settle()?;
         // Kept over a failure: what serves them then is settled by the `replace` that follows.
-        self.flows.extend(conntrack::changed(changes));
+        self.stale.changed(changes);
         let mut plans: BTreeMap<Family, Plan> = BTreeMap::new();
         let mut fresh = false;
         for change in changes {
@@ -378,23 +414,23 @@ impl RuleSink for NftSink {
                 *length = length.saturating_sub(count);
             }
         }
-        // A walk over all flows takes milliseconds, so that new connections do not wait for it.
-        if !self.flows.is_empty() {
-            conntrack::forget_stale(&mut self.netlink, &self.flows, &mut self.forgotten)?;
-            self.flows.clear();
-        }
         Ok(())
     }
 
+    fn forget_flows(&mut self) -> Result<(), NetlinkError> {
+        self.stale.forget(&mut self.netlink)
+    }
+
     fn flows(&mut self) -> conntrack::Forgotten {
-        std::mem::take(&mut self.forgotten)
+        self.stale.take()
     }
 
     fn intact(&mut self) -> Result<bool, NetlinkError> {
         let expected: Vec<(Family, Option<(u64, u32)>)> =
             self.tables.iter().map(|(f, t)| (*f, t.fingerprint)).collect();
         for (family, fingerprint) in expected {
-            if self.fingerprint(family)? != fingerprint {
+            // Gone before it could be looked at: as little intact as what is gone since.
+            if fingerprint.is_none() || self.fingerprint(family)? != fingerprint {
                 return Ok(false);
             }
         }
@@ -402,7 +438,11 @@ impl RuleSink for NftSink {
     }
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, NetlinkError> {
-        conntrack::flow_table(&mut self.netlink).map(Some)
+        room::flow_table(&mut self.netlink).map(Some)
+    }
+
+    fn make_room(&mut self) -> Result<u64, NetlinkError> {
+        room::make_room(&mut self.netlink)
     }
 
     fn read_back(&mut self) -> Result<Installed, NetlinkError> {
@@ -455,9 +495,7 @@ mod tests {
     use super::*;
     use sealane_proxy::contract;
 
-    /// What a user namespace does to a batch: it is cut in many.
-    #[test]
-    fn small_batches_come_to_the_same() {
+    fn namespace() -> OwnedFd {
         let socket = std::thread::spawn(|| {
             let kind = rustix::thread::UnshareFlags::NEWNET;
             // A child thread's own namespace; the socket keeps it.
@@ -465,7 +503,59 @@ mod tests {
             rustix::thread::unshare(kind).expect("this test makes a network namespace: run it as root");
             crate::netlink_socket().unwrap()
         });
-        let mut sink = NftSink::open(socket.join().unwrap()).unwrap();
+        socket.join().unwrap()
+    }
+
+    fn replace_all(bytes: &mut [u8], what: &[u8], by: &[u8]) {
+        for at in 0..bytes.len().saturating_sub(what.len()) {
+            if &bytes[at..at + what.len()] == what {
+                bytes[at..at + by.len()].copy_from_slice(by);
+            }
+        }
+    }
+
+    /// Requests for what no kernel has: it answers as one that lacks the true ones does.
+    #[test]
+    fn what_a_kernel_lacks_is_named() {
+        let mut sink = NftSink::open(namespace()).unwrap();
+        let mut table = sealane_proxy::Table::new(contract::node());
+        for round in contract::history(3, 10) {
+            table.update(round.iter().map(|(name, entry)| (name, entry.as_ref())));
+        }
+        type Distortion = fn(&mut Vec<u8>);
+        let lacks: [(Distortion, &str); 5] = [
+            (|b| replace_all(b, b"numgen\0", b"numgex\0"), "numgen"),
+            (|b| replace_all(b, b"fib\0", b"fix\0"), "reject"),
+            (|b| replace_all(b, b"\x08\0\x07\0nat\0", b"\x08\0\x07\0nax\0"), "chains of type na"),
+            // The flags of set `sources`.
+            (|b| replace_all(b, b"\x08\0\x03\0\0\0\0\x84", b"\x08\0\x03\0\x80\0\0\x84"), "sets like sources"),
+            // The subsystem of a batch: one that takes none.
+            (
+                |b| {
+                    if b[4..6] == [0x10, 0] {
+                        b[19] = 1
+                    }
+                },
+                "nftables (CONFIG_NF_TABLES)",
+            ),
+        ];
+        for (distort, what) in lacks {
+            sink.netlink.distort = Some(distort);
+            let error = sink.replace(table.node(), table.frontends()).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, NetlinkError::Missing { .. }) && text.contains(what), "{what}: {text}");
+            assert!(text.starts_with("the kernel lacks ") && !text.contains('\n'), "{text}");
+        }
+        // Its module is loaded: the next try gets through.
+        sink.netlink.distort = None;
+        sink.replace(table.node(), table.frontends()).unwrap();
+        assert_eq!(sink.read_back().unwrap().len(), table.frontends().len());
+    }
+
+    /// What a user namespace does to a batch: it is cut in many.
+    #[test]
+    fn small_batches_come_to_the_same() {
+        let mut sink = NftSink::open(namespace()).unwrap();
         sink.set_limit(2000);
         contract::check(&mut sink, &contract::node(), &contract::history(3, 10)).unwrap();
     }
