@@ -12,7 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, watch_catalog};
 use sealane_dataplane::{
-    NftSink, address_sockets, follow_addresses, netlink_socket, set_conntrack, set_oom_score,
+    NftSink, Observer, address_sockets, follow_addresses, netlink_socket, set_conntrack, set_oom_score,
 };
 use sealane_proxy::config::{Config, Flags, Problem, USAGE};
 use sealane_proxy::{NodeContext, Table};
@@ -104,8 +104,10 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let sink = sink()?;
     let rules = netlink_socket().and_then(|s| sink.watch(s)).map_err(|e| format!("proxy: {e}"))?;
     let table = Table::new(NodeContext::new(name.as_str()));
-    let proxy =
-        sealane_dataplane::spawn_watched(table, sink, inbox, rules).map_err(|e| format!("proxy: {e}"))?;
+    let flows = netlink_socket().and_then(|look| Observer::open(look, netlink_socket()?));
+    let flows = flows.map_err(|e| format!("proxy: {e}"))?;
+    let proxy = sealane_dataplane::spawn_observed(table, sink, inbox, rules, flows)
+        .map_err(|e| format!("proxy: {e}"))?;
     tracing::info!(node = name, mode = servers::MODE, "the service proxy starts");
 
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));

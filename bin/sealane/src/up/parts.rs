@@ -220,20 +220,20 @@ impl Network {
         let at = system::api_for_pods(self.host.config().gateway());
         let bound = self.host.node_network(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
         let api = self.api.serve(bound.map_err(|e| format!("{at} in the node's network: {e}"))?)?;
-        let both = || Ok::<_, NetlinkError>((netlink_socket()?, netlink_socket()?));
-        let opened = self.host.node_network(both).await.map_err(|e| e.to_string())?;
-        let open = |(socket, second)| {
-            let sink = NftSink::open(socket)?;
-            Ok::<_, NetlinkError>((sink.watch(second)?, sink))
+        let sockets = || [(); 4].map(|()| netlink_socket());
+        let opened = self.host.node_network(sockets).await.map_err(|e| e.to_string())?;
+        let open = |[rules, watch, look, listen]: [Result<_, NetlinkError>; 4]| {
+            let sink = NftSink::open(rules?)?;
+            Ok::<_, NetlinkError>((sink.watch(watch?)?, sink, Observer::open(look?, listen?)?))
         };
-        let (rules, sink) = opened.and_then(open).map_err(|e| e.to_string())?;
+        let (rules, sink, flows) = open(opened).map_err(|e| e.to_string())?;
         let mut context = NodeContext::new(self.config.node_name.as_str());
         context.addresses = vec![self.host.config().gateway().into()];
         context.node_port_addresses = vec![self.host.config().gateway().into()];
         let cidr = self.config.pod_cidr;
         context.pod_cidrs = cidr.to_string().parse().into_iter().collect();
         let (updates, inbox) = std::sync::mpsc::channel();
-        let proxy = sealane_dataplane::spawn_watched(Table::new(context), sink, inbox, rules)
+        let proxy = sealane_dataplane::spawn_observed(Table::new(context), sink, inbox, rules, flows)
             .map_err(|e| e.to_string())?;
         // The proxy's thread ends with its feed.
         let feed = tokio::spawn(feed(self.snapshots.clone(), updates)).abort_handle();

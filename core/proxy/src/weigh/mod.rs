@@ -239,8 +239,8 @@ impl Weighed {
     /// Connections to move, after so much time since the last.
     fn moves(&mut self, since: Duration, now: Duration) -> Vec<Flow> {
         let Some(rate) = self.options.rebalance else { return Vec::new() };
-        // What was not used is kept for a second.
-        self.budget = (self.budget + rate * since.as_secs_f64()).min(rate.max(1.0));
+        // What was not used is lost, but for a part of one.
+        self.budget = self.budget.min(1.0) + rate * since.as_secs_f64();
         let mut moves = Vec::new();
         let service = &self.service;
         for group in self.groups.values_mut() {
