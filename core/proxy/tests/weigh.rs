@@ -180,7 +180,7 @@ impl World {
     /// Time goes by, and flows are looked at; what is to be moved is forgotten.
     fn look(&mut self, after: Duration) -> Vec<Flow> {
         self.now += after;
-        let watched = match self.weigher.wanted(self.now) {
+        let watched = match self.weigher.wanted() {
             Wanted::Flows { watched, .. } => Some(watched),
             Wanted::Time | Wanted::Nothing => None,
         };
@@ -202,7 +202,7 @@ impl World {
 #[test]
 fn who_asks_for_nothing_is_not_looked_at() {
     let mut world = World::new(&[("example.com/balance", "best")], pods(&[1, 2, 3]));
-    assert_eq!(world.weigher.wanted(world.now), Wanted::Nothing);
+    assert_eq!(world.weigher.wanted(), Wanted::Nothing);
     assert_eq!(world.counts(), BTreeMap::from([(1, 1), (2, 1), (3, 1)]));
     assert!(world.look(PERIOD).is_empty());
     assert_eq!(world.weigher.figures(), Default::default());
@@ -213,7 +213,7 @@ fn weights_are_followed_to_the_letter() {
     let weights = ("sealane.dev/weights", r#"{"web-1": 3, "10.244.0.2": 2, "web-*": 1, "web-9": 0}"#);
     let mut world = World::new(&[weights], pods(&[1, 2, 3, 9]));
     assert_eq!(world.counts(), BTreeMap::from([(1, 3), (2, 2), (3, 1)]));
-    assert_eq!(world.weigher.wanted(world.now), Wanted::Nothing, "nothing changes by itself");
+    assert_eq!(world.weigher.wanted(), Wanted::Nothing, "nothing changes by itself");
     // All that are left have none: none is worse than another.
     world.set(pods(&[9]));
     assert_eq!(world.counts(), BTreeMap::from([(9, 1)]));
@@ -239,7 +239,7 @@ fn what_is_not_understood_is_said_once_and_disturbs_nothing() {
         ]
     );
     assert_eq!((world.weigher.figures().problems, world.weigher.figures().services), (2, 0));
-    assert_eq!(world.weigher.wanted(world.now), Wanted::Nothing);
+    assert_eq!(world.weigher.wanted(), Wanted::Nothing);
     // One that is wrong does not keep another from being followed; affinity forbids what it would undo.
     let mut both = service(&[("sealane.dev/rebalance", "5/s"), ("sealane.dev/weights", r#"{"web-1": 2}"#)]);
     both.affinity_seconds = Some(60);
@@ -253,21 +253,30 @@ fn what_is_not_understood_is_said_once_and_disturbs_nothing() {
 fn a_slow_start_rises_from_a_tenth_in_time() {
     let mut world = World::new(&[("sealane.dev/slow-start", "30s")], pods(&[1, 2]));
     assert_eq!(world.counts(), BTreeMap::from([(1, 1), (2, 1)]), "who was there before is old");
-    assert_eq!(world.weigher.wanted(world.now), Wanted::Nothing);
+    assert_eq!(world.weigher.wanted(), Wanted::Nothing);
     world.set(pods(&[1, 2, 3]));
-    assert_eq!(world.weigher.wanted(world.now), Wanted::Time);
+    assert_eq!(world.weigher.wanted(), Wanted::Time);
     let mut last = 0.0;
+    // As the thread does it: for as long as it is wanted.
     for (seconds, weight) in [(0, 0.1), (10, 0.4), (20, 0.7), (29, 0.97), (30, 1.0)] {
         while world.now < s(1000 + seconds) {
-            world.look(PERIOD);
+            // A period that ends beside the end of the slow start.
+            match world.weigher.wanted() {
+                Wanted::Nothing => world.now += Duration::from_millis(70),
+                _ => drop(world.look(Duration::from_millis(70))),
+            }
             assert!(world.part(3) >= last, "it never falls");
             last = world.part(3);
         }
         let expected = weight / (2.0 + weight);
-        assert!((world.part(3) - expected).abs() <= 1.0 / 64.0, "{seconds} s: {} {expected}", world.part(3));
+        assert!(
+            (world.part(3) - expected).abs() <= 1.0 / 64.0 + 0.001,
+            "{seconds} s: {} {expected}",
+            world.part(3)
+        );
     }
     assert_eq!(world.counts(), BTreeMap::from([(1, 1), (2, 1), (3, 1)]));
-    assert_eq!(world.weigher.wanted(world.now), Wanted::Nothing, "it is over");
+    assert_eq!(world.weigher.wanted(), Wanted::Nothing, "it is over");
     // Not ready for a while: it starts again. So does another Pod with the same address.
     world.set(pods(&[1, 2]));
     world.set(pods(&[1, 2, 3]));
@@ -301,7 +310,7 @@ fn slots_keep_their_places() {
 #[test]
 fn an_endpoint_that_fails_is_out_for_a_while() {
     let mut world = World::new(&[("sealane.dev/eject", "failures=3,time=10s")], pods(&[1, 2, 3, 4]));
-    assert!(matches!(world.weigher.wanted(world.now), Wanted::Flows { ends: true, .. }));
+    assert!(matches!(world.weigher.wanted(), Wanted::Flows { ends: true, .. }));
     world.look(PERIOD);
     // Two SYNs to 1 stay without an answer, one is refused; 2 fails as often, and answers in between.
     for number in [1, 2] {
@@ -465,8 +474,8 @@ fn after_a_scale_out_the_oldest_move_within_the_budget() {
 
 /// Requests of heavy-tailed duration (bounded Pareto, 50 ms to 30 s, 0.2 s in the mean), 500 a second over ten
 /// endpoints, one of which takes three times as long. Gives back the mean and the 99th percentile, over arrivals, of
-/// how many the worst endpoint has.
-fn worst(annotations: &[(&str, &str)], seed: u64) -> (f64, usize) {
+/// how many the worst endpoint has. With `choices` 2, the better of two at the moment is taken, which no rule can.
+fn worst(annotations: &[(&str, &str)], choices: usize, seed: u64) -> (f64, usize) {
     const RATE: f64 = 500.0;
     let (tail, low, high) = (1.2f64, 0.05f64, 30.0f64);
     let mut dice = Dice(seed);
@@ -494,7 +503,8 @@ fn worst(annotations: &[(&str, &str)], seed: u64) -> (f64, usize) {
         }
         end(&mut world, &mut have, &mut ends, now);
         let slots = world.slots();
-        let at = slots[dice.below(slots.len())];
+        let drawn = (0..choices).map(|_| slots[dice.below(slots.len())]);
+        let at = drawn.min_by_key(|b| have.get(b).copied().unwrap_or(0)).unwrap();
         let id = world.open(at, Stage::Open);
         *have.entry(at).or_default() += 1;
         let u = dice.roll();
@@ -514,9 +524,13 @@ fn worst(annotations: &[(&str, &str)], seed: u64) -> (f64, usize) {
 fn least_connections_beats_randoms_worst_endpoint() {
     let mut factors = Vec::new();
     for seed in 1..=5 {
-        let random = worst(&[], seed);
-        let least = worst(&[("sealane.dev/balance", "least-connections")], seed);
-        println!("seed {seed}: worst endpoint's flows, mean and p99: random {random:?}, least {least:?}");
+        let random = worst(&[], 1, seed);
+        let least = worst(&[("sealane.dev/balance", "least-connections")], 1, seed);
+        let two = worst(&[], 2, seed);
+        println!(
+            "seed {seed}: worst endpoint's flows, mean and p99: {random:?}, least {least:?}, two {two:?}"
+        );
+        assert!(least.0 <= 1.25 * two.0, "near to what two choices reach: {least:?} {two:?}");
         factors.push((random.0 / least.0, random.1 as f64 / least.1 as f64));
     }
     // 1.9 to 2.2 and 2.0 to 2.3 over these seeds; docs/proxy.md says so.

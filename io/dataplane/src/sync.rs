@@ -313,7 +313,7 @@ impl<S: RuleSink> Worker<S> {
 
     /// What flows are to be looked at.
     fn wanted(&self) -> Wanted {
-        self.weigher.wanted(self.begun.elapsed())
+        self.weigher.wanted()
     }
 
     /// Has shares follow a look, or the time; gives back connections to be moved.

@@ -9,7 +9,7 @@ use kube::Api as Objects;
 use kube::runtime::wait::await_condition;
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
-use sealane_dataplane::{NetlinkError, NftSink, Proxy, Update, netlink_socket};
+use sealane_dataplane::{NetlinkError, NftSink, Observer, Proxy, Update, netlink_socket};
 use sealane_host::{Host, HostConfig, Rootless};
 use sealane_node::{Agent, AgentConfig, NodeHandle};
 use sealane_pki::Pki;

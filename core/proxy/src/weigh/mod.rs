@@ -164,13 +164,13 @@ impl Weigher {
     }
 
     /// What is to be looked at next.
-    pub fn wanted(&self, now: Duration) -> Wanted {
+    pub fn wanted(&self) -> Wanted {
         let all = || self.services.values().filter(|w| !w.options.is_empty());
         if all().any(|w| w.options.needs_flows()) {
             let ends = all().any(|w| w.options.eject.is_some());
             return Wanted::Flows { watched: Arc::clone(&self.watched), ends };
         }
-        let ramps = |w: &Weighed| w.groups.values().any(|g| g.is_ramping(&w.options, now));
+        let ramps = |w: &Weighed| w.groups.values().any(|g| g.is_ramping());
         if all().any(ramps) { Wanted::Time } else { Wanted::Nothing }
     }
 
@@ -178,7 +178,8 @@ impl Weigher {
     pub fn look(&mut self, look: Option<&Look>, now: Duration) -> Outcome {
         let mut outcome = Outcome::default();
         let since = self.looked.map_or(Duration::ZERO, |then| now.saturating_sub(then));
-        let seen = look.map(|look| self.book.take(look, now, self.looked.is_none()));
+        let movable = self.services.values().any(|w| w.options.rebalance.is_some());
+        let seen = look.map(|look| self.book.take(look, now, self.looked.is_none(), movable));
         self.looked = if look.is_some() { Some(now) } else { self.looked };
         for (name, weighed) in &mut self.services {
             let options = &weighed.options;
