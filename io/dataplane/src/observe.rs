@@ -175,8 +175,8 @@ fn flow(attributes: &AttributeIter<'_>) -> Option<Flow> {
 /// `enum tcp_conntrack`; flows of other protocols are over when the kernel forgets them.
 fn stage(answered: bool, state: Option<u8>) -> Stage {
     match (answered, state) {
-        // SYN_SENT
-        (false, None | Some(0 | 1)) => Stage::Opening,
+        // SYN_SENT, or refused: CLOSE
+        (false, None | Some(0 | 1 | 8)) => Stage::Opening,
         // LAST_ACK, TIME_WAIT
         (_, Some(6 | 7)) => Stage::Over,
         // CLOSE
@@ -274,6 +274,7 @@ mod tests {
             (true, Some(6), Stage::Over),
             (true, Some(7), Stage::Over),
             (true, Some(8), Stage::Reset),
+            (false, Some(8), Stage::Opening),
             (false, None, Stage::Opening),
             (true, None, Stage::Open),
         ] {
