@@ -104,8 +104,7 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let sink = sink()?;
     let rules = netlink_socket().and_then(|s| sink.watch(s)).map_err(|e| format!("proxy: {e}"))?;
     let table = Table::new(NodeContext::new(name.as_str()));
-    let flows = netlink_socket().and_then(|look| Observer::open(look, netlink_socket()?));
-    let flows = flows.map_err(|e| format!("proxy: {e}"))?;
+    let flows = Observer::open().map_err(|e| format!("proxy: {e}"))?;
     let proxy = sealane_dataplane::spawn_observed(table, sink, inbox, rules, flows)
         .map_err(|e| format!("proxy: {e}"))?;
     tracing::info!(node = name, mode = servers::MODE, "the service proxy starts");

@@ -62,8 +62,7 @@ fn run(lab: &Lab, annotations: &[(&str, &str)], length: Duration) -> Vec<usize> 
     let (updates, inbox) = std::sync::mpsc::channel();
     let sink = lab.node.sink();
     let watch = sink.watch(lab.node.run(netlink_socket).unwrap()).unwrap();
-    let [look, listen] = lab.node.run(|| [netlink_socket().unwrap(), netlink_socket().unwrap()]);
-    let observer = Observer::open(look, listen).unwrap();
+    let observer = lab.node.run(Observer::open).unwrap();
     let proxy = spawn_observed(Table::new(lab::context()), sink, inbox, watch, observer).unwrap();
     let mut web = service("web", &["10.96.0.20"]);
     web.annotations = annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();

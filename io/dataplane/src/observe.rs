@@ -3,7 +3,7 @@
 
 use crate::conntrack::{DELETE, GET, ID, TUPLE_ORIGINAL, TUPLE_REPLY, is_elsewhere, tuple};
 use crate::message::{AttributeIter, Messages, flags, received};
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::{Netlink, NetlinkError, netlink_socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -46,16 +46,16 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Takes two sockets from [`netlink_socket`](crate::netlink_socket), one to look and one to listen. Neither is
-    /// used before somebody asks.
+    /// Looks at the network namespace of the calling thread, whichever thread uses it then; and not before somebody
+    /// asks.
     ///
     /// # Errors
     ///
-    /// A socket failed.
-    pub fn open(look: OwnedFd, listen: OwnedFd) -> Result<Self, NetlinkError> {
+    /// A socket could not be opened.
+    pub fn open() -> Result<Self, NetlinkError> {
         Ok(Self {
-            netlink: Netlink::new(look)?,
-            ends: listen,
+            netlink: Netlink::new(netlink_socket()?)?,
+            ends: netlink_socket()?,
             listens: false,
             took: Duration::ZERO,
             buffer: Vec::new(),

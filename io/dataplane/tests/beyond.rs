@@ -40,9 +40,7 @@ impl Running {
         let (updates, inbox) = std::sync::mpsc::channel();
         let sink = lab.node.sink();
         let watch = sink.watch(lab.node.run(netlink_socket).unwrap()).unwrap();
-        let sockets = lab.node.run(|| [netlink_socket().unwrap(), netlink_socket().unwrap()]);
-        let [look, listen] = sockets;
-        let observer = Observer::open(look, listen).unwrap();
+        let observer = lab.node.run(Observer::open).unwrap();
         let proxy = spawn_observed(Table::new(lab::context()), sink, inbox, watch, observer).unwrap();
         Self { proxy, updates, revision: 0 }
     }

@@ -220,13 +220,13 @@ impl Network {
         let at = system::api_for_pods(self.host.config().gateway());
         let bound = self.host.node_network(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
         let api = self.api.serve(bound.map_err(|e| format!("{at} in the node's network: {e}"))?)?;
-        let sockets = || [(); 4].map(|()| netlink_socket());
-        let opened = self.host.node_network(sockets).await.map_err(|e| e.to_string())?;
-        let open = |[rules, watch, look, listen]: [Result<_, NetlinkError>; 4]| {
-            let sink = NftSink::open(rules?)?;
-            Ok::<_, NetlinkError>((sink.watch(watch?)?, sink, Observer::open(look?, listen?)?))
+        let all = || Ok::<_, NetlinkError>((netlink_socket()?, netlink_socket()?, Observer::open()?));
+        let opened = self.host.node_network(all).await.map_err(|e| e.to_string())?;
+        let open = |(socket, second, flows)| {
+            let sink = NftSink::open(socket)?;
+            Ok::<_, NetlinkError>((sink.watch(second)?, sink, flows))
         };
-        let (rules, sink, flows) = open(opened).map_err(|e| e.to_string())?;
+        let (rules, sink, flows) = opened.and_then(open).map_err(|e| e.to_string())?;
         let mut context = NodeContext::new(self.config.node_name.as_str());
         context.addresses = vec![self.host.config().gateway().into()];
         context.node_port_addresses = vec![self.host.config().gateway().into()];
