@@ -136,12 +136,14 @@ impl Frontend {
     }
 
     /// The same meaning for new packets, whoever owns it and whatever the order of its backends. Where nobody is
-    /// served, masquerade and affinity mean nothing.
+    /// served, masquerade, affinity and whether others are told the same apart mean nothing.
     pub fn means(&self, other: &Frontend) -> bool {
+        let unserved = |f: &Frontend| f.target.backends().is_empty();
         let outside = match (&self.outside, &other.outside) {
             (Some(a), Some(b)) => a.means(b),
             (None, None) => true,
-            _ => false,
+            (Some(apart), None) => unserved(self) && apart.means(&self.target),
+            (None, Some(apart)) => unserved(other) && apart.means(&other.target),
         };
         let serves = !self.target.backends().is_empty();
         let anybody = serves || self.outside.as_ref().is_some_and(|t| !t.backends().is_empty());

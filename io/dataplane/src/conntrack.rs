@@ -24,19 +24,19 @@ const UDP: u8 = 17;
 pub(crate) type Forgotten = [Option<(Duration, u64)>; 2];
 
 /// Frontends of UDP and where their flows may go.
-pub(crate) type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
+type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
 
 fn backends(frontend: &Frontend) -> BTreeSet<Backend> {
     frontend.flows_to().copied().collect()
 }
 
 /// All frontends of UDP.
-pub(crate) fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
+fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
     frontends.filter(|f| f.key.protocol == Protocol::Udp).map(|f| (f.key, backends(f))).collect()
 }
 
 /// Frontends of UDP that lost a backend, or had none: flows from before then went past them.
-pub(crate) fn changed(changes: &[Change]) -> Served {
+fn changed(changes: &[Change]) -> Served {
     let udp = changes.iter().filter(|c| c.key().protocol == Protocol::Udp);
     udp.filter_map(|change| {
         let before = change.before().map(|f| backends(f)).unwrap_or_default();
@@ -123,7 +123,7 @@ pub(crate) fn deletion(flow: &Received<'_>) -> Messages {
 }
 
 /// Deletes the stale flows of some frontends. Costs a walk over the flows, so it is not done for nothing.
-pub(crate) fn forget_stale(
+fn forget_stale(
     netlink: &mut Netlink,
     served: &Served,
     forgotten: &mut Forgotten,
@@ -148,6 +148,45 @@ pub(crate) fn forget_stale(
         forgotten[usize::from(!ipv4)] = Some((took + begun.elapsed(), counted + count));
     }
     Ok(())
+}
+
+/// Frontends of UDP whose flows are yet to be looked through, as a sink gathers them from one write to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Stale {
+    served: Served,
+    forgotten: Forgotten,
+}
+
+impl Stale {
+    /// All is written anew. Of frontends that are gone no flow may be left either, whether or not their going was told.
+    pub(crate) fn replaced<'a>(
+        &mut self,
+        before: impl Iterator<Item = &'a FrontendKey>,
+        after: impl Iterator<Item = &'a Arc<Frontend>>,
+    ) {
+        let gone = before.filter(|k| k.protocol == Protocol::Udp);
+        self.served.extend(gone.map(|key| (*key, BTreeSet::new())));
+        self.served.extend(served(after));
+    }
+
+    /// Some frontends change.
+    pub(crate) fn changed(&mut self, changes: &[Change]) {
+        self.served.extend(changed(changes));
+    }
+
+    /// Deletes the stale flows. A walk over all flows takes milliseconds, so that new connections do not wait for it.
+    pub(crate) fn forget(&mut self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
+        if !self.served.is_empty() {
+            forget_stale(netlink, &self.served, &mut self.forgotten)?;
+            self.served.clear();
+        }
+        Ok(())
+    }
+
+    /// What was forgotten since this was last asked.
+    pub(crate) fn take(&mut self) -> Forgotten {
+        std::mem::take(&mut self.forgotten)
+    }
 }
 
 fn copy_nest(out: &mut crate::message::Attributes<'_>, kind: u16, value: &[u8]) {
