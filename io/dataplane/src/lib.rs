@@ -35,6 +35,7 @@ mod sync;
 mod system;
 mod trouble;
 mod watch;
+mod weighing;
 
 pub use addresses::{AddressSockets, address_sockets, follow_addresses};
 pub use http::{Answerer, Servers, Serving, http_listener, serve_http};

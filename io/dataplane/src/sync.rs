@@ -3,9 +3,10 @@
 use crate::metrics::{Synced, Task};
 use crate::trouble::Trouble;
 use crate::watch::Notice;
+use crate::weighing::Weighing;
 use crate::{Metrics, Observer, Watch};
 use sealane_catalog::{Entry, NamespacedName};
-use sealane_proxy::weigh::{Flow, Look, Wanted, Weigher};
+use sealane_proxy::weigh::{Flow, Look, Wanted};
 use sealane_proxy::{Change, FlowTable, Frontend, NodeContext, RuleSink, Table, Tally, Unserved, tally};
 use std::collections::BTreeMap;
 use std::io;
@@ -92,7 +93,7 @@ where
 }
 
 /// As [`spawn_watched`], with a third thread that looks at flows for Services whose annotations ask for what depends
-/// on them ([`sealane_proxy::weigh`]); without it those stay as they are.
+/// on them, or on time ([`sealane_proxy::weigh`]); without it nobody's are followed.
 pub fn spawn_observed<S>(
     table: Table,
     sink: S,
@@ -134,8 +135,7 @@ where
         repair_said: None,
         losing: false,
         revision: 0,
-        weigher: Weigher::default(),
-        begun: Instant::now(),
+        weighing: Weighing::new(observer.is_some()),
     }));
     // Its other end is closed with the thread that follows updates, whichever way that ends.
     let (alive, end) = UnixStream::pair()?;
@@ -209,7 +209,7 @@ fn listen<S: RuleSink>(worker: &Mutex<Worker<S>>, watch: &Watch, end: &UnixStrea
 /// do not wait for a look.
 fn observe<S: RuleSink>(worker: &Mutex<Worker<S>>, mut observer: Observer, end: &UnixStream) {
     loop {
-        let wanted = lock(worker).wanted();
+        let wanted = lock(worker).weighing.wanted();
         let done = match observer.look(&wanted) {
             Ok(look) if wanted != Wanted::Nothing => {
                 let moves = lock(worker).shift(look.as_ref());
@@ -260,10 +260,7 @@ struct Worker<S> {
     /// Packets are being lost for want of room in the table of flows.
     losing: bool,
     revision: u64,
-    /// What Services ask for beyond even shares.
-    weigher: Weigher,
-    /// When time began, for `weigher`.
-    begun: Instant,
+    weighing: Weighing,
 }
 
 impl<S: RuleSink> Worker<S> {
@@ -304,48 +301,25 @@ impl<S: RuleSink> Worker<S> {
             if !node.same_rules(self.table.node()) {
                 self.state = State::Unknown;
             }
-            for name in self.weigher.names().cloned().collect::<Vec<_>>() {
-                let shares = self.weigher.update(&name, self.table.entry(&name), &node, self.begun.elapsed());
-                self.table.set_shares(&name, shares);
-            }
+            self.weighing.set_node(&mut self.table, &node);
             of_node = self.table.set_node(node);
         }
-        for (name, entry) in &changed {
-            let now = self.begun.elapsed();
-            let shares = self.weigher.update(name, entry.as_deref(), self.table.node(), now);
-            self.table.set_shares(name, shares);
-        }
-        self.tell();
+        self.weighing.update(&mut self.table, &changed, &self.metrics);
         let of_services = self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())));
         self.unserved.note(&of_node);
         self.unserved.note(&of_services);
         [of_node, of_services]
     }
 
-    /// What flows are to be looked at.
-    fn wanted(&self) -> Wanted {
-        self.weigher.wanted()
-    }
-
     /// Has shares follow a look, or the time; gives back connections to be moved.
     fn shift(&mut self, look: Option<&Look>) -> Vec<Flow> {
-        let outcome = self.weigher.look(look, self.begun.elapsed());
-        let changes = self.table.weigh(outcome.shares);
+        let (changes, moves) = self.weighing.shift(&mut self.table, look, &self.metrics);
         self.unserved.note(&changes);
         // Otherwise they go in with everything.
         if self.state == State::Whole && !changes.is_empty() {
             self.advance(&[changes, Vec::new()], Instant::now());
         }
-        self.tell();
-        outcome.moves
-    }
-
-    /// Says what Services' annotations led to.
-    fn tell(&mut self) {
-        for news in self.weigher.take_news() {
-            tracing::warn!("{news}");
-        }
-        self.metrics.weighed(self.weigher.figures());
+        moves
     }
 
     /// Whether IPv4 and IPv6 have a part in a round: with everything, those that have rules.
@@ -624,8 +598,7 @@ mod tests {
             repair_said: None,
             losing: false,
             revision: 0,
-            weigher: Weigher::default(),
-            begun: Instant::now(),
+            weighing: Weighing::new(true),
         }
     }
 
