@@ -384,6 +384,12 @@ fn beside(figures: &Figures, out: &mut String) {
             "Connections that were moved after a scale-out",
             figures.weighed.moved,
         ),
+        (
+            "sealane_proxy_flow_looks_total",
+            "counter",
+            "Looks at all flows, for Services that ask for it",
+            figures.weighed.looks,
+        ),
     ] {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }

@@ -167,6 +167,7 @@ fn least_connections_counts_what_the_kernel_has() {
         let counts = spread(answers(&lab.pods[3], VIP, 60));
         counts.len() == 3 && counts.values().all(|c| *c >= 8)
     });
+    assert!(running.figure("sealane_proxy_flow_looks_total") > 0);
     running.end();
 }
 
@@ -244,5 +245,6 @@ fn wrong_annotations_disturb_nobody() {
     assert_eq!(spread(answers(&lab.pods[2], VIP, 60)).len(), 2);
     running.set(web(&[], &[0, 1]));
     assert_eq!(running.figure("sealane_proxy_annotation_problems"), 0);
+    assert_eq!(running.figure("sealane_proxy_flow_looks_total"), 0, "nobody asks, nobody looks");
     running.end();
 }

@@ -82,6 +82,8 @@ pub struct Figures {
     pub ejections: u64,
     /// Connections that were moved.
     pub moved: u64,
+    /// Looks at flows.
+    pub looks: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -105,6 +107,7 @@ pub struct Weigher {
     news: Vec<News>,
     ejections: u64,
     moved: u64,
+    looks: u64,
 }
 
 impl Weigher {
@@ -180,6 +183,7 @@ impl Weigher {
         let since = self.looked.map_or(Duration::ZERO, |then| now.saturating_sub(then));
         let movable = self.services.values().any(|w| w.options.rebalance.is_some());
         let seen = look.map(|look| self.book.take(look, now, self.looked.is_none(), movable));
+        self.looks += u64::from(look.is_some());
         self.looked = if look.is_some() { Some(now) } else { self.looked };
         for (name, weighed) in &mut self.services {
             let options = &weighed.options;
@@ -212,6 +216,7 @@ impl Weigher {
             out: all.flat_map(|w| w.groups.values()).map(|g| g.out() as u64).sum(),
             ejections: self.ejections,
             moved: self.moved,
+            looks: self.looks,
         }
     }
 
