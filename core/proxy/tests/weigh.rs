@@ -181,7 +181,7 @@ impl World {
     fn look(&mut self, after: Duration) -> Vec<Flow> {
         self.now += after;
         let watched = match self.weigher.wanted() {
-            Wanted::Flows { watched, .. } => Some(watched),
+            Wanted::Flows(watched) => Some(watched),
             Wanted::Time | Wanted::Nothing => None,
         };
         let look = watched.map(|watched| {
@@ -310,7 +310,7 @@ fn slots_keep_their_places() {
 #[test]
 fn an_endpoint_that_fails_is_out_for_a_while() {
     let mut world = World::new(&[("sealane.dev/eject", "failures=3,time=10s")], pods(&[1, 2, 3, 4]));
-    assert!(matches!(world.weigher.wanted(), Wanted::Flows { ends: true, .. }));
+    assert!(matches!(world.weigher.wanted(), Wanted::Flows(_)));
     world.look(PERIOD);
     // Two SYNs to 1 stay without an answer, one is refused; 2 fails as often, and answers in between.
     for number in [1, 2] {

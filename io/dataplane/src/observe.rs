@@ -13,6 +13,7 @@ use rustix::net::{RecvFlags, bind, recv};
 use sealane_catalog::Protocol;
 use sealane_proxy::weigh::{Flow, Look, Stage, Wanted};
 use sealane_proxy::{Backend, FrontendKey};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,19 @@ const PERIOD: Duration = Duration::from_millis(100);
 const REST: u32 = 19;
 /// How long it takes until the first look once somebody asks.
 const IDLE: Duration = Duration::from_millis(500);
-/// `NFNLGRP_CONNTRACK_DESTROY`, the third, as a bit.
-const GROUP_ENDED: u32 = 1 << 2;
-/// Room for the ends of some ten thousand flows.
+/// How often all flows are asked for: those that began before anybody listened tell nothing of themselves.
+/// At least, and as many times as long as that takes: a fiftieth of a processor at most.
+const AFRESH: Duration = Duration::from_secs(10);
+const SELDOM: u32 = 50;
+/// `NFNLGRP_CONNTRACK_NEW`, `_UPDATE` and `_DESTROY`, the first three, as bits.
+const GROUPS: u32 = 0b111;
+/// Room for some ten thousand events.
 const RECEIVE_BUFFER: usize = 8 << 20;
 const DATAGRAM: usize = 64 << 10;
+/// What begins, and what changes.
+const NEW: u16 = 1 << 8;
+/// Whether the kernel tells of flows: 0 where it never does.
+const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
 /// Attributes of a flow, and of TCP within (`enum ctattr_type`, `ctattr_protoinfo`, `ctattr_protoinfo_tcp`).
 const STATUS: u16 = 3;
 const PROTOINFO: u16 = 4;
@@ -34,12 +43,20 @@ const TCP_STATE: u16 = 1;
 /// `IPS_SEEN_REPLY`.
 const SEEN_REPLY: u32 = 1 << 1;
 
-/// Looks at flows of one network namespace.
+/// Looks at flows of one network namespace. It follows what the kernel tells of them, so that a look costs what
+/// happened, not how many there are; those that ended, which the kernel keeps for minutes, cost nothing more.
 #[derive(Debug)]
 pub struct Observer {
     netlink: Netlink,
-    ends: OwnedFd,
-    /// The ends of flows are listened to.
+    events: OwnedFd,
+    /// Flows that live, or ended since the last look.
+    flows: BTreeMap<u32, Flow>,
+    /// When all were last asked for; `None`: what happened since is not known.
+    asked: Option<Instant>,
+    /// How long that took.
+    asking: Duration,
+    /// The kernel tells of flows.
+    told: bool,
     listens: bool,
     took: Duration,
     buffer: Vec<u8>,
@@ -55,7 +72,11 @@ impl Observer {
     pub fn open() -> Result<Self, NetlinkError> {
         Ok(Self {
             netlink: Netlink::new(netlink_socket()?)?,
-            ends: netlink_socket()?,
+            events: netlink_socket()?,
+            flows: BTreeMap::new(),
+            asked: None,
+            asking: Duration::ZERO,
+            told: std::fs::read_to_string(EVENTS).is_ok_and(|text| text.trim() != "0"),
             listens: false,
             took: Duration::ZERO,
             buffer: Vec::new(),
@@ -65,22 +86,47 @@ impl Observer {
     /// Looks at what is wanted; `None` where flows do not matter.
     pub(crate) fn look(&mut self, wanted: &Wanted) -> Result<Option<Look>, NetlinkError> {
         let begun = Instant::now();
-        self.listen(matches!(wanted, Wanted::Flows { ends: true, .. }))?;
-        let Wanted::Flows { watched, .. } = wanted else {
+        let Wanted::Flows(watched) = wanted else {
             self.took = Duration::ZERO;
+            self.listen(false)?;
             return Ok(None);
         };
+        self.listen(true)?;
         let mut look = Look::new(watched.clone());
-        self.drain(&mut look)?;
+        self.follow(&mut look)?;
+        let known = self.asked.filter(|_| self.told);
+        let mut spared = Duration::ZERO;
+        match known.map(|asked| begun.saturating_duration_since(asked)) {
+            None => self.asking = self.ask()?,
+            Some(since) if since >= AFRESH.max(self.asking * SELDOM) => {
+                self.asking = self.ask()?;
+                spared = self.asking;
+            }
+            Some(_) => {}
+        }
+        self.flows.values().for_each(|flow| look.flow(*flow));
+        self.flows.retain(|_, flow| lives(flow));
+        self.took = begun.elapsed().saturating_sub(spared);
+        Ok(Some(look))
+    }
+
+    /// Asks for all flows that live, and where ends are not told for those that ended as well; how long it took. What
+    /// happens meanwhile is told behind it.
+    fn ask(&mut self) -> Result<Duration, NetlinkError> {
+        let begun = Instant::now();
+        self.asked = None;
+        // Those that ended since the last look stay for it.
+        self.flows.retain(|_, flow| !lives(flow));
         let mut request = Messages::default();
         request.push(GET, flags::DUMP, 0, |_| {});
+        let (flows, told) = (&mut self.flows, self.told);
         self.netlink.dump(&request, |message| {
-            if let Some(flow) = flow(&message.attributes()) {
-                look.flow(flow);
+            if let Some(flow) = flow(&message.attributes()).filter(|f| !told || lives(f)) {
+                flows.insert(flow.id, flow);
             }
         })?;
-        self.took = begun.elapsed();
-        Ok(Some(look))
+        self.asked = Some(begun);
+        Ok(begun.elapsed())
     }
 
     /// Has flows forgotten; those that ended by themselves are no failure.
@@ -108,34 +154,58 @@ impl Observer {
         if on == self.listens {
             return Ok(());
         }
-        // Without the right to force it, it is smaller, and some ends are missed under load.
-        let _ = set_socket_recv_buffer_size_force(&self.ends, RECEIVE_BUFFER);
-        let address = SocketAddrNetlink::new(0, if on { GROUP_ENDED } else { 0 });
-        bind(&self.ends, &address).map_err(|errno| NetlinkError::Socket { what: "listen", errno })?;
+        // Without the right to force it, it is smaller, and all flows are asked for more often.
+        let _ = set_socket_recv_buffer_size_force(&self.events, RECEIVE_BUFFER);
+        let address = SocketAddrNetlink::new(0, if on { GROUPS } else { 0 });
+        bind(&self.events, &address).map_err(|errno| NetlinkError::Socket { what: "listen", errno })?;
         self.listens = on;
-        self.buffer.resize(if on { DATAGRAM } else { 0 }, 0);
+        self.asked = None;
+        self.buffer = vec![0; if on { DATAGRAM } else { 0 }];
+        if !on {
+            self.flows = BTreeMap::new();
+            // What was told of before would come when somebody asks again.
+            while recv(&self.events, &mut [0u8; 1][..], RecvFlags::DONTWAIT).is_ok() {}
+        }
         Ok(())
     }
 
-    /// Takes in the ends that were told.
-    fn drain(&mut self, look: &mut Look) -> Result<(), NetlinkError> {
-        while self.listens {
-            match recv(&self.ends, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+    /// Takes in what was told.
+    fn follow(&mut self, look: &mut Look) -> Result<(), NetlinkError> {
+        loop {
+            match recv(&self.events, &mut self.buffer[..], RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
-                    for message in received(&self.buffer[..length]).filter(|m| m.kind == DELETE) {
+                    for message in received(&self.buffer[..length]) {
                         if let Some(flow) = flow(&message.attributes()) {
-                            look.ended(flow);
+                            take(&mut self.flows, message.kind, flow, look);
                         }
                     }
                 }
-                Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
-                // Failures are counted too low for once.
-                Err(Errno::NOBUFS) => tracing::debug!("more flows ended than were told"),
+                // More happened than could be told; failures are counted too low for once.
+                Err(Errno::NOBUFS) => self.asked = None,
                 Err(errno) => return Err(NetlinkError::Socket { what: "receive", errno }),
             }
         }
-        Ok(())
+    }
+}
+
+fn lives(flow: &Flow) -> bool {
+    matches!(flow.stage, Stage::Opening | Stage::Open)
+}
+
+/// Takes in what was told of one flow.
+fn take(flows: &mut BTreeMap<u32, Flow>, kind: u16, flow: Flow, look: &mut Look) {
+    match kind {
+        // One that was picked up in its middle and refused was no connection to be.
+        DELETE if flows.remove(&flow.id).is_none_or(|before| before.stage == Stage::Opening) => {
+            look.ended(flow);
+        }
+        // The end of one that was seen is seen once: its further steps tell nothing.
+        NEW if lives(&flow) || flows.contains_key(&flow.id) => {
+            flows.insert(flow.id, flow);
+        }
+        _ => {}
     }
 }
 
@@ -259,6 +329,34 @@ mod tests {
             });
             let message = received(told.bytes()).next().unwrap();
             assert_eq!(flow(&message.attributes()), Some(expected));
+        }
+    }
+
+    #[test]
+    fn flows_are_followed_from_their_beginning_to_their_end() {
+        let frontend = FrontendKey { address: [10, 96, 0, 20].into(), protocol: Protocol::Tcp, port: 80 };
+        let backend = Backend { address: [10, 244, 0, 1].into(), port: 8080 };
+        let at = |stage| Flow { id: 7, client: ([10, 244, 0, 9], 40_000).into(), frontend, backend, stage };
+        use Stage::{Open, Opening, Over, Reset};
+        // What is told of one flow, and as what it is looked at then.
+        type Row<'a> = (&'a [(u16, Stage)], Option<Stage>);
+        let table: &[Row<'_>] = &[
+            (&[(NEW, Opening)], Some(Opening)),
+            (&[(NEW, Opening), (NEW, Open)], Some(Open)),
+            (&[(NEW, Opening), (NEW, Open), (NEW, Over)], Some(Over)),
+            (&[(NEW, Open), (NEW, Over), (NEW, Reset)], Some(Reset)),
+            (&[(NEW, Open), (NEW, Over), (DELETE, Over)], None),
+            // It ended before anybody listened, or was looked at when it did.
+            (&[(NEW, Over)], None),
+            (&[(DELETE, Open)], None),
+            // Not ours: answers to what was asked, and the like.
+            (&[(GET, Open)], None),
+        ];
+        for (told, expected) in table {
+            let mut flows = BTreeMap::new();
+            let mut look = Look::default();
+            told.iter().for_each(|(kind, stage)| take(&mut flows, *kind, at(*stage), &mut look));
+            assert_eq!(flows.get(&7).map(|f: &Flow| f.stage), *expected, "{told:?}");
         }
     }
 

@@ -51,13 +51,8 @@ pub enum Wanted {
     Nothing,
     /// To be asked again as time goes by.
     Time,
-    /// Flows to these backends; and those that end, where `ends`.
-    Flows {
-        /// The backends.
-        watched: Watched,
-        /// Flows that end matter as well.
-        ends: bool,
-    },
+    /// Flows to these backends, and those that end.
+    Flows(Watched),
 }
 
 /// What follows from a look.
@@ -170,8 +165,7 @@ impl Weigher {
     pub fn wanted(&self) -> Wanted {
         let all = || self.services.values().filter(|w| !w.options.is_empty());
         if all().any(|w| w.options.needs_flows()) {
-            let ends = all().any(|w| w.options.eject.is_some());
-            return Wanted::Flows { watched: Arc::clone(&self.watched), ends };
+            return Wanted::Flows(Arc::clone(&self.watched));
         }
         let ramps = |w: &Weighed| w.groups.values().any(|g| g.is_ramping());
         if all().any(ramps) { Wanted::Time } else { Wanted::Nothing }
