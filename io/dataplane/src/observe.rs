@@ -131,6 +131,10 @@ impl Observer {
 
     /// Has flows forgotten; those that ended by themselves are no failure.
     pub(crate) fn forget(&mut self, flows: &[Flow]) -> Result<u64, NetlinkError> {
+        // Of those that began before anybody listened no end is told.
+        for flow in flows {
+            self.flows.remove(&flow.id);
+        }
         let deletions: Vec<Messages> = flows.iter().map(deletion).collect();
         self.netlink.delete_each(&deletions)
     }
