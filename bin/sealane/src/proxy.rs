@@ -12,7 +12,7 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, watch_catalog};
-use sealane_dataplane::{Proxy, address_sockets, follow_addresses, set_conntrack, set_oom_score};
+use sealane_dataplane::{Observer, Proxy, address_sockets, follow_addresses, set_conntrack, set_oom_score};
 use sealane_proxy::config::{Config, Flags, Problem, USAGE};
 use sealane_proxy::{NodeContext, Table};
 use tokio::sync::watch;
@@ -100,8 +100,9 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let choice = sink.choice();
     let client = client(&config, flags.master.as_deref()).await?;
     let table = Table::new(NodeContext::new(name.as_str()));
-    let proxy =
-        sealane_dataplane::spawn_watched(table, sink, inbox, rules).map_err(|e| format!("proxy: {e}"))?;
+    let flows = Observer::open().map_err(|e| format!("proxy: {e}"))?;
+    let proxy = sealane_dataplane::spawn_observed(table, sink, inbox, rules, flows)
+        .map_err(|e| format!("proxy: {e}"))?;
     tracing::info!(node = name, mode = %config.sink, "the service proxy starts");
 
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));

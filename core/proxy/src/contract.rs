@@ -1,7 +1,8 @@
 //! The suite that every [`RuleSink`] passes: histories of Services are played into a table, its changes into the
 //! sink, and what is read back is held against a table made from scratch, frontend by frontend and packet by packet.
+//! Between changes endpoints get other shares, so that a backend may have several slots.
 
-use crate::{FrontendKey, NodeContext, Packet, RuleSink, Table, trace_frontend};
+use crate::{Backend, FrontendKey, NodeContext, Packet, RuleSink, Shares, Table, trace_frontend};
 use sealane_catalog::{
     Endpoint, EndpointPort, Entry, Ingress, Labels, NamespacedName, Protocol, Service, ServicePort,
     ServiceType, Slice, TrafficPolicy,
@@ -171,6 +172,8 @@ fn slice(key: &NamespacedName, protocol: Protocol, ipv6: bool, dice: &mut Dice) 
 pub fn check<S: RuleSink>(sink: &mut S, node: &NodeContext, history: &[Round]) -> Result<(), String> {
     let mut table = Table::new(node.clone());
     let mut state: BTreeMap<NamespacedName, Entry> = BTreeMap::new();
+    let mut shares: Weights = BTreeMap::new();
+    let mut dice = Dice(history.len() as u64);
     for (number, round) in history.iter().enumerate() {
         for (key, entry) in round {
             match entry {
@@ -181,9 +184,18 @@ pub fn check<S: RuleSink>(sink: &mut S, node: &NodeContext, history: &[Round]) -
         let changes = table.update(round.iter().map(|(key, entry)| (key, entry.as_ref())));
         let done = if number == 0 { sink.replace(node, table.frontends()) } else { sink.apply(&changes) };
         done.map_err(|e| format!("round {number}: {e}"))?;
-        compare(sink, &scratch(node, &state)).map_err(|e| format!("round {number}, applied: {e}"))?;
+        compare(sink, &scratch(node, &state, &shares))
+            .map_err(|e| format!("round {number}, applied: {e}"))?;
         sink.settle().map_err(|e| format!("round {number}: {e}"))?;
-        compare(sink, &scratch(node, &state)).map_err(|e| format!("round {number}, settled: {e}"))?;
+        compare(sink, &scratch(node, &state, &shares))
+            .map_err(|e| format!("round {number}, settled: {e}"))?;
+        // Backends get several slots, some none, and some Services even shares again.
+        let weighed: Vec<_> = state.iter().filter_map(|(key, e)| reweigh(key, e, &mut dice)).collect();
+        shares.extend(weighed.iter().cloned());
+        let changes = table.weigh(weighed);
+        sink.apply(&changes).map_err(|e| format!("round {number}: {e}"))?;
+        compare(sink, &scratch(node, &state, &shares))
+            .map_err(|e| format!("round {number}, weighed: {e}"))?;
         if !sink.intact().map_err(|e| e.to_string())? {
             return Err(format!("round {number}: the sink says that somebody else wrote"));
         }
@@ -192,8 +204,33 @@ pub fn check<S: RuleSink>(sink: &mut S, node: &NodeContext, history: &[Round]) -
     compare(sink, &Table::new(node.clone())).map_err(|e| format!("emptied: {e}"))
 }
 
-fn scratch(node: &NodeContext, state: &BTreeMap<NamespacedName, Entry>) -> Table {
+/// Services that were given shares; `None`: even ones.
+type Weights = BTreeMap<NamespacedName, Option<Shares>>;
+
+/// Another share for every backend of a Service, once in three times.
+fn reweigh(key: &NamespacedName, entry: &Entry, dice: &mut Dice) -> Option<(NamespacedName, Option<Shares>)> {
+    if !dice.once_in(3) {
+        return None;
+    }
+    let mut shares = Shares::default();
+    for slice in &entry.slices {
+        for port in &slice.ports {
+            let mut slots = BTreeMap::new();
+            for endpoint in &slice.endpoints {
+                let backend = Backend { address: endpoint.address, port: port.port.unwrap_or(0) };
+                slots.insert(backend, dice.roll(5) as u32);
+            }
+            shares.set(&port.name, slice.ipv6, slots);
+        }
+    }
+    Some((key.clone(), (!dice.once_in(4)).then_some(shares)))
+}
+
+fn scratch(node: &NodeContext, state: &BTreeMap<NamespacedName, Entry>, shares: &Weights) -> Table {
     let mut table = Table::new(node.clone());
+    for (key, shares) in shares {
+        table.set_shares(key, shares.clone());
+    }
     table.update(state.iter().map(|(key, entry)| (key, Some(entry))));
     table
 }

@@ -3,7 +3,8 @@
 //! A catalog [`Entry`](sealane_catalog::Entry) compiles into [`Frontend`]s ([`service_table`]); a [`Table`] keeps them for all
 //! Services, settles who owns an address that two Services claim, and says what a change of some Services
 //! changes in the frontends ([`Change`]); a [`RuleSink`] carries that out, be it in the kernel or in memory.
-//! [`Table::trace`] tells what becomes of a packet, as kube-proxy 1.36 would have it.
+//! [`Table::trace`] tells what becomes of a packet, as kube-proxy 1.36 would have it. Where a Service's annotations ask
+//! for it, a [`Weigher`](weigh::Weigher) gives its backends uneven [`Shares`].
 //!
 //! This room knows nothing of kernels, sockets, clocks, or the API; it does not know DNS.
 //!

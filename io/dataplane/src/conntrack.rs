@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) const GET: u16 = 1 << 8 | 1;
-const DELETE: u16 = 1 << 8 | 2;
-const TUPLE_ORIGINAL: u16 = 1;
-const TUPLE_REPLY: u16 = 2;
-const ID: u16 = 12;
+pub(crate) const DELETE: u16 = 1 << 8 | 2;
+pub(crate) const TUPLE_ORIGINAL: u16 = 1;
+pub(crate) const TUPLE_REPLY: u16 = 2;
+pub(crate) const ID: u16 = 12;
 const ZONE: u16 = 18;
 /// Within a tuple: the zone of this direction alone.
 const TUPLE_ZONE: u16 = 3;
@@ -54,13 +54,13 @@ fn changed(changes: &[Change]) -> Served {
 
 /// One end of a flow as a tuple says it.
 #[derive(Debug, PartialEq, Eq)]
-struct Tuple {
-    protocol: u8,
-    source: (IpAddr, u16),
-    destination: (IpAddr, u16),
+pub(crate) struct Tuple {
+    pub(crate) protocol: u8,
+    pub(crate) source: (IpAddr, u16),
+    pub(crate) destination: (IpAddr, u16),
 }
 
-fn tuple(attributes: &AttributeIter<'_>) -> Option<Tuple> {
+pub(crate) fn tuple(attributes: &AttributeIter<'_>) -> Option<Tuple> {
     let ip = attributes.nest(1)?;
     let address = |v4, v6| -> Option<IpAddr> {
         match (ip.get(v4), ip.get(v6)) {
@@ -98,7 +98,7 @@ fn went_past(attributes: &AttributeIter<'_>, frontends: &BTreeSet<FrontendKey>) 
 }
 
 /// Whether a flow is in a zone other than the first, wholly or in one direction: whoever made the zone looks after it.
-fn is_elsewhere(attributes: &AttributeIter<'_>) -> bool {
+pub(crate) fn is_elsewhere(attributes: &AttributeIter<'_>) -> bool {
     let zoned = |a: Option<AttributeIter<'_>>, kind| a.and_then(|a| a.get(kind)).is_some_and(|z| z != [0, 0]);
     zoned(Some(attributes.clone()), ZONE)
         || [TUPLE_ORIGINAL, TUPLE_REPLY].iter().any(|t| zoned(attributes.nest(*t), TUPLE_ZONE))

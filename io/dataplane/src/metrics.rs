@@ -28,11 +28,13 @@ pub(crate) enum Task {
     StaleFlows,
     FlowTable,
     Notifications,
+    Weights,
 }
 
 impl Task {
     /// In the order of their numbers.
-    pub(crate) const ALL: [Task; 4] = [Task::Rules, Task::StaleFlows, Task::FlowTable, Task::Notifications];
+    pub(crate) const ALL: [Task; 5] =
+        [Task::Rules, Task::StaleFlows, Task::FlowTable, Task::Notifications, Task::Weights];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -40,6 +42,7 @@ impl Task {
             Task::StaleFlows => "stale_flows",
             Task::FlowTable => "flow_table",
             Task::Notifications => "notifications",
+            Task::Weights => "weights",
         }
     }
 
@@ -49,6 +52,7 @@ impl Task {
             Task::Rules => "service rules were not written",
             Task::StaleFlows => "flows of UDP to endpoints that are gone were not forgotten",
             Task::FlowTable => "it is not known how full the kernel's table of flows is",
+            Task::Weights => "flows were not looked at; endpoints keep the shares that they have",
             Task::Notifications => "what others do to the rules is not heard of, but looked for",
         }
     }
@@ -135,6 +139,8 @@ struct Figures {
     made_room: u64,
     /// Failures by task.
     troubles: [u64; Task::ALL.len()],
+    /// Beyond kube-proxy.
+    weighed: sealane_proxy::weigh::Figures,
     frontends: usize,
     revision: u64,
     queued: f64,
@@ -260,6 +266,11 @@ impl Metrics {
         self.with(|f| if at_once { f.repairs.0 += 1 } else { f.repairs.1 += 1 });
     }
 
+    /// What Services that ask for uneven shares have.
+    pub(crate) fn weighed(&self, figures: sealane_proxy::weigh::Figures) {
+        self.with(|f| f.weighed = figures);
+    }
+
     /// A task failed.
     pub(crate) fn troubled(&self, task: Task) {
         self.with(|f| f.troubles[task as usize] += 1);
@@ -347,6 +358,37 @@ fn beside(figures: &Figures, out: &mut String) {
             "counter",
             "Flows that were over and were forgotten early, for want of room",
             figures.made_room,
+        ),
+        (
+            "sealane_proxy_weighed_services",
+            "gauge",
+            "Services whose annotations ask for uneven shares",
+            figures.weighed.services,
+        ),
+        (
+            "sealane_proxy_annotation_problems",
+            "gauge",
+            "Annotations that are not followed",
+            figures.weighed.problems,
+        ),
+        ("sealane_proxy_ejected_endpoints", "gauge", "Endpoints that are ejected", figures.weighed.out),
+        (
+            "sealane_proxy_ejections_total",
+            "counter",
+            "Times that an endpoint was ejected",
+            figures.weighed.ejections,
+        ),
+        (
+            "sealane_proxy_moved_connections_total",
+            "counter",
+            "Connections that were moved after a scale-out",
+            figures.weighed.moved,
+        ),
+        (
+            "sealane_proxy_flow_looks_total",
+            "counter",
+            "Looks at all flows, for Services that ask for it",
+            figures.weighed.looks,
         ),
     ] {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");

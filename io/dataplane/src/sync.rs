@@ -3,8 +3,10 @@
 use crate::metrics::{Synced, Task};
 use crate::trouble::Trouble;
 use crate::watch::Notice;
-use crate::{Metrics, Watch};
+use crate::weighing::Weighing;
+use crate::{Metrics, Observer, Watch};
 use sealane_catalog::{Entry, NamespacedName};
+use sealane_proxy::weigh::{Flow, Look, Wanted};
 use sealane_proxy::{Change, FlowTable, Frontend, NodeContext, RuleSink, Table, Tally, Unserved, tally};
 use std::collections::BTreeMap;
 use std::io;
@@ -80,7 +82,7 @@ pub fn spawn<S>(table: Table, sink: S, updates: Receiver<Update>) -> io::Result<
 where
     S: RuleSink + Send + 'static,
 {
-    start(table, sink, updates, None)
+    start(table, sink, updates, None, None)
 }
 
 /// As [`spawn`], with a second thread that listens to what others do to the rules: they are repaired within
@@ -89,10 +91,31 @@ pub fn spawn_watched<S>(table: Table, sink: S, updates: Receiver<Update>, watch:
 where
     S: RuleSink + Send + 'static,
 {
-    start(table, sink, updates, Some(Arc::new(watch)))
+    start(table, sink, updates, Some(Arc::new(watch)), None)
 }
 
-fn start<S>(table: Table, sink: S, updates: Receiver<Update>, watch: Option<Arc<Watch>>) -> io::Result<Proxy>
+/// As [`spawn_watched`], with a third thread that looks at flows for Services whose annotations ask for what depends
+/// on them, or on time ([`sealane_proxy::weigh`]); without it nobody's are followed.
+pub fn spawn_observed<S>(
+    table: Table,
+    sink: S,
+    updates: Receiver<Update>,
+    watch: Watch,
+    observer: Observer,
+) -> io::Result<Proxy>
+where
+    S: RuleSink + Send + 'static,
+{
+    start(table, sink, updates, Some(Arc::new(watch)), Some(observer))
+}
+
+fn start<S>(
+    table: Table,
+    sink: S,
+    updates: Receiver<Update>,
+    watch: Option<Arc<Watch>>,
+    observer: Option<Observer>,
+) -> io::Result<Proxy>
 where
     S: RuleSink + Send + 'static,
 {
@@ -115,22 +138,26 @@ where
         repair_said: None,
         losing: false,
         revision: 0,
+        weighing: Weighing::new(observer.is_some()),
     }));
     // Its other end is closed with the thread that follows updates, whichever way that ends.
     let (alive, end) = UnixStream::pair()?;
-    let listener = match watch {
-        Some(watch) => {
-            let worker = worker.clone();
-            let listen = move || listen(&worker, &watch, &end);
-            Some(std::thread::Builder::new().name("proxy-watch".to_owned()).spawn(listen)?)
-        }
-        None => None,
-    };
+    let mut others = Vec::new();
+    if let Some(observer) = observer {
+        let (worker, end) = (worker.clone(), end.try_clone()?);
+        let observe = move || observe(&worker, observer, &end);
+        others.push(std::thread::Builder::new().name("proxy-flows".to_owned()).spawn(observe)?);
+    }
+    if let Some(watch) = watch {
+        let worker = worker.clone();
+        let listen = move || listen(&worker, &watch, &end);
+        others.push(std::thread::Builder::new().name("proxy-watch".to_owned()).spawn(listen)?);
+    }
     let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || {
         follow(&worker, &updates);
         drop(alive);
-        if listener.is_some_and(|l| l.join().is_err()) {
-            tracing::error!("the proxy's watch panicked");
+        if others.into_iter().map(JoinHandle::join).filter(Result::is_err).count() > 0 {
+            tracing::error!("a thread of the proxy's panicked");
         }
     })?;
     Ok(Proxy { applied, metrics, rewrite, thread })
@@ -181,6 +208,28 @@ fn listen<S: RuleSink>(worker: &Mutex<Worker<S>>, watch: &Watch, end: &UnixStrea
     }
 }
 
+/// Looks at flows for as long as some Service asks for it, until `end` closes. It is done beside the lock: new rules
+/// do not wait for a look.
+fn observe<S: RuleSink>(worker: &Mutex<Worker<S>>, mut observer: Observer, end: &UnixStream) {
+    loop {
+        let wanted = lock(worker).weighing.wanted();
+        let done = match observer.look(&wanted) {
+            Ok(look) if wanted != Wanted::Nothing => {
+                let moves = lock(worker).shift(look.as_ref());
+                observer.forget(&moves).map(|_| ())
+            }
+            done => done.map(|_| ()),
+        };
+        match done {
+            Ok(()) => lock(worker).recovered(Task::Weights),
+            Err(error) => lock(worker).troubled(Task::Weights, &error),
+        }
+        if observer.pause(&wanted, end) {
+            return;
+        }
+    }
+}
+
 /// No changes.
 const NOTHING: [Vec<Change>; 2] = [Vec::new(), Vec::new()];
 
@@ -215,6 +264,7 @@ struct Worker<S> {
     /// Packets are being lost for want of room in the table of flows.
     losing: bool,
     revision: u64,
+    weighing: Weighing,
 }
 
 impl<S: RuleSink> Worker<S> {
@@ -255,12 +305,25 @@ impl<S: RuleSink> Worker<S> {
             if !node.same_rules(self.table.node()) {
                 self.state = State::Unknown;
             }
+            self.weighing.set_node(&mut self.table, &node);
             of_node = self.table.set_node(node);
         }
+        self.weighing.update(&mut self.table, &changed, &self.metrics);
         let of_services = self.table.update(changed.iter().map(|(name, entry)| (name, entry.as_deref())));
         self.unserved.note(&of_node);
         self.unserved.note(&of_services);
         [of_node, of_services]
+    }
+
+    /// Has shares follow a look, or the time; gives back connections to be moved.
+    fn shift(&mut self, look: Option<&Look>) -> Vec<Flow> {
+        let (changes, moves) = self.weighing.shift(&mut self.table, look, &self.metrics);
+        self.unserved.note(&changes);
+        // Otherwise they go in with everything.
+        if self.state == State::Whole && !changes.is_empty() {
+            self.advance(&[changes, Vec::new()], Instant::now());
+        }
+        moves
     }
 
     /// Whether IPv4 and IPv6 have a part in a round: with everything, those that have rules.
@@ -557,6 +620,7 @@ mod tests {
             repair_said: None,
             losing: false,
             revision: 0,
+            weighing: Weighing::new(true),
         }
     }
 

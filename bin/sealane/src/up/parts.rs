@@ -9,7 +9,7 @@ use kube::Api as Objects;
 use kube::runtime::wait::await_condition;
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
-use sealane_dataplane::{Proxy, Update};
+use sealane_dataplane::{Observer, Proxy, Update};
 use sealane_host::{Host, HostConfig, Rootless};
 use sealane_node::{Agent, AgentConfig, NodeHandle};
 use sealane_pki::Pki;
@@ -223,15 +223,16 @@ impl Network {
         let api = self.api.serve(bound.map_err(|e| format!("{at} in the node's network: {e}"))?)?;
         let mode = self.config.proxy_mode;
         // The network is new: nobody left any rules in it.
-        let opened = self.host.node_network(move || Sinks::open(mode, false)).await;
-        let (sink, rules) = opened.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let open = move || (Sinks::open(mode, false), Observer::open());
+        let (rules, flows) = self.host.node_network(open).await.map_err(|e| e.to_string())?;
+        let ((sink, rules), flows) = (rules.map_err(|e| e.to_string())?, flows.map_err(|e| e.to_string())?);
         let mut context = NodeContext::new(self.config.node_name.as_str());
         context.addresses = vec![self.host.config().gateway().into()];
         context.node_port_addresses = vec![self.host.config().gateway().into()];
         let cidr = self.config.pod_cidr;
         context.pod_cidrs = cidr.to_string().parse().into_iter().collect();
         let (updates, inbox) = std::sync::mpsc::channel();
-        let proxy = sealane_dataplane::spawn_watched(Table::new(context), sink, inbox, rules)
+        let proxy = sealane_dataplane::spawn_observed(Table::new(context), sink, inbox, rules, flows)
             .map_err(|e| e.to_string())?;
         // The proxy's thread ends with its feed.
         let feed = tokio::spawn(feed(self.snapshots.clone(), updates)).abort_handle();

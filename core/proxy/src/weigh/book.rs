@@ -105,12 +105,14 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    /// Takes a look; says what each backend has and did. At the first look nothing has been done yet.
+    /// Takes a look; says what each backend has and did. At the first look nothing has been done yet. Which flows are
+    /// open is told where they may be moved.
     pub(crate) fn take(
         &mut self,
         look: &Look,
         now: Duration,
         first: bool,
+        movable: bool,
     ) -> BTreeMap<(Protocol, Backend), Seen> {
         let mut seen: BTreeMap<(Protocol, Backend), Seen> = BTreeMap::new();
         let mut known = BTreeMap::new();
@@ -133,7 +135,7 @@ impl Book {
                 record.failed = true;
                 of.outcome.failed += 1;
             }
-            if flow.stage == Stage::Open && is_tcp(flow) && is_led(flow) {
+            if movable && flow.stage == Stage::Open && is_tcp(flow) && is_led(flow) {
                 of.open.push((record.since, *flow));
             }
             known.insert(flow.id, record);
@@ -177,7 +179,7 @@ mod tests {
             let mut look = Look::new(watched.clone());
             flows.iter().for_each(|(id, stage)| look.flow(flow(*id, *stage)));
             ended.iter().for_each(|(id, stage)| look.ended(flow(*id, *stage)));
-            let seen = book.take(&look, ms(at), std::mem::take(&mut first));
+            let seen = book.take(&look, ms(at), std::mem::take(&mut first), true);
             let seen = seen.values().next().cloned().unwrap_or_default();
             let o = seen.outcome;
             (seen.live, seen.fresh, o.answered, o.failed, o.reset, seen.open.len())
@@ -205,12 +207,12 @@ mod tests {
         let backend = flow(0, Stage::Open).backend;
         let mut look = Look::new(Arc::new([(Protocol::Udp, backend)].into()));
         look.flow(flow(1, Stage::Open));
-        assert!(Book::default().take(&look, ms(0), true).is_empty());
+        assert!(Book::default().take(&look, ms(0), true, true).is_empty());
         let mut look = Look::new(Arc::new([(Protocol::Tcp, backend)].into()));
         let mut direct = flow(1, Stage::Open);
         (direct.frontend.address, direct.frontend.port) = (backend.address, backend.port);
         look.flow(direct);
-        let seen = Book::default().take(&look, ms(0), true);
+        let seen = Book::default().take(&look, ms(0), true, true);
         let seen = &seen[&(Protocol::Tcp, backend)];
         assert_eq!((seen.live, seen.open.len()), (1, 0), "a load, but not ours to move");
     }

@@ -111,7 +111,8 @@ mod tests {
         let answered = Outcome { answered: 1, ..Outcome::default() };
         let reset = Outcome { answered: 1, reset: 1, ..Outcome::default() };
         let all = Ejection { resets: true, ..rule() };
-        let table: &[(&Ejection, &[(u64, Outcome)], bool)] = &[
+        type Row<'a> = (&'a Ejection, &'a [(u64, Outcome)], bool);
+        let table: &[Row<'_>] = &[
             (&rule(), &[(1, failed(3))], true),
             (&rule(), &[(1, failed(2))], false),
             (&rule(), &[(1, failed(1)), (5, failed(1)), (11, failed(1))], true),

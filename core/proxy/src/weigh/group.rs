@@ -41,11 +41,13 @@ pub(crate) struct Group {
     coming: f64,
     /// A scale-out began then, and connections may be moved.
     moving: Option<Duration>,
+    /// Some slow start is not over.
+    ramping: bool,
 }
 
 impl Group {
     pub(crate) fn new(protocol: Protocol) -> Self {
-        Self { protocol, members: Vec::new(), coming: 0.0, moving: None }
+        Self { protocol, members: Vec::new(), coming: 0.0, moving: None, ramping: false }
     }
 
     /// Takes what endpoints are ready now; who was before keeps its record. At the first sight of a Service nobody is
@@ -85,9 +87,9 @@ impl Group {
         self.members.iter().filter(|m| m.record.until().is_some()).count()
     }
 
-    /// Whether shares change with time alone.
-    pub(crate) fn is_ramping(&self, options: &Options, now: Duration) -> bool {
-        self.members.iter().any(|m| m.ramp(options, now) < 1.0)
+    /// Whether shares change with time alone: some slow start was not over when they were last made.
+    pub(crate) fn is_ramping(&self) -> bool {
+        self.ramping
     }
 
     /// Takes what each backend has and did; gives back those that are ejected now, and until when.
@@ -103,7 +105,7 @@ impl Group {
         let fresh: u32 = self.members.iter().map(|m| m.seen.fresh).sum();
         self.coming += NEWEST * (f64::from(fresh) - self.coming);
         let Some(rule) = &options.eject else { return Vec::new() };
-        let mut out = self.members.iter_mut().filter_map(|m| m.record.is_out(now).then_some(())).count();
+        let mut out = self.members.iter_mut().map(|m| usize::from(m.record.is_out(now))).sum::<usize>();
         let mut ejected = Vec::new();
         let room = most(self.members.len(), rule);
         for member in &mut self.members {
@@ -152,6 +154,7 @@ impl Group {
 
     /// The slots of each backend; `None`: one for each that is near, as without any option.
     pub(crate) fn slots(&mut self, options: &Options, now: Duration) -> Option<BTreeMap<Backend, u32>> {
+        self.ramping = self.members.iter().any(|m| m.ramp(options, now) < 1.0);
         if self.members.is_empty() || self.members.len() > MOST {
             return None;
         }
@@ -205,7 +208,7 @@ impl Group {
                 over.push((member.seen.live - fair.ceil() as u32, i));
             }
         }
-        if (over.is_empty() && !self.is_ramping(options, now)) || now.saturating_sub(begun) > SETTLED {
+        if (over.is_empty() && !self.ramping) || now.saturating_sub(begun) > SETTLED {
             self.moving = None;
         }
         let mut moves = Vec::new();

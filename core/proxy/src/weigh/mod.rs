@@ -51,13 +51,8 @@ pub enum Wanted {
     Nothing,
     /// To be asked again as time goes by.
     Time,
-    /// Flows to these backends; and those that end, where `ends`.
-    Flows {
-        /// The backends.
-        watched: Watched,
-        /// Flows that end matter as well.
-        ends: bool,
-    },
+    /// Flows to these backends, and those that end.
+    Flows(Watched),
 }
 
 /// What follows from a look.
@@ -82,6 +77,8 @@ pub struct Figures {
     pub ejections: u64,
     /// Connections that were moved.
     pub moved: u64,
+    /// Looks at flows.
+    pub looks: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -105,6 +102,7 @@ pub struct Weigher {
     news: Vec<News>,
     ejections: u64,
     moved: u64,
+    looks: u64,
 }
 
 impl Weigher {
@@ -164,13 +162,12 @@ impl Weigher {
     }
 
     /// What is to be looked at next.
-    pub fn wanted(&self, now: Duration) -> Wanted {
+    pub fn wanted(&self) -> Wanted {
         let all = || self.services.values().filter(|w| !w.options.is_empty());
         if all().any(|w| w.options.needs_flows()) {
-            let ends = all().any(|w| w.options.eject.is_some());
-            return Wanted::Flows { watched: Arc::clone(&self.watched), ends };
+            return Wanted::Flows(Arc::clone(&self.watched));
         }
-        let ramps = |w: &Weighed| w.groups.values().any(|g| g.is_ramping(&w.options, now));
+        let ramps = |w: &Weighed| w.groups.values().any(|g| g.is_ramping());
         if all().any(ramps) { Wanted::Time } else { Wanted::Nothing }
     }
 
@@ -178,7 +175,9 @@ impl Weigher {
     pub fn look(&mut self, look: Option<&Look>, now: Duration) -> Outcome {
         let mut outcome = Outcome::default();
         let since = self.looked.map_or(Duration::ZERO, |then| now.saturating_sub(then));
-        let seen = look.map(|look| self.book.take(look, now, self.looked.is_none()));
+        let movable = self.services.values().any(|w| w.options.rebalance.is_some());
+        let seen = look.map(|look| self.book.take(look, now, self.looked.is_none(), movable));
+        self.looks += u64::from(look.is_some());
         self.looked = if look.is_some() { Some(now) } else { self.looked };
         for (name, weighed) in &mut self.services {
             let options = &weighed.options;
@@ -211,6 +210,7 @@ impl Weigher {
             out: all.flat_map(|w| w.groups.values()).map(|g| g.out() as u64).sum(),
             ejections: self.ejections,
             moved: self.moved,
+            looks: self.looks,
         }
     }
 
@@ -239,8 +239,8 @@ impl Weighed {
     /// Connections to move, after so much time since the last.
     fn moves(&mut self, since: Duration, now: Duration) -> Vec<Flow> {
         let Some(rate) = self.options.rebalance else { return Vec::new() };
-        // What was not used is kept for a second.
-        self.budget = (self.budget + rate * since.as_secs_f64()).min(rate.max(1.0));
+        // What was not used is lost, but for a part of one.
+        self.budget = self.budget.min(1.0) + rate * since.as_secs_f64();
         let mut moves = Vec::new();
         let service = &self.service;
         for group in self.groups.values_mut() {
