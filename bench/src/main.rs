@@ -10,7 +10,9 @@ mod https;
 mod memory;
 mod nameservers;
 mod namespace;
+mod played;
 mod pods;
+mod proxy;
 mod report;
 mod up;
 
@@ -62,6 +64,8 @@ enum Part {
     Overload,
     /// The DNS server's memory when the API server restarts
     Relist,
+    /// The service proxy beside kube-proxy (SEALANE_KUBE_PROXY, or tests/apiserver/kube-proxy), in nftables (nft)
+    Proxy,
 }
 
 /// How often each thing is done.
@@ -123,11 +127,13 @@ fn run(arguments: &Arguments) -> Result<Report> {
             run.figures = nameservers::overload::measure(&binary, nameservers::Rounds::new(arguments.short))?;
         }
         Some(Part::Relist) => run.figures = nameservers::relist::measure(&binary, arguments.short)?,
+        Some(Part::Proxy) => {
+            let kube_proxy = peer("SEALANE_KUBE_PROXY", "tests/apiserver/kube-proxy");
+            let binaries = proxy::Binaries { sealane: binary.clone(), kube_proxy };
+            run.figures = proxy::measure(&binaries, &proxy::Rounds::new(arguments.short))?;
+        }
         Some(Part::Dns) => {
-            let coredns = match std::env::var_os("SEALANE_COREDNS") {
-                Some(path) => path.into(),
-                None => concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/coredns/coredns").into(),
-            };
+            let coredns = peer("SEALANE_COREDNS", "tests/coredns/coredns");
             let binaries = nameservers::Binaries { sealane: binary.clone(), coredns };
             run.figures = nameservers::measure(&binaries, nameservers::Rounds::new(arguments.short))?;
         }
@@ -140,6 +146,12 @@ fn run(arguments: &Arguments) -> Result<Report> {
         "binary": binary.display().to_string(),
     });
     Ok(Report { machine, figures: run.figures, notes: run.notes, complete: !run.failed })
+}
+
+/// A program to compare with: named by a variable, or where xtask builds it.
+fn peer(variable: &str, built: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    std::env::var_os(variable).map_or_else(|| root.join(built), PathBuf::from)
 }
 
 /// What has been measured so far. A part that fails is noted, and the rest goes on.
