@@ -22,13 +22,16 @@
 
 mod addresses;
 mod conntrack;
+mod feature;
 mod http;
 mod message;
 mod metrics;
 mod netlink;
 mod nft;
+mod room;
 mod sync;
 mod system;
+mod trouble;
 mod watch;
 
 pub use addresses::{AddressSockets, address_sockets, follow_addresses};

@@ -43,6 +43,7 @@ fn real_connections_agree() {
         site.own(&cluster, true);
         sink.replace(&cluster.node, table(&cluster).frontends()).unwrap();
         sink.settle().unwrap();
+        sink.forget_flows().unwrap();
         rows += cluster.rows.len();
         for (row, why) in site.check_all(&cluster.rows) {
             wrong.push(format!("line {}: {}, {}\n  {why}", row.line, cluster.title, row.text));
@@ -73,6 +74,7 @@ fn what_changes_lead_to_agrees() {
             }
         }
         sink.settle().unwrap();
+        sink.forget_flows().unwrap();
         let ruleset = sink.ruleset().unwrap();
         for row in &cluster.rows {
             rows += 1;

@@ -8,6 +8,7 @@ use super::trace::Ruleset;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::room;
 use crate::watch::Watch;
 use rustix::fd::OwnedFd;
 use sealane_catalog::Protocol;
@@ -330,6 +331,13 @@ impl RuleSink for NftSink {
         frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
     ) -> Result<(), NetlinkError> {
         self.node = node.clone();
+        // Rules outlive who wrote them: what those led from whose Services went meanwhile is not served any more.
+        if self.tables.is_empty() {
+            for family in [Family::V4, Family::V6] {
+                let left = read::udp(&mut self.netlink, family).unwrap_or_default();
+                self.flows.extend(left.into_iter().map(|key| (key, BTreeSet::new())));
+            }
+        }
         // Of those that are gone no flow may be left either, whether or not their going was ever told.
         let gone = self.installed.keys().filter(|k| k.protocol == Protocol::Udp);
         self.flows.extend(gone.map(|key| (*key, BTreeSet::new())));
@@ -378,7 +386,10 @@ impl RuleSink for NftSink {
                 *length = length.saturating_sub(count);
             }
         }
-        // A walk over all flows takes milliseconds, so that new connections do not wait for it.
+        Ok(())
+    }
+
+    fn forget_flows(&mut self) -> Result<(), NetlinkError> {
         if !self.flows.is_empty() {
             conntrack::forget_stale(&mut self.netlink, &self.flows, &mut self.forgotten)?;
             self.flows.clear();
@@ -402,7 +413,11 @@ impl RuleSink for NftSink {
     }
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, NetlinkError> {
-        conntrack::flow_table(&mut self.netlink).map(Some)
+        room::flow_table(&mut self.netlink).map(Some)
+    }
+
+    fn make_room(&mut self) -> Result<u64, NetlinkError> {
+        room::make_room(&mut self.netlink)
     }
 
     fn read_back(&mut self) -> Result<Installed, NetlinkError> {

@@ -278,5 +278,6 @@ impl Rules {
         let changes = self.table.update([(&key, Some(&entry))]);
         self.sink.apply(&changes).unwrap();
         self.sink.settle().unwrap();
+        self.sink.forget_flows().unwrap();
     }
 }
