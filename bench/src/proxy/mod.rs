@@ -3,15 +3,20 @@
 
 mod cluster;
 mod kernel;
+mod layout;
+mod paths;
+mod peer;
 mod process;
 mod space;
 mod sync;
+mod world;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Result;
 use crate::report::{Figure, Judged};
+use paths::Paths;
 use process::Program;
 use sync::Scene;
 
@@ -28,8 +33,9 @@ pub(crate) struct Rounds {
     stream: Duration,
     /// Five thousand.
     flood: Duration,
-    /// Services that kube-proxy is measured on.
-    peer: &'static [usize],
+    /// Services that kube-proxy is measured on, and how often something changes there.
+    peer: &'static [(usize, usize)],
+    paths: Paths,
 }
 
 impl Rounds {
@@ -42,7 +48,15 @@ impl Rounds {
                 changes: 200,
                 stream: Duration::from_secs(2),
                 flood: Duration::from_secs(5),
-                peer: &[100],
+                peer: &[(100, 5)],
+                paths: Paths {
+                    sizes: &[1, 1_000],
+                    layout: 100,
+                    rounds: 3,
+                    connections: 3_000,
+                    flow: Duration::from_millis(300),
+                    counted: 30_000,
+                },
             }
         } else {
             Rounds {
@@ -52,7 +66,15 @@ impl Rounds {
                 changes: 2_000,
                 stream: Duration::from_secs(20),
                 flood: Duration::from_secs(60),
-                peer: &[1_000, 10_000],
+                peer: &[(1_000, 10), (10_000, 2)],
+                paths: Paths {
+                    sizes: &[1, 1_000, 10_000],
+                    layout: 10_000,
+                    rounds: 15,
+                    connections: 10_000,
+                    flow: Duration::from_secs(1),
+                    counted: 100_000,
+                },
             }
         }
     }
@@ -68,7 +90,21 @@ pub(crate) struct Binaries {
 pub(crate) fn measure(binaries: &Binaries, rounds: &Rounds) -> Result<Vec<Figure>> {
     let mut figures = synced(&binaries.sealane, rounds)?;
     figures.extend(flat(&binaries.sealane, rounds)?);
+    figures.extend(paths::measure(&binaries.sealane, &rounds.paths)?);
+    for (services, changes) in rounds.peer {
+        let sealane = Program::Sealane(binaries.sealane.clone());
+        let kube_proxy = Program::KubeProxy(binaries.kube_proxy.clone());
+        for (program, name) in [(sealane, "Sealane"), (kube_proxy, "kube-proxy")] {
+            figures.extend(peer::measure(&program, name, *services, *changes)?);
+        }
+    }
     Ok(figures)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 /// The bars of a node with many Services.

@@ -36,7 +36,12 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts it in the network namespace of the calling thread.
-    pub(crate) fn start(program: &Program, folder: &Path, kubeconfig: &Path, clients: &str) -> Result<Process> {
+    pub(crate) fn start(
+        program: &Program,
+        folder: &Path,
+        kubeconfig: &Path,
+        clients: &str,
+    ) -> Result<Process> {
         let (name, binary) = match program {
             Program::Sealane(path) => ("sealane", path),
             Program::KubeProxy(path) => ("kube-proxy", path),

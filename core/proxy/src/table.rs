@@ -47,18 +47,30 @@ impl Change {
     }
 }
 
-/// A Service's claim to a key; the least wins: the oldest Service, then the first by name.
-type Rank = (i64, NamespacedName);
+/// A Service's claim to a key; the least wins: the oldest Service, then the first by name. None stands before all.
+type Rank = Option<(i64, NamespacedName)>;
+
+/// A Service as it was last taken, and the keys that it claims.
+#[derive(Clone, Debug)]
+struct Owner {
+    entry: Entry,
+    keys: Box<[FrontendKey]>,
+}
+
+impl Owner {
+    fn rank(&self, name: &NamespacedName) -> Rank {
+        Some((self.entry.service.as_ref().map_or(0, |s| s.created), name.clone()))
+    }
+}
 
 /// The service table of a node.
 #[derive(Clone, Debug)]
 pub struct Table {
     node: NodeContext,
-    /// All claims to each key; the first is what stands in `frontends`.
-    claims: BTreeMap<FrontendKey, BTreeMap<Rank, Arc<Frontend>>>,
+    /// All claims; the first to each key is what stands in `frontends`, and shares it.
+    claims: BTreeMap<(FrontendKey, Rank), Arc<Frontend>>,
     frontends: BTreeMap<FrontendKey, Arc<Frontend>>,
-    owners: BTreeMap<NamespacedName, (i64, Vec<FrontendKey>)>,
-    entries: BTreeMap<NamespacedName, Entry>,
+    owners: BTreeMap<NamespacedName, Owner>,
     /// Services that are not spread evenly.
     shares: BTreeMap<NamespacedName, Shares>,
 }
@@ -71,7 +83,6 @@ impl Table {
             claims: BTreeMap::new(),
             frontends: BTreeMap::new(),
             owners: BTreeMap::new(),
-            entries: BTreeMap::new(),
             shares: BTreeMap::new(),
         }
     }
@@ -88,7 +99,7 @@ impl Table {
 
     /// A Service as it was last taken.
     pub fn entry(&self, name: &NamespacedName) -> Option<&Entry> {
-        self.entries.get(name)
+        self.owners.get(name).map(|owner| &owner.entry)
     }
 
     /// Takes the new state of some Services (`None`: gone) and says what that changes, by key. The cost is that of
@@ -99,12 +110,8 @@ impl Table {
     ) -> Vec<Change> {
         let mut touched = BTreeSet::new();
         for (name, entry) in changed {
-            match entry {
-                // Clones shared slices and the shared Service: pointers.
-                Some(entry) => self.entries.insert(name.clone(), entry.clone()),
-                None => self.entries.remove(name),
-            };
-            self.claim(name, &mut touched);
+            // Clones shared slices and the shared Service: pointers.
+            self.claim(name, entry.cloned(), &mut touched);
         }
         touched.into_iter().filter_map(|key| self.settle(key)).collect()
     }
@@ -127,7 +134,8 @@ impl Table {
         let mut touched = BTreeSet::new();
         for (name, shares) in shares {
             if self.set_shares(&name, shares) {
-                self.claim(&name, &mut touched);
+                let entry = self.entry(&name).cloned();
+                self.claim(&name, entry, &mut touched);
             }
         }
         touched.into_iter().filter_map(|key| self.settle(key)).collect()
@@ -140,69 +148,54 @@ impl Table {
         }
         self.node = node;
         let mut touched = BTreeSet::new();
-        for name in self.entries.keys().cloned().collect::<Vec<_>>() {
-            self.claim(&name, &mut touched);
+        for name in self.owners.keys().cloned().collect::<Vec<_>>() {
+            let entry = self.entry(&name).cloned();
+            self.claim(&name, entry, &mut touched);
         }
         touched.into_iter().filter_map(|key| self.settle(key)).collect()
     }
 
     /// Replaces the claims of one Service.
-    fn claim(&mut self, name: &NamespacedName, touched: &mut BTreeSet<FrontendKey>) {
-        if let Some((created, keys)) = self.owners.remove(name) {
-            let rank = (created, name.clone());
-            for key in keys {
+    fn claim(&mut self, name: &NamespacedName, entry: Option<Entry>, touched: &mut BTreeSet<FrontendKey>) {
+        if let Some(owner) = self.owners.remove(name) {
+            let rank = owner.rank(name);
+            for key in owner.keys {
                 touched.insert(key);
-                if let Some(claims) = self.claims.get_mut(&key) {
-                    claims.remove(&rank);
-                    if claims.is_empty() {
-                        self.claims.remove(&key);
-                    }
-                }
+                self.claims.remove(&(key, rank.clone()));
             }
         }
-        let Some(entry) = self.entries.get(name) else { return };
-        let created = entry.service.as_ref().map_or(0, |s| s.created);
-        let mut keys = Vec::new();
-        for frontend in weighed_table(entry, &self.node, self.shares.get(name)) {
-            let key = frontend.key;
-            keys.push(key);
-            touched.insert(key);
-            self.claims.entry(key).or_default().insert((created, name.clone()), Arc::new(frontend));
-        }
-        if !keys.is_empty() {
-            self.owners.insert(name.clone(), (created, keys));
-        }
+        let Some(entry) = entry else { return };
+        let frontends = weighed_table(&entry, &self.node, self.shares.get(name));
+        let keys = frontends.iter().map(|f| f.key).collect();
+        let owner = Owner { entry, keys };
+        let rank = owner.rank(name);
+        touched.extend(&owner.keys);
+        self.claims.extend(frontends.into_iter().map(|f| ((f.key, rank.clone()), Arc::new(f))));
+        self.owners.insert(name.clone(), owner);
     }
 
     /// Puts a key's winner in place.
     fn settle(&mut self, key: FrontendKey) -> Option<Change> {
-        let winner = self.claims.get(&key).and_then(|claims| claims.values().next());
-        let old = self.frontends.get(&key);
-        match (old.cloned(), winner) {
-            (None, None) => None,
-            (Some(old), None) => {
-                self.frontends.remove(&key);
-                Some(Change::RemoveFrontend(old))
-            }
-            (None, Some(new)) => {
-                self.frontends.insert(key, new.clone());
-                Some(Change::AddFrontend(new.clone()))
-            }
-            (Some(old), Some(new)) => {
-                let mut arranged = Frontend::clone(new);
-                arranged.target = arrange(&old.target, &new.target);
-                arranged.outside = match (&old.outside, &new.outside) {
-                    (Some(old), Some(new)) => Some(arrange(old, new)),
-                    (_, new) => new.clone(),
-                };
-                if *old == arranged {
-                    return None;
-                }
-                let new = Arc::new(arranged);
-                self.frontends.insert(key, new.clone());
-                Some(Change::SetFrontend { old, new })
-            }
+        let mut claims = self.claims.range_mut((key, None)..);
+        let winner = claims.next().filter(|((claimed, _), _)| *claimed == key).map(|(_, f)| f);
+        let Some(new) = winner else { return self.frontends.remove(&key).map(Change::RemoveFrontend) };
+        let Some(old) = self.frontends.get_mut(&key) else {
+            self.frontends.insert(key, new.clone());
+            return Some(Change::AddFrontend(new.clone()));
+        };
+        let mut arranged = Frontend::clone(new);
+        arranged.target = arrange(&old.target, &new.target);
+        arranged.outside = match (&old.outside, &new.outside) {
+            (Some(old), Some(new)) => Some(arrange(old, new)),
+            (_, new) => new.clone(),
+        };
+        if **old == arranged {
+            *new = old.clone();
+            return None;
         }
+        *new = Arc::new(arranged);
+        let old = std::mem::replace(old, new.clone());
+        Some(Change::SetFrontend { old, new: new.clone() })
     }
 }
 
