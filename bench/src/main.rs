@@ -66,6 +66,8 @@ enum Part {
     Relist,
     /// The service proxy beside kube-proxy (SEALANE_KUBE_PROXY, or tests/apiserver/kube-proxy), in nftables (nft)
     Proxy,
+    /// Of these what a packet pays for a Service, and how evenly connections are spread
+    Paths,
 }
 
 /// How often each thing is done.
@@ -132,6 +134,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
             let binaries = proxy::Binaries { sealane: binary.clone(), kube_proxy };
             run.figures = proxy::measure(&binaries, &proxy::Rounds::new(arguments.short))?;
         }
+        Some(Part::Paths) => run.figures = proxy::paths(&binary, &proxy::Rounds::new(arguments.short))?,
         Some(Part::Dns) => {
             let coredns = peer("SEALANE_COREDNS", "tests/coredns/coredns");
             let binaries = nameservers::Binaries { sealane: binary.clone(), coredns };

@@ -92,6 +92,11 @@ impl Played {
         Ok(Played { desk, address, watches, open: Vec::new() })
     }
 
+    /// What it lists.
+    pub(crate) fn objects(&self, plural: &str) -> &[String] {
+        self.desk.lists.get(plural).map_or(&[], Vec::as_slice)
+    }
+
     /// Writes the kubeconfig that leads to it.
     pub(crate) fn kubeconfig(&self, path: &Path) -> Result<()> {
         let config = json!({

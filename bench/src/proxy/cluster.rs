@@ -79,15 +79,27 @@ fn service(at: usize) -> String {
     .to_string()
 }
 
-/// A Service's endpoints; in the place of the first another address, and a resourceVersion.
-pub(crate) fn slice(at: usize, first: Option<Ipv4Addr>, revision: u64) -> String {
+/// A slice as it was listed, its first endpoint another one. Text alone: thousands are due in a second.
+pub(crate) fn changed(listed: &str, at: usize, first: Ipv4Addr, revision: u64) -> String {
+    let address = |ip: Ipv4Addr| format!("[\"{ip}\"]");
+    let version = |revision: u64| format!("\"resourceVersion\":\"{revision}\"");
+    listed.replacen(&address(endpoint(at, 0)), &address(first), 1).replacen(
+        &version(FIRST),
+        &version(revision),
+        1,
+    )
+}
+
+/// The slices' resourceVersion.
+const FIRST: u64 = LISTED - 1;
+
+/// A Service's endpoints.
+fn slice(at: usize) -> String {
     let name = format!("service-{at}");
     let endpoints: Vec<_> = (0..ENDPOINTS)
         .map(|number| {
-            let own = endpoint(at, number);
-            let address = first.filter(|_| number == 0).unwrap_or(own);
             json!({
-                "addresses": [address.to_string()],
+                "addresses": [endpoint(at, number).to_string()],
                 "conditions": { "ready": true, "serving": true, "terminating": false },
                 "nodeName": format!("node-{}", (at + number) % NODES),
                 "targetRef": {
@@ -105,7 +117,7 @@ pub(crate) fn slice(at: usize, first: Option<Ipv4Addr>, revision: u64) -> String
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
             "name": format!("{name}-{at:05x}"), "generateName": format!("{name}-"), "namespace": namespace(at),
-            "uid": uid(3, at), "resourceVersion": revision.to_string(),
+            "uid": uid(3, at), "resourceVersion": FIRST.to_string(),
             "labels": {
                 "app": name, "kubernetes.io/service-name": name,
                 "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
@@ -134,7 +146,7 @@ fn node(address: Ipv4Addr) -> String {
 pub(crate) fn lists(services: usize, own: Ipv4Addr) -> Lists {
     Lists::from([
         ("services", (0..services).map(service).collect()),
-        ("endpointslices", (0..services).map(|at| slice(at, None, LISTED - 1)).collect()),
+        ("endpointslices", (0..services).map(slice).collect()),
         ("nodes", vec![node(own)]),
     ])
 }
@@ -150,7 +162,8 @@ mod tests {
         }
         assert_eq!(is_fresh(endpoint(49_999, 9).octets()), None);
         assert_eq!(is_fresh([198, 20, 0, 0]), None);
-        let text = slice(7, Some(fresh(3)), 8);
+        let text = changed(&slice(7), 7, fresh(3), 8);
         assert!(text.contains("\"198.18.0.3\"") && !text.contains("\"10.128.0.71\""), "{text}");
+        assert!(text.contains("\"resourceVersion\":\"8\""), "{text}");
     }
 }

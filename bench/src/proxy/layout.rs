@@ -22,9 +22,9 @@ pub(crate) fn text(services: usize) -> String {
          chain nat-prerouting { type nat hook prerouting priority dstnat; jump services; }\n\
          chain nat-output { type nat hook output priority -100; jump services; }\n\
          chain nat-postrouting { type nat hook postrouting priority srcnat; jump masquerading; }\n\
-         chain filter-prerouting { type filter hook prerouting priority dstnat - 10; ct state new jump service-endpoints-check; }\n\
-         chain filter-forward { type filter hook forward priority dstnat - 10; ct state new jump service-endpoints-check; ct state new jump cluster-ips-check; }\n\
-         chain filter-output { type filter hook output priority dstnat - 10; ct state new jump service-endpoints-check; ct state new jump cluster-ips-check; }\n",
+         chain filter-prerouting { type filter hook prerouting priority -110; ct state new jump service-endpoints-check; }\n\
+         chain filter-forward { type filter hook forward priority -110; ct state new jump service-endpoints-check; ct state new jump cluster-ips-check; }\n\
+         chain filter-output { type filter hook output priority -110; ct state new jump service-endpoints-check; ct state new jump cluster-ips-check; }\n",
     );
     let mut elements = String::new();
     // Writing to a String does not fail.

@@ -90,7 +90,7 @@ pub(crate) struct Binaries {
 pub(crate) fn measure(binaries: &Binaries, rounds: &Rounds) -> Result<Vec<Figure>> {
     let mut figures = synced(&binaries.sealane, rounds)?;
     figures.extend(flat(&binaries.sealane, rounds)?);
-    figures.extend(paths::measure(&binaries.sealane, &rounds.paths)?);
+    figures.extend(paths(&binaries.sealane, rounds)?);
     for (services, changes) in rounds.peer {
         let sealane = Program::Sealane(binaries.sealane.clone());
         let kube_proxy = Program::KubeProxy(binaries.kube_proxy.clone());
@@ -99,6 +99,11 @@ pub(crate) fn measure(binaries: &Binaries, rounds: &Rounds) -> Result<Vec<Figure
         }
     }
     Ok(figures)
+}
+
+/// The data path alone.
+pub(crate) fn paths(binary: &Path, rounds: &Rounds) -> Result<Vec<Figure>> {
+    paths::measure(binary, &rounds.paths)
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -32,8 +32,10 @@ struct Measured {
     one: Vec<f64>,
     /// The same over all Services in turn.
     all: Vec<f64>,
-    /// Connections a second, over all Services in turn.
-    rate: Vec<f64>,
+    /// us of a whole connection, the round's median, all to one Service, …
+    whole: Vec<f64>,
+    /// … and over all Services in turn.
+    whole_all: Vec<f64>,
 }
 
 pub(crate) fn measure(binary: &Path, paths: &Paths) -> Result<Vec<Figure>> {
@@ -47,13 +49,14 @@ pub(crate) fn measure(binary: &Path, paths: &Paths) -> Result<Vec<Figure>> {
     let mut all: Vec<Measured> = worlds.iter().map(|_| Measured::default()).collect();
     for round in 0..=paths.rounds {
         for ((_, world), measured) in worlds.iter().zip(&mut all) {
-            let one = median(&world.connects(paths.connections, 1)?);
+            let one = world.connects(paths.connections, 1)?;
             let spread = world.connects(paths.connections, most)?;
             // The first round fills caches.
             if round > 0 {
-                measured.one.push(one);
-                measured.all.push(median(&spread));
-                measured.rate.push(1e6 * spread.len() as f64 / spread.iter().sum::<f64>());
+                measured.one.push(median(&one[0]));
+                measured.all.push(median(&spread[0]));
+                measured.whole.push(median(&one[1]));
+                measured.whole_all.push(median(&spread[1]));
             }
         }
     }
@@ -62,12 +65,29 @@ pub(crate) fn measure(binary: &Path, paths: &Paths) -> Result<Vec<Figure>> {
     for ((name, _), measured) in worlds.iter().zip(&all) {
         let named =
             |what: &str, unit, values: &[f64]| Figure::new(format!("{name}: {what}"), unit, values.to_vec());
-        figures.push(named("new connections a second (1/s)", "1/s", &measured.rate));
+        let rates = |whole: &[f64]| whole.iter().map(|us| 1e6 / us).collect::<Vec<_>>();
+        figures.push(named("new connections a second, one Service (1/s)", "1/s", &rates(&measured.whole)));
+        figures.push(named(
+            "new connections a second, all in turn (1/s)",
+            "1/s",
+            &rates(&measured.whole_all),
+        ));
         figures.push(named("connect, one Service (us)", "us", &measured.one));
         figures.push(named("connect, all in turn (us)", "us", &measured.all));
         if !std::ptr::eq(measured, direct) {
-            let added: Vec<f64> = measured.all.iter().zip(&direct.all).map(|(a, b)| a - b).collect();
-            figures.push(named("  added to direct (us)", "us", &added));
+            let added = |ours: &[f64], direct: &[f64]| {
+                ours.iter().zip(direct).map(|(a, b)| a - b).collect::<Vec<_>>()
+            };
+            figures.push(named(
+                "  added to direct, one Service (us)",
+                "us",
+                &added(&measured.one, &direct.one),
+            ));
+            figures.push(named(
+                "  added to direct, all in turn (us)",
+                "us",
+                &added(&measured.all, &direct.all),
+            ));
         }
     }
     let ratio = |name: String, a: &[f64], b: &[f64]| {
@@ -75,11 +95,15 @@ pub(crate) fn measure(binary: &Path, paths: &Paths) -> Result<Vec<Figure>> {
     };
     let (fewest, most_of_ours) = (&all[1], &all[paths.sizes.len()]);
     let name = format!("{most} Services / {}", paths.sizes[0]);
-    figures.push(
-        ratio(format!("connect to one Service: {name}"), &most_of_ours.one, &fewest.one)
-            .bar(1.03, Judged::Median),
-    );
-    figures.push(ratio(format!("connect to all in turn: {name}"), &most_of_ours.all, &fewest.all));
+    for (what, ours, few) in
+        [("connect", &most_of_ours.one, &fewest.one), ("a connection", &most_of_ours.whole, &fewest.whole)]
+    {
+        figures.push(ratio(format!("{what}, one Service: {name}"), ours, few).bar(1.03, Judged::Median));
+    }
+    // Many destinations cost cache misses wherever they are looked up: routes, sockets, connections. What is left is
+    // what many Services cost.
+    figures.push(ratio(format!("connect, all in turn: {name}"), &most_of_ours.all, &fewest.all));
+    figures.push(ratio("connect, direct: all in turn / one".to_owned(), &direct.all, &direct.one));
     figures.extend(established(&worlds[0].1, &worlds[paths.sizes.len()].1, paths)?);
     figures.push(balance(&worlds[1].1, paths.counted)?);
     Ok(figures)

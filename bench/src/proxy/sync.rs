@@ -32,7 +32,7 @@ pub(crate) struct Scene {
     services: usize,
     /// Changes so far.
     changes: usize,
-    _api: Played,
+    api: Played,
     _folder: tempfile::TempDir,
     /// From the last list to the first rules, ms.
     pub(crate) first: f64,
@@ -76,7 +76,7 @@ impl Scene {
             thread::sleep(LOOK);
         }
         let first = milliseconds(begun.elapsed());
-        Ok(Scene { process, slices, services, changes: 0, _api: api, _folder: folder, first })
+        Ok(Scene { process, slices, services, changes: 0, api, _folder: folder, first })
     }
 
     /// Lets it come to rest.
@@ -89,7 +89,8 @@ impl Scene {
         // Neighbours are not neighbours in the proxy's maps either, so any order is as good.
         let at = self.changes % self.services;
         let revision = LISTED + 1 + self.changes as u64;
-        let text = cluster::slice(at, Some(fresh(self.changes)), revision);
+        let listed = &self.api.objects("endpointslices")[at];
+        let text = cluster::changed(listed, at, fresh(self.changes), revision);
         self.changes += 1;
         Ok(event(&mut self.slices, "MODIFIED", &text)?)
     }

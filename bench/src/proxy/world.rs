@@ -87,22 +87,25 @@ impl World {
         }
     }
 
-    /// Opens so many connections one after the other and resets each: us of each until it is open. Over `spread`
-    /// Services.
-    pub(crate) fn connects(&self, count: usize, spread: usize) -> Result<Vec<f64>> {
+    /// Opens so many connections one after the other and resets each: us until it is open, and until the next one may
+    /// begin. Over `spread` Services.
+    pub(crate) fn connects(&self, count: usize, spread: usize) -> Result<[Vec<f64>; 2]> {
         let (rules, services) = (self.rules, spread.min(self.services));
         let acceptor = self.server.run(|| Acceptor::start(vec![Ipv4Addr::UNSPECIFIED]))?;
         let took = self.client.run(move || {
             on_core(CORES[0])?;
-            let mut took = Vec::with_capacity(count);
+            let mut took = [const { Vec::new() }; 2];
+            let micros = |since: Instant| since.elapsed().as_secs_f64() * 1e6;
             for turn in 0..count {
                 let target = World::target(rules, services, turn);
                 let begun = Instant::now();
                 let socket =
                     socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
                 connect(&socket, &target).map_err(|e| format!("{target}: {e}"))?;
-                took.push(begun.elapsed().as_secs_f64() * 1e6);
+                took[0].push(micros(begun));
                 set_socket_linger(&socket, Some(Duration::ZERO))?;
+                drop(socket);
+                took[1].push(micros(begun));
             }
             Ok(took)
         })?;

@@ -3,7 +3,7 @@
 use crate::compile::weighed_table;
 use crate::{Backend, Frontend, FrontendKey, NodeContext, Shares, Target};
 use sealane_catalog::{Entry, NamespacedName};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One change of the frontends.
@@ -50,6 +50,9 @@ impl Change {
 /// A Service's claim to a key; the least wins: the oldest Service, then the first by name. None stands before all.
 type Rank = Option<(i64, NamespacedName)>;
 
+/// Keys whose claims changed, and whether the claim of who holds one is gone.
+type Touched = BTreeMap<FrontendKey, bool>;
+
 /// A Service as it was last taken, and the keys that it claims.
 #[derive(Clone, Debug)]
 struct Owner {
@@ -67,9 +70,10 @@ impl Owner {
 #[derive(Clone, Debug)]
 pub struct Table {
     node: NodeContext,
-    /// All claims; the first to each key is what stands in `frontends`, and shares it.
-    claims: BTreeMap<(FrontendKey, Rank), Arc<Frontend>>,
+    /// What won each key, …
     frontends: BTreeMap<FrontendKey, Arc<Frontend>>,
+    /// … and the claims that lost: few, or none.
+    waiting: BTreeMap<(FrontendKey, Rank), Arc<Frontend>>,
     owners: BTreeMap<NamespacedName, Owner>,
     /// Services that are not spread evenly.
     shares: BTreeMap<NamespacedName, Shares>,
@@ -80,8 +84,8 @@ impl Table {
     pub fn new(node: NodeContext) -> Self {
         Self {
             node,
-            claims: BTreeMap::new(),
             frontends: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             owners: BTreeMap::new(),
             shares: BTreeMap::new(),
         }
@@ -108,12 +112,12 @@ impl Table {
         &mut self,
         changed: impl IntoIterator<Item = (&'a NamespacedName, Option<&'a Entry>)>,
     ) -> Vec<Change> {
-        let mut touched = BTreeSet::new();
+        let mut touched = Touched::new();
         for (name, entry) in changed {
             // Clones shared slices and the shared Service: pointers.
             self.claim(name, entry.cloned(), &mut touched);
         }
-        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+        self.settle_all(touched)
     }
 
     /// Gives a Service's backends new shares (`None`: even ones), which come into force with its next
@@ -131,14 +135,14 @@ impl Table {
         &mut self,
         shares: impl IntoIterator<Item = (NamespacedName, Option<Shares>)>,
     ) -> Vec<Change> {
-        let mut touched = BTreeSet::new();
+        let mut touched = Touched::new();
         for (name, shares) in shares {
             if self.set_shares(&name, shares) {
                 let entry = self.entry(&name).cloned();
                 self.claim(&name, entry, &mut touched);
             }
         }
-        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+        self.settle_all(touched)
     }
 
     /// Takes new facts of the node; everything is compiled anew, and what comes out different is said.
@@ -147,55 +151,68 @@ impl Table {
             return Vec::new();
         }
         self.node = node;
-        let mut touched = BTreeSet::new();
+        let mut touched = Touched::new();
         for name in self.owners.keys().cloned().collect::<Vec<_>>() {
             let entry = self.entry(&name).cloned();
             self.claim(&name, entry, &mut touched);
         }
-        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+        self.settle_all(touched)
     }
 
     /// Replaces the claims of one Service.
-    fn claim(&mut self, name: &NamespacedName, entry: Option<Entry>, touched: &mut BTreeSet<FrontendKey>) {
+    fn claim(&mut self, name: &NamespacedName, entry: Option<Entry>, touched: &mut Touched) {
         if let Some(owner) = self.owners.remove(name) {
             let rank = owner.rank(name);
             for key in owner.keys {
-                touched.insert(key);
-                self.claims.remove(&(key, rank.clone()));
+                let held = self.frontends.get(&key).is_some_and(|f| f.service == *name);
+                *touched.entry(key).or_default() |= held;
+                self.waiting.remove(&(key, rank.clone()));
             }
         }
         let Some(entry) = entry else { return };
         let frontends = weighed_table(&entry, &self.node, self.shares.get(name));
-        let keys = frontends.iter().map(|f| f.key).collect();
-        let owner = Owner { entry, keys };
+        let owner = Owner { entry, keys: frontends.iter().map(|f| f.key).collect() };
         let rank = owner.rank(name);
-        touched.extend(&owner.keys);
-        self.claims.extend(frontends.into_iter().map(|f| ((f.key, rank.clone()), Arc::new(f))));
+        for frontend in frontends {
+            touched.entry(frontend.key).or_default();
+            self.waiting.insert((frontend.key, rank.clone()), Arc::new(frontend));
+        }
         self.owners.insert(name.clone(), owner);
     }
 
-    /// Puts a key's winner in place.
-    fn settle(&mut self, key: FrontendKey) -> Option<Change> {
-        let mut claims = self.claims.range_mut((key, None)..);
-        let winner = claims.next().filter(|((claimed, _), _)| *claimed == key).map(|(_, f)| f);
-        let Some(new) = winner else { return self.frontends.remove(&key).map(Change::RemoveFrontend) };
-        let Some(old) = self.frontends.get_mut(&key) else {
-            self.frontends.insert(key, new.clone());
-            return Some(Change::AddFrontend(new.clone()));
+    fn settle_all(&mut self, touched: Touched) -> Vec<Change> {
+        touched.into_iter().filter_map(|(key, vacant)| self.settle(key, vacant)).collect()
+    }
+
+    /// Puts a key's winner in place; `vacant`: who holds it claims it no more.
+    fn settle(&mut self, key: FrontendKey, vacant: bool) -> Option<Change> {
+        let mut claims = self.waiting.range((key, None)..);
+        let best = claims.next().map(|(claim, _)| claim).filter(|(claimed, _)| *claimed == key).cloned();
+        let holder = self.frontends.get(&key);
+        let rank = holder.filter(|_| !vacant).and_then(|f| self.owners.get(&f.service)?.rank(&f.service));
+        let Some(best) = best.filter(|(_, best)| rank.is_none() || *best < rank) else {
+            return if vacant { self.frontends.remove(&key).map(Change::RemoveFrontend) } else { None };
         };
-        let mut arranged = Frontend::clone(new);
+        let new = self.waiting.remove(&best)?;
+        let Some(old) = self.frontends.get(&key).cloned() else {
+            self.frontends.insert(key, new.clone());
+            return Some(Change::AddFrontend(new));
+        };
+        if rank.is_some() {
+            self.waiting.insert((key, rank), old.clone());
+        }
+        let mut arranged = Frontend::clone(&new);
         arranged.target = arrange(&old.target, &new.target);
         arranged.outside = match (&old.outside, &new.outside) {
             (Some(old), Some(new)) => Some(arrange(old, new)),
             (_, new) => new.clone(),
         };
-        if **old == arranged {
-            *new = old.clone();
+        if *old == arranged {
             return None;
         }
-        *new = Arc::new(arranged);
-        let old = std::mem::replace(old, new.clone());
-        Some(Change::SetFrontend { old, new: new.clone() })
+        let new = Arc::new(arranged);
+        self.frontends.insert(key, new.clone());
+        Some(Change::SetFrontend { old, new })
     }
 }
 
