@@ -19,8 +19,8 @@ pub(crate) struct Paths {
     pub(crate) rounds: usize,
     /// New connections of a round.
     pub(crate) connections: usize,
-    /// How long bytes flow in a round.
-    pub(crate) flow: Duration,
+    /// How often bytes flow, and how long each time: short and often, so that neighbours have the same machine.
+    pub(crate) flows: (usize, Duration),
     /// Connections that are counted by endpoint.
     pub(crate) counted: usize,
 }
@@ -112,9 +112,9 @@ pub(crate) fn measure(binary: &Path, paths: &Paths) -> Result<Vec<Figure>> {
 /// Bytes over connections that are there.
 fn established(direct: &World, ours: &World, paths: &Paths) -> Result<Vec<Figure>> {
     let (mut plain, mut service) = (Vec::new(), Vec::new());
-    for _ in 0..paths.rounds {
-        plain.push(direct.throughput(paths.flow)?);
-        service.push(ours.throughput(paths.flow)?);
+    for _ in 0..paths.flows.0 {
+        plain.push(direct.throughput(paths.flows.1)?);
+        service.push(ours.throughput(paths.flows.1)?);
     }
     let ratios = plain.iter().zip(&service).map(|(a, b)| a / b).collect();
     let megabytes = |values: Vec<f64>| values.into_iter().map(|v| v / 1e6).collect();

@@ -49,15 +49,16 @@ pub(crate) struct Streamed {
 }
 
 impl Scene {
-    /// Starts a proxy on so many Services, in the bench's own network namespace. It gets its Node when it has taken
-    /// in everything else: what is left to do is to write the first rules.
+    /// Starts a proxy on so many Services, in the bench's own network namespace. Sealane gets its Node when it has taken
+    /// in everything else: what is left to do is to write the first rules. (kube-proxy takes in nothing before.)
     pub(crate) fn new(program: &Program, services: usize) -> Result<Scene> {
         first_in_line()?;
         clean()?;
         let folder = tempfile::tempdir()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let lists = cluster::lists(services, Ipv4Addr::new(192, 0, 2, 10));
-        let mut api = Played::serve(listener, lists, Some("nodes"))?;
+        let ours = matches!(program, Program::Sealane(_));
+        let mut api = Played::serve(listener, lists, Some("nodes").filter(|_| ours))?;
         let kubeconfig = folder.path().join("kubeconfig");
         api.kubeconfig(&kubeconfig)?;
         let mut kernel = Kernel::open()?;
@@ -69,7 +70,7 @@ impl Scene {
         let before = kernel.generation()?;
         let begun = Instant::now();
         api.let_go();
-        while kernel.generation()? == before {
+        while ours && kernel.generation()? == before {
             if begun.elapsed() > PATIENCE {
                 return Err(said(&"no rules were written").into());
             }
