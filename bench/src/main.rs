@@ -10,7 +10,9 @@ mod https;
 mod memory;
 mod nameservers;
 mod namespace;
+mod played;
 mod pods;
+mod proxy;
 mod report;
 mod up;
 
@@ -66,6 +68,10 @@ enum Part {
     Forwarding,
     /// The DNS server's memory when the API server restarts
     Relist,
+    /// The service proxy beside kube-proxy (SEALANE_KUBE_PROXY, or tests/apiserver/kube-proxy), in nftables (nft)
+    Proxy,
+    /// Of these what a packet pays for a Service, and how evenly connections are spread
+    Paths,
 }
 
 /// How often each thing is done.
@@ -130,11 +136,14 @@ fn run(arguments: &Arguments) -> Result<Report> {
             run.figures = nameservers::changes(&binary, nameservers::Rounds::new(arguments.short))?;
         }
         Some(Part::Relist) => run.figures = nameservers::relist::measure(&binary, arguments.short)?,
+        Some(Part::Proxy) => {
+            let kube_proxy = peer("SEALANE_KUBE_PROXY", "tests/apiserver/kube-proxy");
+            let binaries = proxy::Binaries { sealane: binary.clone(), kube_proxy };
+            run.figures = proxy::measure(&binaries, &proxy::Rounds::new(arguments.short))?;
+        }
+        Some(Part::Paths) => run.figures = proxy::paths(&binary, &proxy::Rounds::new(arguments.short))?,
         Some(part @ (Part::Dns | Part::Forwarding)) => {
-            let coredns = match std::env::var_os("SEALANE_COREDNS") {
-                Some(path) => path.into(),
-                None => concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/coredns/coredns").into(),
-            };
+            let coredns = peer("SEALANE_COREDNS", "tests/coredns/coredns");
             let binaries = nameservers::Binaries { sealane: binary.clone(), coredns };
             let rounds = nameservers::Rounds::new(arguments.short);
             let measure = if matches!(part, Part::Dns) {
@@ -153,6 +162,12 @@ fn run(arguments: &Arguments) -> Result<Report> {
         "binary": binary.display().to_string(),
     });
     Ok(Report { machine, figures: run.figures, notes: run.notes, complete: !run.failed })
+}
+
+/// A program to compare with: named by a variable, or where xtask builds it.
+fn peer(variable: &str, built: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    std::env::var_os(variable).map_or_else(|| root.join(built), PathBuf::from)
 }
 
 /// What has been measured so far. A part that fails is noted, and the rest goes on.

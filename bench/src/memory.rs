@@ -44,6 +44,14 @@ fn kilobytes(rollup: &str, field: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// A field of /proc's status, such as `VmRSS:`, MB (10^6 bytes).
+pub(crate) fn status(pid: u32, field: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|l| l.starts_with(field)).ok_or("a process without memory")?;
+    let kilobytes: f64 = line.split_whitespace().nth(1).unwrap_or_default().parse()?;
+    Ok(kilobytes * 1024.0 / 1e6)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -14,6 +14,9 @@ cargo xtask COMMAND
   bench [FLAGS]      the figures and their bars, on a release build (as root; --json, --short)
   bench dns [FLAGS]  those of the DNS server, beside CoreDNS and Knot (dnsperf, knot: of the distribution)
   bench workers      of these what a second worker costs
+  bench proxy [FLAGS]
+                     those of the service proxy, beside kube-proxy and its nftables layout (go, nft)
+  bench paths        of these what a packet pays for a Service
   overload [FLAGS]   the DNS server under a CPU quota, asked five times as much as it can answer (as root, dnsperf)
   coredns            builds the CoreDNS that tables and figures compare with (tests/coredns, by go)
   real-api           the tables of DNS answers once more, over a kube-apiserver (tests/apiserver, by go; etcd, openssl)
@@ -40,6 +43,9 @@ fn main() -> ExitCode {
         ["test", flags @ ..] => test(flags),
         ["ci"] => run(Command::new("bash").arg(".ci/run")),
         ["bench", "dns", flags @ ..] => coredns().and_then(|()| bench(&[&["dns"], flags].concat())),
+        ["bench", "proxy", flags @ ..] => {
+            real_api::built("kube-proxy").and_then(|()| bench(&[&["proxy"], flags].concat()))
+        }
         ["bench", flags @ ..] => bench(flags),
         ["overload", flags @ ..] => bench(&[&["overload"], flags].concat()),
         ["coredns"] => coredns(),

@@ -159,24 +159,17 @@ impl Server {
 
     /// Resident memory, MB (10^6 bytes).
     pub(crate) fn resident(&self) -> Result<f64> {
-        self.status("VmRSS:")
+        crate::memory::status(self.child.id(), "VmRSS:")
     }
 
     /// The most that was resident since the start, or since it was forgotten, MB.
     pub(crate) fn peak(&self) -> Result<f64> {
-        self.status("VmHWM:")
+        crate::memory::status(self.child.id(), "VmHWM:")
     }
 
     /// The peak is what is resident now (proc(5), clear_refs).
     pub(crate) fn forget_peak(&self) -> Result<()> {
         Ok(fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
-    }
-
-    fn status(&self, field: &str) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|l| l.starts_with(field)).ok_or("a process without memory")?;
-        let kilobytes: f64 = line.split_whitespace().nth(1).unwrap_or_default().parse()?;
-        Ok(kilobytes * 1024.0 / 1e6)
     }
 
     /// Stops it where it is, so that another has the core alone, or lets it go on.

@@ -13,6 +13,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, watch_catalog};
 use sealane_dataplane::{Observer, Proxy, address_sockets, follow_addresses, set_conntrack, set_oom_score};
+use sealane_host::memory;
 use sealane_proxy::config::{Config, Flags, Problem, USAGE};
 use sealane_proxy::{NodeContext, Table};
 use tokio::sync::watch;
@@ -107,7 +108,8 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
 
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let sources = [Source::Services, Source::EndpointSlices, Source::Nodes];
-    let options = CatalogOptions { proxy_on: Some(name.clone()), ..CatalogOptions::default() };
+    let loaded: Option<Box<dyn Fn() + Send + Sync>> = Some(Box::new(memory::give_back_program));
+    let options = CatalogOptions { loaded, proxy_on: Some(name.clone()), ..CatalogOptions::default() };
     let watched = tokio::spawn(async move {
         watch_catalog(client, &sources, options, publish, std::future::pending()).await;
     });

@@ -70,6 +70,8 @@ pub struct Builder {
     rules: Rules,
     dirty: Dirty,
     texts: Interner,
+    /// Nobody asks by address.
+    unindexed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +87,13 @@ impl Builder {
     /// Services, EndpointSlices and Namespaces, for a proxy Services, EndpointSlices and Nodes.
     pub fn new(required: &[Source]) -> Self {
         Builder { required: required.to_vec(), ..Builder::default() }
+    }
+
+    /// The same without [`Snapshot::by_cluster_ip`] and [`Snapshot::by_endpoint`], which find nothing then: a proxy goes
+    /// by names alone, and a large cluster's addresses take room and time.
+    #[must_use]
+    pub fn without_addresses(self) -> Self {
+        Builder { unindexed: true, ..self }
     }
 
     /// Takes one event. Nothing shows before [`Builder::publish`].
@@ -265,9 +274,11 @@ impl Builder {
         if old == new {
             return;
         }
-        let before = old.map(|s| s.cluster_ips.clone()).unwrap_or_default();
-        let after = new.as_ref().map(|s| s.cluster_ips.clone()).unwrap_or_default();
-        reindex(&mut self.next.cluster_ips, key, &before, &after);
+        if !self.unindexed {
+            let before = old.map(|s| s.cluster_ips.clone()).unwrap_or_default();
+            let after = new.as_ref().map(|s| s.cluster_ips.clone()).unwrap_or_default();
+            reindex(&mut self.next.cluster_ips, key, &before, &after);
+        }
         let slices = entry_slices(&self.next, key);
         self.put_entry(key, Entry { service: new, slices });
     }
@@ -300,9 +311,7 @@ impl Builder {
         if old == new {
             return;
         }
-        let before: Vec<IpAddr> = old.iter().flat_map(|s| s.endpoints.iter()).map(|e| e.address).collect();
-        let after: Vec<IpAddr> = new.iter().flat_map(|s| s.endpoints.iter()).map(|e| e.address).collect();
-        match (at, new) {
+        match (at, new.clone()) {
             (Ok(at), Some(new)) => slices[at] = new,
             (Ok(at), None) => {
                 slices.remove(at);
@@ -313,6 +322,25 @@ impl Builder {
             }
             (Err(_), None) => return,
         }
+        if !self.unindexed {
+            self.reindex_endpoints(home, old.as_deref(), new.as_deref(), &slices);
+        }
+        let service = self.next.services.get(home).and_then(|e| e.service.clone());
+        self.put_entry(home, Entry { service, slices });
+    }
+
+    /// After a slice changed; `slices` are all of its Service's now.
+    fn reindex_endpoints(
+        &mut self,
+        home: &NamespacedName,
+        old: Option<&Slice>,
+        new: Option<&Slice>,
+        slices: &[Arc<Slice>],
+    ) {
+        let addresses = |slice: Option<&Slice>| -> Vec<IpAddr> {
+            slice.into_iter().flat_map(|s| s.endpoints.iter()).map(|e| e.address).collect()
+        };
+        let (before, after) = (addresses(old), addresses(new));
         let elsewhere =
             |ip: &IpAddr| slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.address == *ip);
         let kept: HashSet<IpAddr> =
@@ -320,8 +348,6 @@ impl Builder {
         let lost: Vec<IpAddr> =
             before.into_iter().filter(|ip| !kept.contains(ip) && !elsewhere(ip)).collect();
         reindex(&mut self.next.endpoints, home, &lost, &after);
-        let service = self.next.services.get(home).and_then(|e| e.service.clone());
-        self.put_entry(home, Entry { service, slices });
     }
 
     fn put_entry(&mut self, key: &NamespacedName, entry: Entry) {

@@ -276,3 +276,28 @@ fn what_a_proxy_reads_beside_names_and_addresses() {
         assert_eq!(entry.slices[0].triggered, read, "{written}");
     }
 }
+
+/// A proxy goes by names: it has the same entries, and no use for addresses.
+#[test]
+fn without_addresses_entries_are_the_same() {
+    let mut builders = [Builder::new(&[]), Builder::new(&[]).without_addresses()];
+    let ops =
+        [Op::Service(1, 2, 1), Op::Slice(1, 1, vec![1, 2]), Op::Slice(1, 1, vec![2, 3]), Op::NoSlice(1)];
+    let mut world = World::new();
+    for op in &ops {
+        let (source, name) = change(&mut world, op).unwrap();
+        let snapshots = builders.each_mut().map(|builder| {
+            builder.apply(match world.get(&(source, name.clone())) {
+                Some(value) => Event::Applied(source, Object::new(value.clone())),
+                None => Event::Deleted(source, Object::new(json!({"metadata": meta(&name)}))),
+            });
+            builder.publish().0
+        });
+        let entries = snapshots
+            .each_ref()
+            .map(|s| s.services().map(|(k, e)| (k.clone(), e.clone())).collect::<Vec<_>>());
+        assert_eq!(entries[0], entries[1], "{op:?}");
+        assert!(snapshots[1].by_cluster_ip("10.96.0.2".parse().unwrap()).is_empty());
+        assert!(snapshots[1].by_endpoint("10.244.0.2".parse().unwrap()).is_empty());
+    }
+}

@@ -3,7 +3,7 @@
 use crate::compile::weighed_table;
 use crate::{Backend, Frontend, FrontendKey, NodeContext, Shares, Target};
 use sealane_catalog::{Entry, NamespacedName};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One change of the frontends.
@@ -47,18 +47,34 @@ impl Change {
     }
 }
 
-/// A Service's claim to a key; the least wins: the oldest Service, then the first by name.
-type Rank = (i64, NamespacedName);
+/// A Service's claim to a key; the least wins: the oldest Service, then the first by name. None stands before all.
+type Rank = Option<(i64, NamespacedName)>;
+
+/// Keys whose claims changed, and whether the claim of who holds one is gone.
+type Touched = BTreeMap<FrontendKey, bool>;
+
+/// A Service as it was last taken, and the keys that it claims.
+#[derive(Clone, Debug)]
+struct Owner {
+    entry: Entry,
+    keys: Box<[FrontendKey]>,
+}
+
+impl Owner {
+    fn rank(&self, name: &NamespacedName) -> Rank {
+        Some((self.entry.service.as_ref().map_or(0, |s| s.created), name.clone()))
+    }
+}
 
 /// The service table of a node.
 #[derive(Clone, Debug)]
 pub struct Table {
     node: NodeContext,
-    /// All claims to each key; the first is what stands in `frontends`.
-    claims: BTreeMap<FrontendKey, BTreeMap<Rank, Arc<Frontend>>>,
+    /// What won each key, …
     frontends: BTreeMap<FrontendKey, Arc<Frontend>>,
-    owners: BTreeMap<NamespacedName, (i64, Vec<FrontendKey>)>,
-    entries: BTreeMap<NamespacedName, Entry>,
+    /// … and the claims that lost: few, or none.
+    waiting: BTreeMap<(FrontendKey, Rank), Arc<Frontend>>,
+    owners: BTreeMap<NamespacedName, Owner>,
     /// Services that are not spread evenly.
     shares: BTreeMap<NamespacedName, Shares>,
 }
@@ -68,10 +84,9 @@ impl Table {
     pub fn new(node: NodeContext) -> Self {
         Self {
             node,
-            claims: BTreeMap::new(),
             frontends: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             owners: BTreeMap::new(),
-            entries: BTreeMap::new(),
             shares: BTreeMap::new(),
         }
     }
@@ -88,7 +103,7 @@ impl Table {
 
     /// A Service as it was last taken.
     pub fn entry(&self, name: &NamespacedName) -> Option<&Entry> {
-        self.entries.get(name)
+        self.owners.get(name).map(|owner| &owner.entry)
     }
 
     /// Takes the new state of some Services (`None`: gone) and says what that changes, by key. The cost is that of
@@ -97,16 +112,12 @@ impl Table {
         &mut self,
         changed: impl IntoIterator<Item = (&'a NamespacedName, Option<&'a Entry>)>,
     ) -> Vec<Change> {
-        let mut touched = BTreeSet::new();
+        let mut touched = Touched::new();
         for (name, entry) in changed {
-            match entry {
-                // Clones shared slices and the shared Service: pointers.
-                Some(entry) => self.entries.insert(name.clone(), entry.clone()),
-                None => self.entries.remove(name),
-            };
-            self.claim(name, &mut touched);
+            // Clones shared slices and the shared Service: pointers.
+            self.claim(name, entry.cloned(), &mut touched);
         }
-        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+        self.settle_all(touched)
     }
 
     /// Gives a Service's backends new shares (`None`: even ones), which come into force with its next
@@ -124,13 +135,14 @@ impl Table {
         &mut self,
         shares: impl IntoIterator<Item = (NamespacedName, Option<Shares>)>,
     ) -> Vec<Change> {
-        let mut touched = BTreeSet::new();
+        let mut touched = Touched::new();
         for (name, shares) in shares {
             if self.set_shares(&name, shares) {
-                self.claim(&name, &mut touched);
+                let entry = self.entry(&name).cloned();
+                self.claim(&name, entry, &mut touched);
             }
         }
-        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+        self.settle_all(touched)
     }
 
     /// Takes new facts of the node; everything is compiled anew, and what comes out different is said.
@@ -139,70 +151,68 @@ impl Table {
             return Vec::new();
         }
         self.node = node;
-        let mut touched = BTreeSet::new();
-        for name in self.entries.keys().cloned().collect::<Vec<_>>() {
-            self.claim(&name, &mut touched);
+        let mut touched = Touched::new();
+        for name in self.owners.keys().cloned().collect::<Vec<_>>() {
+            let entry = self.entry(&name).cloned();
+            self.claim(&name, entry, &mut touched);
         }
-        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+        self.settle_all(touched)
     }
 
     /// Replaces the claims of one Service.
-    fn claim(&mut self, name: &NamespacedName, touched: &mut BTreeSet<FrontendKey>) {
-        if let Some((created, keys)) = self.owners.remove(name) {
-            let rank = (created, name.clone());
-            for key in keys {
-                touched.insert(key);
-                if let Some(claims) = self.claims.get_mut(&key) {
-                    claims.remove(&rank);
-                    if claims.is_empty() {
-                        self.claims.remove(&key);
-                    }
-                }
+    fn claim(&mut self, name: &NamespacedName, entry: Option<Entry>, touched: &mut Touched) {
+        if let Some(owner) = self.owners.remove(name) {
+            let rank = owner.rank(name);
+            for key in owner.keys {
+                let held = self.frontends.get(&key).is_some_and(|f| f.service == *name);
+                *touched.entry(key).or_default() |= held;
+                self.waiting.remove(&(key, rank.clone()));
             }
         }
-        let Some(entry) = self.entries.get(name) else { return };
-        let created = entry.service.as_ref().map_or(0, |s| s.created);
-        let mut keys = Vec::new();
-        for frontend in weighed_table(entry, &self.node, self.shares.get(name)) {
-            let key = frontend.key;
-            keys.push(key);
-            touched.insert(key);
-            self.claims.entry(key).or_default().insert((created, name.clone()), Arc::new(frontend));
+        let Some(entry) = entry else { return };
+        let frontends = weighed_table(&entry, &self.node, self.shares.get(name));
+        let owner = Owner { entry, keys: frontends.iter().map(|f| f.key).collect() };
+        let rank = owner.rank(name);
+        for frontend in frontends {
+            touched.entry(frontend.key).or_default();
+            self.waiting.insert((frontend.key, rank.clone()), Arc::new(frontend));
         }
-        if !keys.is_empty() {
-            self.owners.insert(name.clone(), (created, keys));
-        }
+        self.owners.insert(name.clone(), owner);
     }
 
-    /// Puts a key's winner in place.
-    fn settle(&mut self, key: FrontendKey) -> Option<Change> {
-        let winner = self.claims.get(&key).and_then(|claims| claims.values().next());
-        let old = self.frontends.get(&key);
-        match (old.cloned(), winner) {
-            (None, None) => None,
-            (Some(old), None) => {
-                self.frontends.remove(&key);
-                Some(Change::RemoveFrontend(old))
-            }
-            (None, Some(new)) => {
-                self.frontends.insert(key, new.clone());
-                Some(Change::AddFrontend(new.clone()))
-            }
-            (Some(old), Some(new)) => {
-                let mut arranged = Frontend::clone(new);
-                arranged.target = arrange(&old.target, &new.target);
-                arranged.outside = match (&old.outside, &new.outside) {
-                    (Some(old), Some(new)) => Some(arrange(old, new)),
-                    (_, new) => new.clone(),
-                };
-                if *old == arranged {
-                    return None;
-                }
-                let new = Arc::new(arranged);
-                self.frontends.insert(key, new.clone());
-                Some(Change::SetFrontend { old, new })
-            }
+    fn settle_all(&mut self, touched: Touched) -> Vec<Change> {
+        touched.into_iter().filter_map(|(key, vacant)| self.settle(key, vacant)).collect()
+    }
+
+    /// Puts a key's winner in place; `vacant`: who holds it claims it no more.
+    fn settle(&mut self, key: FrontendKey, vacant: bool) -> Option<Change> {
+        let mut claims = self.waiting.range((key, None)..);
+        let best = claims.next().map(|(claim, _)| claim).filter(|(claimed, _)| *claimed == key).cloned();
+        let holder = self.frontends.get(&key);
+        let rank = holder.filter(|_| !vacant).and_then(|f| self.owners.get(&f.service)?.rank(&f.service));
+        let Some(best) = best.filter(|(_, best)| rank.is_none() || *best < rank) else {
+            return if vacant { self.frontends.remove(&key).map(Change::RemoveFrontend) } else { None };
+        };
+        let new = self.waiting.remove(&best)?;
+        let Some(old) = self.frontends.get(&key).cloned() else {
+            self.frontends.insert(key, new.clone());
+            return Some(Change::AddFrontend(new));
+        };
+        if rank.is_some() {
+            self.waiting.insert((key, rank), old.clone());
         }
+        let mut arranged = Frontend::clone(&new);
+        arranged.target = arrange(&old.target, &new.target);
+        arranged.outside = match (&old.outside, &new.outside) {
+            (Some(old), Some(new)) => Some(arrange(old, new)),
+            (_, new) => new.clone(),
+        };
+        if *old == arranged {
+            return None;
+        }
+        let new = Arc::new(arranged);
+        self.frontends.insert(key, new.clone());
+        Some(Change::SetFrontend { old, new })
     }
 }
 

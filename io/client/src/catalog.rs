@@ -35,7 +35,7 @@ pub struct CatalogOptions {
     /// Called some time after lists were taken in: what they needed can be given back.
     pub loaded: Option<Box<dyn Fn() + Send + Sync>>,
     /// Watches what a service proxy on the Node of this name needs alone: that Node, and neither Services of other
-    /// proxies nor slices of headless ones.
+    /// proxies nor slices of headless ones. Nothing is found by address.
     pub proxy_on: Option<String>,
 }
 
@@ -139,6 +139,7 @@ pub async fn watch_catalog(
     shutdown: impl Future<Output = ()>,
 ) {
     let builder = Builder::new(&sources.iter().copied().filter(required).collect::<Vec<_>>());
+    let builder = if options.proxy_on.is_some() { builder.without_addresses() } else { builder };
     let desk = Arc::new(Desk { builder: Mutex::new(builder), ..Desk::default() });
     let mut feeds = JoinSet::new();
     for source in sources.iter().copied() {

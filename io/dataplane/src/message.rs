@@ -68,6 +68,14 @@ impl Messages {
         received(self.buffer.get(*self.starts.get(place)?..)?).next()
     }
 
+    /// Puts another run of messages before these.
+    pub(crate) fn prepend(&mut self, other: Messages) {
+        let by = other.buffer.len();
+        self.starts.iter_mut().for_each(|s| *s += by);
+        self.starts.splice(0..0, other.starts);
+        self.buffer.splice(0..0, other.buffer);
+    }
+
     /// Appends another run of messages.
     pub(crate) fn append(&mut self, other: Messages) {
         let base = self.buffer.len();
@@ -106,7 +114,17 @@ pub(crate) struct Attributes<'a> {
     buffer: &'a mut Vec<u8>,
 }
 
-impl Attributes<'_> {
+impl<'a> Attributes<'a> {
+    /// Writes attributes outside of any message.
+    pub(crate) fn over(buffer: &'a mut Vec<u8>) -> Self {
+        Attributes { buffer }
+    }
+
+    /// A nest of what [`Attributes::over`] wrote.
+    pub(crate) fn nest_of(&mut self, kind: u16, written: &[u8]) {
+        self.bytes(kind | NESTED, written);
+    }
+
     pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
         let length = (4 + value.len()) as u16;
         self.buffer.extend_from_slice(&length.to_ne_bytes());

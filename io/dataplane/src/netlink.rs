@@ -137,20 +137,20 @@ impl Netlink {
     }
 
     /// Carries out nftables messages: all or none, where they fit one batch; else batch after batch.
-    pub(crate) fn transact(&mut self, messages: &Messages) -> Result<(), NetlinkError> {
+    pub(crate) fn transact(&mut self, messages: Messages) -> Result<(), NetlinkError> {
         if messages.is_empty() {
             return Ok(());
         }
         if messages.bytes().len() <= self.limit {
-            return self.batch(messages.clone());
+            return self.batch(messages);
         }
         messages.split(self.limit).into_iter().try_for_each(|run| self.batch(run))
     }
 
-    fn batch(&mut self, messages: Messages) -> Result<(), NetlinkError> {
-        let mut batch = Messages::default();
-        batch.push_for(BATCH_BEGIN, 0, 0, SUBSYSTEM_NFTABLES, |_| {});
-        batch.append(messages);
+    fn batch(&mut self, mut batch: Messages) -> Result<(), NetlinkError> {
+        let mut begin = Messages::default();
+        begin.push_for(BATCH_BEGIN, 0, 0, SUBSYSTEM_NFTABLES, |_| {});
+        batch.prepend(begin);
         batch.push_for(BATCH_END, 0, 0, SUBSYSTEM_NFTABLES, |_| {});
         match self.send(&mut batch) {
             Err(NetlinkError::Refused { kind, index, errno }) => {

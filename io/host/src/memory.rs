@@ -6,12 +6,22 @@ use std::fs;
 /// of which starting needs many more than running: code that runs comes back from the page cache by itself. For after
 /// work that comes once in a while: a start, a list of the whole cluster.
 pub fn give_back() {
+    trim(|share| share.resident > share.own);
+}
+
+/// The same, the program's pages whatever else there is: for a process that does little of what it did when it
+/// started, and is told by its resident memory.
+pub fn give_back_program() {
+    trim(|_| true);
+}
+
+fn trim(program_too: impl Fn(&Share) -> bool) {
     sys::trim_heap();
     let Ok(program) = fs::read_link("/proc/self/exe") else { return };
     let Ok(mappings) = fs::read_to_string("/proc/self/smaps") else { return };
-    let Share { clean, resident, own } = share(&mappings, &program.to_string_lossy());
-    if resident > own {
-        clean.into_iter().for_each(|(start, end)| sys::unmap_pages(start, end));
+    let share = share(&mappings, &program.to_string_lossy());
+    if program_too(&share) {
+        share.clean.into_iter().for_each(|(start, end)| sys::unmap_pages(start, end));
     }
 }
 

@@ -1,18 +1,14 @@
-//! Elements of sets and maps: how a frontend is laid out in them.
+//! Elements of sets and maps: their octets.
 
-use super::action::OUTSIDE_OFFSET;
 use super::expr::Verdict;
-use super::layout::{Family, Set, TABLE, kind, octets};
-use crate::message::{Messages, flags};
+use super::layout::{Family, Set, TABLE, kind};
+use crate::message::{Attributes, Messages, flags};
 use sealane_catalog::Protocol;
-use sealane_proxy::{Backend, Frontend, FrontendKey};
-use std::collections::BTreeMap;
+use sealane_proxy::{Backend, FrontendKey};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Below 64 KiB, which is all that an attribute's length can say.
-const LIST: usize = 48 << 10;
-/// Bytes of attribute headers around a key and a value.
-const FRAMING: usize = 24;
+/// A list this long gets no more elements: below 64 KiB, which is all that an attribute's length can say.
+const LIST: usize = 60 << 10;
 
 pub(crate) fn family(key: &FrontendKey) -> Family {
     if key.address.is_ipv4() { Family::V4 } else { Family::V6 }
@@ -27,24 +23,31 @@ pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
+/// Appends an address as packets carry it.
+pub(crate) fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(a) => out.extend_from_slice(&a.octets()),
+        IpAddr::V6(a) => out.extend_from_slice(&a.octets()),
+    }
+}
+
 /// Address, protocol, port; each fills its registers.
 pub(crate) fn frontend_octets(key: &FrontendKey) -> Vec<u8> {
-    let mut out = octets(key.address);
+    let mut out = Vec::with_capacity(24);
+    put_address(&mut out, key.address);
     out.extend([protocol_number(key.protocol), 0, 0, 0]);
     out.extend(key.port.to_be_bytes());
     out.extend([0, 0]);
     out
 }
 
-fn backend_octets(backend: &Backend) -> Vec<u8> {
-    let mut out = octets(backend.address);
+/// Address and port, each in its registers.
+pub(crate) fn backend_octets(backend: &Backend) -> Vec<u8> {
+    let mut out = Vec::with_capacity(20);
+    put_address(&mut out, backend.address);
     out.extend(backend.port.to_be_bytes());
     out.extend([0, 0]);
     out
-}
-
-fn endpoint_octets(frontend: &[u8], index: u32) -> Vec<u8> {
-    [frontend, &index.to_ne_bytes()].concat()
 }
 
 fn address_at(bytes: &[u8], family: Family) -> Option<IpAddr> {
@@ -85,48 +88,40 @@ pub(crate) fn read_address(bytes: &[u8], family: Family) -> Option<IpAddr> {
     address_at(bytes, family)
 }
 
-/// A frontend's elements with their values, but for those that frontends share (cluster, hairpin).
-pub(crate) type Elements = BTreeMap<(Set, Vec<u8>), Vec<u8>>;
-
-/// Lays a frontend out; `actions` are the numbers of what serves it, and of what serves those outside.
-pub(crate) fn elements(frontend: &Frontend, actions: (u32, Option<u32>)) -> Elements {
-    let key = frontend_octets(&frontend.key);
-    let mut out = Elements::new();
-    if let Some(outside) = actions.1 {
-        out.insert((Set::Outside, key.clone()), outside.to_ne_bytes().to_vec());
-    }
-    let inside = frontend.target.backends().iter().zip(0u32..);
-    let outside = frontend.outside.iter().flat_map(|t| t.backends()).zip(OUTSIDE_OFFSET..);
-    for (backend, index) in inside.chain(outside) {
-        let value = backend_octets(backend);
-        if frontend.affinity.is_some() {
-            out.insert((Set::Members, [&key[..], &value[..]].concat()), Vec::new());
-        }
-        out.insert((Set::Endpoints, endpoint_octets(&key, index)), value);
-    }
-    for range in frontend.sources.iter().flat_map(|r| r.iter()) {
-        let [first, last] = [range.network(), range.last()].map(|a| [&key[..], &octets(a)].concat());
-        // Where a range begins and where it ends, in one.
-        out.insert((Set::Sources, [first, last].concat()), Vec::new());
-    }
-    out.insert((Set::Services, key), actions.0.to_ne_bytes().to_vec());
-    out
-}
-
-/// Collects elements for one set and writes them in lists that fit.
+/// Collects elements for one set, as the kernel takes them, and writes them in lists that fit.
 #[derive(Debug, Default)]
 pub(crate) struct ElementList {
-    pending: Vec<(Vec<u8>, Vec<u8>)>,
+    /// One behind the other.
+    written: Vec<u8>,
+    /// Where a list ends and the next begins.
+    cuts: Vec<usize>,
+    length: usize,
 }
 
 impl ElementList {
-    pub(crate) fn push(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.pending.push((key, value));
+    /// Adds an element; the key of a range is its beginning and its end. No value where it is none of a map, or goes.
+    pub(crate) fn push(&mut self, set: Set, key: &[u8], value: &[u8]) {
+        let begun = self.cuts.last().copied().unwrap_or(0);
+        if self.written.len() - begun > LIST {
+            self.cuts.push(self.written.len());
+        }
+        let half = if set == Set::Sources { key.len() / 2 } else { key.len() };
+        let (key, end) = key.split_at(half);
+        Attributes::over(&mut self.written).nest(1, |e| {
+            e.nest(1, |k| k.bytes(1, key));
+            if !end.is_empty() {
+                e.nest(10, |k| k.bytes(1, end));
+            }
+            if !value.is_empty() {
+                e.nest(2, |v| v.bytes(1, value));
+            }
+        });
+        self.length += 1;
     }
 
     /// Elements in it.
     pub(crate) fn len(&self) -> usize {
-        self.pending.len()
+        self.length
     }
 
     /// Writes messages that add these elements.
@@ -140,28 +135,13 @@ impl ElementList {
     }
 
     fn write(&self, kind: u16, flags: u16, family: Family, set: Set, out: &mut Messages) {
-        let Some((key, value)) = self.pending.first() else { return };
-        let per_list = (LIST / (key.len() + value.len() + FRAMING)).max(1);
-        for part in self.pending.chunks(per_list) {
+        let ends = self.cuts.iter().copied().chain([self.written.len()]);
+        let begins = [0].into_iter().chain(self.cuts.iter().copied());
+        for (begin, end) in begins.zip(ends).filter(|(begin, end)| begin < end) {
             out.push(kind, flags, family.number(), |a| {
                 a.text(1, TABLE);
                 a.text(2, set.name());
-                a.nest(3, |list| {
-                    for (key, value) in part {
-                        // A range's key is its beginning and its end.
-                        let half = if set == Set::Sources { key.len() / 2 } else { key.len() };
-                        let (key, end) = key.split_at(half);
-                        list.nest(1, |e| {
-                            e.nest(1, |k| k.bytes(1, key));
-                            if !end.is_empty() {
-                                e.nest(10, |k| k.bytes(1, end));
-                            }
-                            if !value.is_empty() {
-                                e.nest(2, |v| v.bytes(1, value));
-                            }
-                        });
-                    }
-                });
+                a.nest_of(3, &self.written[begin..end]);
             });
         }
     }
@@ -204,7 +184,7 @@ mod tests {
     fn long_lists_are_cut_below_64_kib() {
         let mut list = ElementList::default();
         for n in 0..5000u32 {
-            list.push(endpoint_octets(&[1; 12], n), vec![2; 8]);
+            list.push(Set::Endpoints, &[&[1; 12][..], &n.to_ne_bytes()].concat(), &[2; 8]);
         }
         let mut out = Messages::default();
         list.add(Family::V4, Set::Endpoints, &mut out);

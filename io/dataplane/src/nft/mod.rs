@@ -20,6 +20,7 @@ mod action;
 mod elements;
 mod expr;
 mod layout;
+mod plan;
 mod read;
 mod sink;
 mod trace;

@@ -1,8 +1,9 @@
 //! The sink: what stands in the kernel, and the batches that change it.
 
 use super::action::Action;
-use super::elements::{ElementList, Elements, add_action, elements, family};
+use super::elements::{ElementList, add_action, family};
 use super::layout::{self, Family, Set, TABLE, kind, octets};
+use super::plan::{Laid, Plan};
 use super::read;
 use super::trace::Ruleset;
 use crate::conntrack;
@@ -11,9 +12,10 @@ use crate::netlink::{Netlink, NetlinkError};
 use crate::room;
 use crate::watch::{Watch, port};
 use rustix::fd::OwnedFd;
-use sealane_proxy::{Change, Class, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -33,29 +35,42 @@ struct TableState {
     actions: BTreeMap<Action, u32>,
     /// How many of them were needed when all was last written anew.
     needed: usize,
-    /// How many backends have an address.
-    hairpin: BTreeMap<IpAddr, i64>,
+    /// How many slots lead to an address.
+    hairpin: Users,
     /// How many frontends a cluster address has.
-    cluster: BTreeMap<IpAddr, i64>,
+    cluster: Users,
     /// Elements in a set, those counted that wait for their deletion, and its size.
     room: BTreeMap<Set, (usize, usize)>,
     /// The kernel's handle of the table and how many chains and sets it had when we left it.
     fingerprint: Option<(u64, u32)>,
 }
 
-/// Elements on their way, by set.
-type Lists = BTreeMap<Set, ElementList>;
+/// How many use an address.
+#[derive(Debug, Default)]
+struct Users {
+    v4: HashMap<Ipv4Addr, u32>,
+    v6: HashMap<Ipv6Addr, u32>,
+}
 
-/// What a batch does to one family.
-#[derive(Default)]
-struct Plan {
-    chains: Messages,
-    delete: Lists,
-    add: Lists,
-    later: Lists,
-    /// By how much the use of an address changes.
-    cluster: BTreeMap<IpAddr, i64>,
-    hairpin: BTreeMap<IpAddr, i64>,
+impl Users {
+    /// Whether the address came into use, fell out of it, or neither.
+    fn change(&mut self, address: IpAddr, by: i64) -> Option<bool> {
+        match address {
+            IpAddr::V4(address) => count(&mut self.v4, address, by),
+            IpAddr::V6(address) => count(&mut self.v6, address, by),
+        }
+    }
+}
+
+fn count<A: Eq + Hash>(users: &mut HashMap<A, u32>, address: A, by: i64) -> Option<bool> {
+    let before = users.get(&address).copied().unwrap_or(0);
+    let after = u32::try_from((i64::from(before) + by).max(0)).unwrap_or(u32::MAX);
+    match (before, after) {
+        (0, 0) => return None,
+        (_, 0) => users.remove(&address),
+        _ => users.insert(address, after),
+    };
+    ((before == 0) != (after == 0)).then_some(before == 0)
 }
 
 /// Puts frontends into nftables. Every change costs what changed; memory is the frontends' own.
@@ -108,7 +123,7 @@ impl NftSink {
         self.leaving.clear();
         self.tables.clear();
         self.installed.clear();
-        self.netlink.transact(&messages)
+        self.netlink.transact(messages)
     }
 
     /// Listens over another socket of the same network namespace to what others do to our table, for
@@ -148,7 +163,7 @@ impl NftSink {
         for family in fresh {
             let mut messages = Messages::default();
             layout::keep_translating(family, &name, &mut messages);
-            if let Err(error) = self.netlink.transact(&messages) {
+            if let Err(error) = self.netlink.transact(messages) {
                 tracing::debug!(%error, "a flush of rules will interrupt connections");
             }
             self.kept.insert(family);
@@ -190,7 +205,8 @@ impl NftSink {
             table.needed = table.actions.len();
             layout::static_chains(family, &self.node, &mut messages);
             messages.append(plan.chains);
-            plan.add.iter().for_each(|(set, list)| list.add(family, *set, &mut messages));
+            // One list after the other goes as it is written: both together are all that the kernel gets.
+            plan.add.into_iter().for_each(|(set, list)| list.add(family, set, &mut messages));
             layout::hooks(family, &self.node, &mut hooks);
         }
         // Where the kernel has no nftables for IPv6, asking fails, and there is nothing to remove.
@@ -198,7 +214,7 @@ impl NftSink {
             layout::remove_table(Family::V6, &mut messages);
         }
         messages.append(hooks);
-        self.netlink.transact(&messages)?;
+        self.netlink.transact(messages)?;
         let families: Vec<Family> = self.tables.keys().copied().collect();
         for family in families {
             let fingerprint = self.fingerprint(family)?;
@@ -267,11 +283,11 @@ impl TableState {
         number
     }
 
-    fn lay_out(&mut self, frontend: &Frontend, node: &NodeContext, out: &mut Messages) -> Elements {
+    fn lay_out<'a>(&mut self, frontend: &'a Frontend, node: &NodeContext, out: &mut Messages) -> Laid<'a> {
         let family = family(&frontend.key);
         let inside = self.action(family, Action::of(frontend), node, out);
         let outside = Action::of_outside(frontend).map(|a| self.action(family, a, node, out));
-        elements(frontend, (inside, outside))
+        Laid { frontend, inside, outside }
     }
 
     /// Adds to a plan what leads from one state of a frontend to another.
@@ -282,74 +298,26 @@ impl TableState {
         old: Option<&Arc<Frontend>>,
         new: Option<&Arc<Frontend>>,
     ) {
-        let before = old.map(|f| self.lay_out(f, node, &mut plan.chains)).unwrap_or_default();
-        let after = new.map(|f| self.lay_out(f, node, &mut plan.chains)).unwrap_or_default();
-        for ((set, key), value) in &before {
-            match after.get(&(*set, key.clone())) {
-                Some(same) if same == value => {}
-                Some(_) => plan.delete.entry(*set).or_default().push(key.clone(), Vec::new()),
-                // A packet that met the old number may be about to look its endpoint up.
-                None if *set == Set::Endpoints => {
-                    plan.later.entry(*set).or_default().push(key.clone(), Vec::new());
-                }
-                None => plan.delete.entry(*set).or_default().push(key.clone(), Vec::new()),
-            }
-        }
-        for ((set, key), value) in after {
-            let element = (set, key);
-            if before.get(&element) != Some(&value) {
-                plan.add.entry(set).or_default().push(element.1, value);
-            }
-        }
-        for (frontend, by) in [(old, -1), (new, 1)] {
-            if let Some(frontend) = frontend.filter(|f| f.class == Class::ClusterIp) {
-                *plan.cluster.entry(frontend.key.address).or_default() += by;
-            }
-            for address in backend_addresses(frontend) {
-                *plan.hairpin.entry(address).or_default() += by;
-            }
-        }
+        let old = old.map(|f| self.lay_out(f, node, &mut plan.chains));
+        let new = new.map(|f| self.lay_out(f, node, &mut plan.chains));
+        plan.change(old, new);
     }
 
     /// Adds to a plan the elements that frontends share, when all frontends are in it.
     fn plan_shared(&mut self, plan: &mut Plan) {
         for (address, by) in std::mem::take(&mut plan.cluster) {
-            if let Some(come) = share(&mut self.cluster, address, by) {
+            if let Some(come) = self.cluster.change(address, by) {
                 let lists = if come { &mut plan.add } else { &mut plan.delete };
-                lists.entry(Set::Cluster).or_default().push(octets(address), Vec::new());
+                lists.entry(Set::Cluster).or_default().push(Set::Cluster, &octets(address), &[]);
             }
         }
         for (address, by) in std::mem::take(&mut plan.hairpin) {
-            if let Some(come) = share(&mut self.hairpin, address, by) {
+            if let Some(come) = self.hairpin.change(address, by) {
                 let lists = if come { &mut plan.add } else { &mut plan.later };
                 let pair = [octets(address), octets(address)].concat();
-                lists.entry(Set::Hairpin).or_default().push(pair, Vec::new());
+                lists.entry(Set::Hairpin).or_default().push(Set::Hairpin, &pair, &[]);
             }
         }
-    }
-}
-
-fn backend_addresses(frontend: Option<&Arc<Frontend>>) -> impl Iterator<Item = IpAddr> + '_ {
-    let targets = frontend.into_iter().flat_map(|f| [Some(&f.target), f.outside.as_ref()]);
-    targets.flatten().flat_map(|t| t.backends()).map(|b| b.address)
-}
-
-/// Counts the users of an address: whether it came into use, fell out of it, or neither.
-fn share(counts: &mut BTreeMap<IpAddr, i64>, address: IpAddr, by: i64) -> Option<bool> {
-    let count = counts.entry(address).or_default();
-    let before = *count;
-    *count += by;
-    match (before, *count) {
-        (0, 1..) => Some(true),
-        (1.., 0) => {
-            counts.remove(&address);
-            Some(false)
-        }
-        (0, _) => {
-            counts.remove(&address);
-            None
-        }
-        _ => None,
     }
 }
 
@@ -407,7 +375,7 @@ impl RuleSink for NftSink {
         if !self.later.is_empty() {
             sleep(IN_FLIGHT.saturating_sub(self.applied_at.elapsed()));
             let later = std::mem::take(&mut self.later);
-            self.netlink.transact(&later)?;
+            self.netlink.transact(later)?;
         }
         for (family, set, count) in self.leaving.drain(..) {
             if let Some((length, _)) = self.tables.get_mut(&family).and_then(|t| t.room.get_mut(&set)) {
@@ -478,7 +446,7 @@ impl NftSink {
                 *length = (*length + added).saturating_sub(deleted);
             }
         }
-        self.netlink.transact(&messages)?;
+        self.netlink.transact(messages)?;
         self.applied_at = Instant::now();
         for family in grown {
             let fingerprint = self.fingerprint(family)?;
