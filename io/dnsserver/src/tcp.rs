@@ -12,7 +12,7 @@ use sealane_dns::chain::HttpServer;
 use sealane_dns::{Event, Transport};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -70,14 +70,15 @@ fn most(kind: Kind, said: HttpServer) -> usize {
     }
 }
 
-/// Takes connections until told to end, and with those that wait by then; returns when the last of them has ended.
+/// Takes connections until told to end, and with those that wait by then; `taking` goes when there are no more. Returns
+/// when the last of them has ended.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     listener: Arc<TcpListener>,
-    port: u16,
-    kind: Kind,
+    (port, kind): (u16, Kind),
     terms: watch::Receiver<Terms>,
     mut ends: Ends,
+    taking: oneshot::Sender<()>,
 ) {
     let mut tasks = JoinSet::new();
     let closed = ends.place.clone();
@@ -113,6 +114,7 @@ pub(crate) async fn serve(
         }
     }
     drop(listener);
+    drop(taking);
     while tasks.join_next().await.is_some() {}
 }
 
