@@ -60,6 +60,8 @@ enum Part {
     Workers,
     /// The DNS server under a CPU quota, asked five times as much as it can answer, by dnsperf
     Overload,
+    /// The DNS server under a CPU quota, flooded by one client: what it and another get, with `fairness` and without
+    Fairness,
     /// The DNS server's memory when the API server restarts
     Relist,
 }
@@ -121,6 +123,9 @@ fn run(arguments: &Arguments) -> Result<Report> {
         }
         Some(Part::Overload) => {
             run.figures = nameservers::overload::measure(&binary, nameservers::Rounds::new(arguments.short))?;
+        }
+        Some(Part::Fairness) => {
+            run.figures = nameservers::fairness::measure(&binary, nameservers::Rounds::new(arguments.short))?;
         }
         Some(Part::Relist) => run.figures = nameservers::relist::measure(&binary, arguments.short)?,
         Some(Part::Dns) => {

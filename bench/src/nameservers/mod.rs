@@ -3,6 +3,7 @@
 
 mod changes;
 mod cluster;
+pub(crate) mod fairness;
 mod forwarding;
 pub(crate) mod overload;
 pub(crate) mod relist;

@@ -31,10 +31,17 @@ impl Scene {
 
     /// The server on these cores, as it is when it has been asked for a while.
     pub(super) fn server(&self, cores: &str) -> Result<Server> {
+        self.server_with(cores, "")
+    }
+
+    /// The same with another line in its Corefile.
+    pub(super) fn server_with(&self, cores: &str, line: &str) -> Result<Server> {
         let folder = self.folder.path();
         let kubeconfig = folder.join("data/kubeconfig");
-        let server =
-            Server::start_on(cores, Program::Sealane, &self.binary, folder, &kubeconfig, &self.last)?;
+        let corefile = Program::Sealane.configuration(folder, &kubeconfig);
+        let corefile = corefile.replacen(" {\n", &format!(" {{\n    {line}\n"), 1);
+        let what = (Program::Sealane, cores, corefile.as_str());
+        let server = Server::configured(what, &self.binary, folder, &kubeconfig, &self.last)?;
         self.ask(&server, Load { seconds: 1, ..Load::default() })?;
         Ok(server)
     }
@@ -45,6 +52,7 @@ impl Scene {
         command.args(["-c", load.cores, "dnsperf", "-s", "127.0.0.1", "-T", "1", "-c", load.clients]);
         command.args(["-p", &server.program.port().to_string(), "-l", &load.seconds.to_string(), "-d"]);
         command.arg(self.folder.path().join("questions")).args(["-q", load.at_once, "-t", load.patience]);
+        command.args(["-a", load.from]);
         if let Some(rate) = load.rate {
             command.args(["-Q", &format!("{rate:.0}")]);
         }
@@ -77,6 +85,8 @@ impl Scene {
 #[derive(Clone, Copy)]
 pub(super) struct Load {
     pub(super) cores: &'static str,
+    /// The address that asks.
+    pub(super) from: &'static str,
     /// Sockets that ask in turns.
     pub(super) clients: &'static str,
     pub(super) seconds: u32,
@@ -90,7 +100,15 @@ pub(super) struct Load {
 
 impl Default for Load {
     fn default() -> Self {
-        Load { cores: "0,1", clients: "64", seconds: 5, rate: None, at_once: "200", patience: "5" }
+        Load {
+            cores: "0,1",
+            from: "127.0.0.1",
+            clients: "64",
+            seconds: 5,
+            rate: None,
+            at_once: "200",
+            patience: "5",
+        }
     }
 }
 

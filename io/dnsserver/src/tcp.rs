@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use crate::fair::Connections;
 use crate::limits::Limits;
 use crate::patient::Patient;
 use crate::shared::{Shared, told};
@@ -82,10 +83,15 @@ pub(crate) async fn serve(
 ) {
     let mut tasks = JoinSet::new();
     let closed = ends.place.clone();
+    let connections = Connections::new(most(kind, terms.borrow().limits.http));
     let serve = |tasks: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
         let client = Client { shared: shared.clone(), from: canonical(from), port, closed: closed.clone() };
+        let Some(place) = connections.place(&shared, port, client.from.ip()) else { return };
         let terms = terms.borrow().clone();
-        tasks.spawn(async move { drop(client.connected(stream, kind, terms).await) });
+        tasks.spawn(async move {
+            drop(client.connected(stream, kind, terms).await);
+            drop(place);
+        });
     };
     loop {
         while tasks.try_join_next().is_some() {}
