@@ -66,8 +66,12 @@ impl<'a> Dns<'a> {
         let done = run(&mut dig, b"");
         let code = done.stdout.split("status: ").nth(1).and_then(|rest| rest.split(',').next());
         let code = code.ok_or_else(|| format!("{done}\n{}", self.log()))?.to_owned();
-        let found = done.stdout.lines().filter_map(|line| line.split_once("\tA\t"));
-        Ok(found.fold(code, |all, (_, ip)| format!("{all} {ip}")))
+        let found = done.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let address = |line: &Vec<&str>| match line[..] {
+            [_, _, "IN", "A", ip] => Some(ip.to_owned()),
+            _ => None,
+        };
+        Ok(found.filter_map(|line| address(&line)).fold(code, |all, ip| format!("{all} {ip}")))
     }
 
     #[track_caller]

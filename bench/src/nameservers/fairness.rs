@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::overload::Quota;
-use super::scene::{Answered, Load, Scene};
+use super::scene::{Answered, Load, Scene, ask};
 use super::server::Server;
 use super::{CLUSTER, Rounds};
 use crate::Result;
@@ -57,8 +57,10 @@ fn flooded(scene: &Scene, rounds: Rounds, line: &str) -> Result<Vec<Figure>> {
 
 /// Both ask at once.
 fn together(scene: &Scene, server: &Server, loads: [Load; 2]) -> Result<[Answered; 2]> {
+    let questions = scene.questions();
+    let questions = questions.as_path();
     std::thread::scope(|scope| {
-        let asking = loads.map(|load| scope.spawn(move || scene.ask(server, load)));
+        let asking = loads.map(|load| scope.spawn(move || ask(questions, server, load)));
         let [first, second] = asking.map(|thread| thread.join().map_err(|_| "a client failed"));
         Ok([first??, second??])
     })
