@@ -66,6 +66,8 @@ enum Part {
     Changes,
     /// The DNS server as a forwarder and a cache, beside CoreDNS
     Forwarding,
+    /// The DNS server under a CPU quota, flooded by one client: what it and another get, with `fairness` and without
+    Fairness,
     /// The DNS server's memory when the API server restarts
     Relist,
     /// The service proxy beside kube-proxy (SEALANE_KUBE_PROXY, or tests/apiserver/kube-proxy), in nftables (nft)
@@ -134,6 +136,9 @@ fn run(arguments: &Arguments) -> Result<Report> {
         }
         Some(Part::Changes) => {
             run.figures = nameservers::changes(&binary, nameservers::Rounds::new(arguments.short))?;
+        }
+        Some(Part::Fairness) => {
+            run.figures = nameservers::fairness::measure(&binary, nameservers::Rounds::new(arguments.short))?;
         }
         Some(Part::Relist) => run.figures = nameservers::relist::measure(&binary, arguments.short)?,
         Some(Part::Proxy) => {

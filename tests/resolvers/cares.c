@@ -11,25 +11,9 @@
 #include <string.h>
 #include <sys/select.h>
 
-#define MOST 512
+#include "found.h"
 
-static char *found[MOST];
-static int count;
 static const char *error;
-
-static void add(const char *text)
-{
-	for (int i = 0; i < count; i++)
-		if (!strcmp(found[i], text))
-			return;
-	if (count < MOST)
-		found[count++] = strdup(text);
-}
-
-static int order(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
 
 /* Whether there is an answer to read. */
 static int good(int status)
@@ -44,12 +28,8 @@ static void on_addresses(void *unused, int status, int timeouts, struct ares_add
 	(void)unused, (void)timeouts;
 	if (!good(status))
 		return;
-	for (struct ares_addrinfo_node *at = list->nodes; at; at = at->ai_next) {
-		char text[INET6_ADDRSTRLEN];
-		void *address = at->ai_family == AF_INET ? (void *)&((struct sockaddr_in *)at->ai_addr)->sin_addr
-							 : (void *)&((struct sockaddr_in6 *)at->ai_addr)->sin6_addr;
-		add(inet_ntop(at->ai_family, address, text, sizeof text));
-	}
+	for (struct ares_addrinfo_node *at = list->nodes; at; at = at->ai_next)
+		add_address(at->ai_addr);
 	ares_freeaddrinfo(list);
 }
 
@@ -132,17 +112,7 @@ int main(void)
 	while (scanf("%15s %1023s", kind, name) == 2) {
 		error = NULL;
 		ask(channel, kind, name);
-		qsort(found, (size_t)count, sizeof *found, order);
-		if (error)
-			printf("error: %s", error);
-		else if (!count)
-			printf("-");
-		for (int i = 0; i < count && !error; i++)
-			printf("%s%s", i ? " " : "", found[i]);
-		printf("\n");
-		fflush(stdout);
-		while (count)
-			free(found[--count]);
+		say(error);
 	}
 	ares_destroy(channel);
 	return 0;

@@ -13,39 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define MOST 512
-
-static char *found[MOST];
-static int count;
-
-static void add(const char *text)
-{
-	for (int i = 0; i < count; i++)
-		if (!strcmp(found[i], text))
-			return;
-	if (count < MOST)
-		found[count++] = strdup(text);
-}
-
-static int order(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static void say(const char *error)
-{
-	qsort(found, (size_t)count, sizeof *found, order);
-	if (error)
-		printf("error: %s", error);
-	else if (!count)
-		printf("-");
-	for (int i = 0; i < count && !error; i++)
-		printf("%s%s", i ? " " : "", found[i]);
-	printf("\n");
-	fflush(stdout);
-	while (count)
-		free(found[--count]);
-}
+#include "found.h"
 
 static const char *addresses(const char *name, int family)
 {
@@ -56,12 +24,8 @@ static const char *addresses(const char *name, int family)
 		return NULL;
 	if (code)
 		return gai_strerror(code);
-	for (at = list; at; at = at->ai_next) {
-		char text[INET6_ADDRSTRLEN];
-		void *address = at->ai_family == AF_INET ? (void *)&((struct sockaddr_in *)at->ai_addr)->sin_addr
-							 : (void *)&((struct sockaddr_in6 *)at->ai_addr)->sin6_addr;
-		add(inet_ntop(at->ai_family, address, text, sizeof text));
-	}
+	for (at = list; at; at = at->ai_next)
+		add_address(at->ai_addr);
 	freeaddrinfo(list);
 	return NULL;
 }

@@ -475,3 +475,29 @@ fn a_server_that_forwards_to_itself_says_so_or_stays_bounded() {
     let grown = dns.resident().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} octets");
 }
+
+/// Two servers in one that ask each other, with nothing said about how many may wait.
+#[test]
+fn servers_that_forward_to_each_other_stay_bounded() {
+    let mut dns = Dns::sealane(|port| {
+        let block = |own: u8, other: u8| {
+            format!(
+                ".:{port} {{\n bind 127.0.0.{own}\n forward . 127.0.0.{other}:{port} {{\n  max_fails 0\n }}\n}}\n"
+            )
+        };
+        own(port) + &block(1, 2) + &block(2, 1)
+    });
+    dns.answers("own.test.");
+    let before = dns.resident();
+    // Each goes round and round until there is no room for more, or no time.
+    let started = std::time::Instant::now();
+    let mut number = 0;
+    while started.elapsed() < Duration::from_secs(10) {
+        number += 1;
+        let reply = dns.ask(&format!("n{number}.example."), false).unwrap();
+        assert!(matches!(reply.rcode.as_str(), "SERVFAIL" | "REFUSED"), "{}", reply.rcode);
+        assert_eq!(short(&dns.ask("own.test.", false).unwrap()), "NOERROR 192.0.2.99");
+        let grown = dns.resident().saturating_sub(before);
+        assert!(grown < 160 << 20, "{grown} octets");
+    }
+}

@@ -24,75 +24,53 @@ const HOST: &str = "dns.test";
 /// Endpoints of `big`: more than a datagram of any usual size holds (1,232 bytes), and than musl keeps.
 const MANY: u8 = 120;
 
-/// `web` with an address, `db` and `both` without, `out` and `inner` elsewhere.
-const OBJECTS: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec: {clusterIP: 10.96.0.80, ports: [{name: http, port: 80}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: db, namespace: shop}
-spec: {clusterIP: None, ports: [{name: pg, port: 5432}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: db-a, namespace: shop, labels: {kubernetes.io/service-name: db}}
-addressType: IPv4
-ports: [{name: pg, port: 5432, protocol: TCP}]
-endpoints:
-- {addresses: [10.244.0.10], hostname: db-0}
-- {addresses: [10.244.0.11], hostname: db-1}
-- {addresses: [10.244.0.12], hostname: db-2}
----
-apiVersion: v1
-kind: Service
-metadata: {name: both, namespace: shop}
-spec: {clusterIP: None, ports: [{name: http, port: 80}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: both-4, namespace: shop, labels: {kubernetes.io/service-name: both}}
-addressType: IPv4
-ports: [{name: http, port: 80, protocol: TCP}]
-endpoints:
-- {addresses: [10.244.0.20], hostname: both-0}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: both-6, namespace: shop, labels: {kubernetes.io/service-name: both}}
-addressType: IPv6
-ports: [{name: http, port: 80, protocol: TCP}]
-endpoints:
-- {addresses: ["fd00:10::20"], hostname: both-0}
----
-apiVersion: v1
-kind: Service
-metadata: {name: out, namespace: shop}
-spec: {type: ExternalName, externalName: alias.example.com}
----
-apiVersion: v1
-kind: Service
-metadata: {name: inner, namespace: shop}
-spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}
----
-apiVersion: v1
-kind: Service
-metadata: {name: big, namespace: shop}
-spec: {clusterIP: None, ports: [{name: http, port: 80}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: big-a, namespace: shop, labels: {kubernetes.io/service-name: big}}
-addressType: IPv4
-ports: [{name: http, port: 80, protocol: TCP}]
-endpoints:
-"#;
+/// Services of the namespace `shop`: `web` with an address, `db`, `both` and `big` without, `out` and `inner` elsewhere.
+const SERVICES: &[(&str, &str)] = &[
+    ("web", "{clusterIP: 10.96.0.80, ports: [{name: http, port: 80}]}"),
+    ("db", "{clusterIP: None, ports: [{name: pg, port: 5432}]}"),
+    ("both", "{clusterIP: None, ports: [{name: http, port: 80}]}"),
+    ("big", "{clusterIP: None, ports: [{name: http, port: 80}]}"),
+    ("out", "{type: ExternalName, externalName: alias.example.com}"),
+    ("inner", "{type: ExternalName, externalName: web.shop.svc.cluster.local}"),
+];
+
+/// Their slices but `big`'s: Service, family, port, and endpoints.
+const SLICES: &[(&str, &str, &str, &str)] = &[
+    (
+        "db",
+        "IPv4",
+        "{name: pg, port: 5432, protocol: TCP}",
+        "[{addresses: [10.244.0.10], hostname: db-0}, {addresses: [10.244.0.11], hostname: db-1}, \
+          {addresses: [10.244.0.12], hostname: db-2}]",
+    ),
+    ("both", "IPv4", HTTP, "[{addresses: [10.244.0.20], hostname: both-0}]"),
+    ("both", "IPv6", HTTP, "[{addresses: ['fd00:10::20'], hostname: both-0}]"),
+];
+
+const HTTP: &str = "{name: http, port: 80, protocol: TCP}";
+
+/// All of them, as YAML.
+fn objects() -> String {
+    let mut text = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n".to_owned();
+    for (name, spec) in SERVICES {
+        let metadata = format!("{{name: {name}, namespace: shop}}");
+        writeln!(text, "---\n{{apiVersion: v1, kind: Service, metadata: {metadata}, spec: {spec}}}").unwrap();
+    }
+    let endpoints: Vec<String> = addresses_of_big().map(|ip| format!("{{addresses: [{ip}]}}")).collect();
+    let big = format!("[{}]", endpoints.join(", "));
+    for (of, family, port, endpoints) in SLICES.iter().chain(&[("big", "IPv4", HTTP, big.as_str())]) {
+        let labels = format!("{{kubernetes.io/service-name: {of}}}");
+        let name = format!("{of}-{}", family.to_lowercase());
+        writeln!(
+            text,
+            "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, \
+             metadata: {{name: {name}, namespace: shop, labels: {labels}}}, addressType: {family}, \
+             ports: [{port}], endpoints: {endpoints}}}"
+        )
+        .unwrap();
+    }
+    text
+}
 
 /// The cluster's server over its transports.
 const COREFILE: &str = "\
@@ -334,12 +312,8 @@ impl Pod {
         start.machine.add_address(SERVER);
         start.machine.add_address(ROOT);
         let up = start.up();
-        let mut objects = OBJECTS.to_owned();
-        for address in addresses_of_big() {
-            writeln!(objects, "- {{addresses: [{address}]}}").unwrap();
-        }
         eventually("the objects", || {
-            let done = up.apply(&objects);
+            let done = up.apply(&objects());
             if done.status.success() { Ok(()) } else { Err(done.to_string()) }
         });
         let dir = tempfile::Builder::new().prefix("sealane-test-").tempdir().unwrap();

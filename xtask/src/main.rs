@@ -18,6 +18,7 @@ cargo xtask COMMAND
                      those of the service proxy, beside kube-proxy and its nftables layout (go, nft)
   bench paths        of these what a packet pays for a Service
   overload [FLAGS]   the DNS server under a CPU quota, asked five times as much as it can answer (as root, dnsperf)
+  fairness [FLAGS]   the same, flooded by one client while another asks a little: what each gets
   coredns            builds the CoreDNS that tables and figures compare with (tests/coredns, by go)
   real-api           the tables of DNS answers once more, over a kube-apiserver (tests/apiserver, by go; etcd, openssl)
   kill [ROUNDS]      kill -9 at any point, ROUNDS times (50), and what the next start finds
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         }
         ["bench", flags @ ..] => bench(flags),
         ["overload", flags @ ..] => bench(&[&["overload"], flags].concat()),
+        ["fairness", flags @ ..] => bench(&[&["fairness"], flags].concat()),
         ["coredns"] => coredns(),
         ["real-api"] => coredns().and_then(|()| real_api::tables()),
         ["kill"] => kill(ROUNDS),

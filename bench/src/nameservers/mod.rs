@@ -3,6 +3,7 @@
 
 mod changes;
 mod cluster;
+pub(crate) mod fairness;
 pub(crate) mod forwarding;
 pub(crate) mod overload;
 pub(crate) mod relist;
@@ -19,6 +20,7 @@ use crate::Result;
 use crate::report::{Figure, Judged};
 use crate::up::Up;
 use cluster::Size;
+use scene::Said;
 use server::{CORES, Client, Program, Server};
 
 /// The bars' cluster, …
@@ -214,23 +216,13 @@ fn dnsperf(server: &Server, questions: &Path, seconds: u32, rate: Option<f64>) -
     if let Some(rate) = rate {
         command.args(["-Q", &format!("{rate:.0}")]);
     }
-    let before = server.cpu()?;
-    let output = command.output().map_err(|e| format!("dnsperf: {e}"))?;
-    let spent = server.cpu()? - before;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let number = |name: &str| -> Result<f64> {
-        let line = said.lines().find_map(|l| l.trim().strip_prefix(name));
-        let word = line.and_then(|l| l.split_whitespace().next()).and_then(|w| w.parse().ok());
-        word.ok_or_else(|| {
-            format!("dnsperf: no {name:?} in: {said}{}", String::from_utf8_lossy(&output.stderr)).into()
-        })
-    };
-    let completed = number("Queries completed:")?;
-    let lost = number("Queries lost:")?;
+    let (said, spent) = Said::by(command, server)?;
+    let completed = said.number("Queries completed:")?;
+    let lost = said.number("Queries lost:")?;
     if completed <= 0.0 || lost > completed / 100.0 {
         return Err(format!("{}: {lost} queries of {completed} were lost", server.program.name()).into());
     }
-    Ok(Run { cpu: spent / completed, rate: number("Queries per second:")? })
+    Ok(Run { cpu: spent / completed, rate: said.number("Queries per second:")? })
 }
 
 /// µs of questions one at a time, asked from the second core.

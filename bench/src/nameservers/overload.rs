@@ -33,7 +33,7 @@ pub(crate) fn measure(binary: &Path, rounds: Rounds) -> Result<Vec<Figure>> {
 
 fn overloaded(scene: &Scene, rounds: Rounds, quota: u32, name: &str) -> Result<Vec<Figure>> {
     // It goes after who is in it.
-    let cgroup = Quota::new(quota)?;
+    let cgroup = Quota::new(quota, PERIOD)?;
     let server = scene.server("0")?;
     cgroup.take(&server)?;
     // While it stands still it is asked on: what fills its next turn.
@@ -80,10 +80,11 @@ fn watched<T>(server: &Server, work: impl FnOnce() -> Result<T>) -> Result<(T, f
 }
 
 /// A cgroup with a quota; it goes with the value, when who was in it has ended.
-struct Quota(PathBuf);
+pub(super) struct Quota(PathBuf);
 
 impl Quota {
-    fn new(micros: u32) -> Result<Quota> {
+    /// So much of each period, µs.
+    pub(super) fn new(micros: u32, period: u32) -> Result<Quota> {
         let name = "sealane-bench";
         let (old, new) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
         let quota = if old.join("cpu.cfs_quota_us").exists() || old.join("cpu.shares").exists() {
@@ -98,15 +99,15 @@ impl Quota {
         fs::create_dir(&quota.0).map_err(|e| format!("{}: {e}", quota.0.display()))?;
         let file = quota.0.join("cpu.max");
         if file.exists() {
-            fs::write(file, format!("{micros} {PERIOD}"))?;
+            fs::write(file, format!("{micros} {period}"))?;
         } else {
-            fs::write(quota.0.join("cpu.cfs_period_us"), PERIOD.to_string())?;
+            fs::write(quota.0.join("cpu.cfs_period_us"), period.to_string())?;
             fs::write(quota.0.join("cpu.cfs_quota_us"), micros.to_string())?;
         }
         Ok(quota)
     }
 
-    fn take(&self, server: &Server) -> Result<()> {
+    pub(super) fn take(&self, server: &Server) -> Result<()> {
         Ok(fs::write(self.0.join("cgroup.procs"), server.process().to_string())?)
     }
 }

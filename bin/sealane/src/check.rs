@@ -50,6 +50,13 @@ fn of(file: &Path, port: u16) -> Result<Vec<CorefileError>, String> {
     if kind == Some(sealane_proxy::config::KIND) {
         return Ok(proxy(name, &text));
     }
+    if kind == Some("ConfigMap") {
+        return Err(format!(
+            "{} is a ConfigMap; its Corefile is checked by `kubectl get configmap NAME -o jsonpath={{.data.Corefile}} \
+             | sealane check -`",
+            name.display()
+        ));
+    }
     if let Some(kind) = kind {
         return Err(format!(
             "{} is a {kind}, neither a Corefile nor a KubeProxyConfiguration; `kubectl apply --dry-run=server -f` checks those",

@@ -53,7 +53,9 @@ pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf, String> {
 }
 
 fn from_file(path: &Path) -> Result<UpArgs, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        format!("--config {}: {e}; name a file that is there, or leave --config out", path.display())
+    })?;
     let bad = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let file: File = serde_yaml_ng::from_str(&text).map_err(|e| bad(&e))?;
     if file.api_version != "sealane.dev/v1" {

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::config::{
     AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
 };
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, WarmStart, watch_catalog, watch_imports};
-use sealane_dnsserver::{ApiAccess, LogSink, Settings};
+use sealane_dnsserver::{ApiAccess, Feed, Feeder, Feeds, LogSink, Needs, Settings};
 use sealane_host::memory;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 /// CoreDNS's flags (`coremain/run.go`), one dash or two.
 #[derive(Default)]
@@ -70,7 +71,9 @@ fn parse(words: &[String]) -> Result<Flags, String> {
             "conf" => flags.conf = Some(value()?.into()).filter(|path: &PathBuf| *path != PathBuf::new()),
             "dns.port" | "p" => {
                 let text = value()?;
-                flags.port = Some(text.parse().map_err(|_| format!("dns: -{name} {text}: not a port"))?);
+                let port = text.parse();
+                flags.port =
+                    Some(port.map_err(|_| format!("dns: -{name} {text}: not a port, which is 0 to 65535"))?);
             }
             "pidfile" => flags.pidfile = Some(value()?.into()),
             "plugins" => flags.ask = on.then_some(Ask::Plugins).or(flags.ask),
@@ -144,6 +147,9 @@ fn settings(flags: &Flags) -> Result<Settings, String> {
     if stdin {
         let text = std::io::read_to_string(std::io::stdin().lock());
         settings.text = Some(text.map_err(|e| format!("dns: cannot read standard input: {e}"))?);
+    } else if let Some(path) = flags.conf.as_deref().filter(|path| !path.exists()) {
+        let path = path.display();
+        return Err(format!("dns: -conf {path}: there is no such file; name the Corefile, or `stdin`"));
     } else if flags.conf.is_none() && !settings.corefile.exists() {
         settings.text = Some(format!(".:{} {{\nwhoami\nlog\n}}\n", settings.default_port));
     }
@@ -151,49 +157,86 @@ fn settings(flags: &Flags) -> Result<Settings, String> {
 }
 
 async fn serve(flags: Flags) -> Result<(), String> {
-    let mut settings = settings(&flags)?;
+    let settings = settings(&flags)?;
     reload_on_signal(settings.reload.clone())?;
-    let needs = sealane_dnsserver::check(&settings).map_err(|e| e.to_string())?;
-    let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
-    let stopped = Arc::new(Notify::new());
-    let catalog;
-    if needs.cluster {
+    let watches = Watches::default();
+    let ended = terminated(settings.log.clone())?;
+    let served = sealane_dnsserver::run(settings, Feed::Made(watches.feeder()), ended).await;
+    // What is known is saved for the next start, where that is wanted.
+    watches.end().await;
+    served.map_err(|e| e.to_string())
+}
+
+/// What is watched for configurations, each for as long as it is in force.
+#[derive(Clone, Default)]
+struct Watches {
+    tasks: Arc<Mutex<JoinSet<()>>>,
+    /// The server has ended.
+    stop: Arc<watch::Sender<bool>>,
+}
+
+impl Watches {
+    fn feeder(&self) -> Feeder {
+        let watches = self.clone();
+        Arc::new(move |needs| {
+            let watches = watches.clone();
+            Box::pin(async move { watches.begin(&needs).await })
+        })
+    }
+
+    /// Done when the server is, or when nobody reads what is watched.
+    fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stop = self.stop.subscribe();
+        async move { drop(stop.wait_for(|stop| *stop).await) }
+    }
+
+    fn spawn(&self, watch: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(watch);
+    }
+
+    async fn begin(&self, needs: &Needs) -> Result<Feeds, String> {
+        let channel = || watch::channel(Arc::new(Snapshot::default()));
+        let (publish, snapshots) = channel();
+        let mut feeds = Feeds { snapshots, imports: None };
+        if !needs.cluster {
+            return Ok(feeds);
+        }
         let client = client(&needs.one_access()?).await?;
-        let mut sources = vec![Source::Services, Source::EndpointSlices, Source::Namespaces];
-        if needs.pods {
-            sources.push(Source::Pods);
-        }
-        if needs.nodes {
-            sources.push(Source::Nodes);
-        }
-        if needs.destination_rules {
-            sources.push(Source::DestinationRules);
-        }
-        if needs.imports {
-            let (publish, imports) = watch::channel(Arc::new(Snapshot::default()));
-            settings.imports = Some(imports);
-            tokio::spawn(watch_imports(client.clone(), publish, std::future::pending()));
-        }
         let warm = needs.one_warm_start()?;
+        if needs.imports {
+            let (publish, imports) = channel();
+            feeds.imports = Some(imports);
+            self.spawn(watch_imports(client.clone(), publish, self.stopped()));
+        }
+        let sources = sources(needs);
         let warm_start = warm.map(|file| WarmStart { path: file.path.clone().into(), max_age: file.max_age });
         let options =
             CatalogOptions { warm_start, loaded: Some(Box::new(memory::give_back)), proxy_on: None };
-        let stopped = stopped.clone();
-        let ended = async move { stopped.notified().await };
-        catalog = tokio::spawn(async move { watch_catalog(client, &sources, options, publish, ended).await });
-    } else {
-        // Nobody will write; the channel stays open all the same.
-        std::mem::forget(publish);
-        catalog = tokio::spawn(async {});
+        let stopped = self.stopped();
+        self.spawn(async move { watch_catalog(client, &sources, options, publish, stopped).await });
+        Ok(feeds)
     }
-    let ended = terminated(settings.log.clone())?;
-    let served = sealane_dnsserver::run(settings, snapshots, ended).await;
-    // What is known is saved for the next start, where that is wanted.
-    stopped.notify_one();
-    if let Err(panicked) = catalog.await {
-        tracing::error!("the catalog's last words: {panicked}");
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(panicked) = ended {
+                tracing::error!("the catalog's last words: {panicked}");
+            }
+        }
     }
-    served.map_err(|e| e.to_string())
+}
+
+fn sources(needs: &Needs) -> Vec<Source> {
+    let always = [Source::Services, Source::EndpointSlices, Source::Namespaces];
+    let wanted = [
+        (needs.pods, Source::Pods),
+        (needs.nodes, Source::Nodes),
+        (needs.destination_rules, Source::DestinationRules),
+    ];
+    let wanted = wanted.into_iter().filter_map(|(wanted, source)| wanted.then_some(source));
+    always.into_iter().chain(wanted).collect()
 }
 
 /// Comes with the first INT or TERM; a second INT waits for nothing, as CoreDNS's.
@@ -237,7 +280,11 @@ async fn client(access: &ApiAccess) -> Result<kube::Client, String> {
         }
         None => match kube::Config::incluster_env() {
             Ok(config) => Ok(config),
-            Err(_) => kube::Config::infer().await.map_err(|e| e.to_string()),
+            Err(_) => kube::Config::infer().await.map_err(|e| {
+                format!(
+                    "{e}; outside of a Pod set KUBECONFIG, or `kubeconfig` within the Corefile's kubernetes"
+                )
+            }),
         },
     };
     let config = config.map_err(|e| format!("no way to the API: {e}"))?;

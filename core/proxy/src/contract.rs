@@ -2,10 +2,10 @@
 //! sink, and what is read back is held against a table made from scratch, frontend by frontend and packet by packet.
 //! Between changes endpoints get other shares, so that a backend may have several slots.
 
-use crate::{Backend, FrontendKey, NodeContext, Packet, RuleSink, Shares, Table, trace_frontend};
+use crate::{Backend, FrontendKey, NodeContext, Packet, RuleSink, Shares, Table, cases, trace_frontend};
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Ingress, Labels, NamespacedName, Protocol, Service, ServicePort,
-    ServiceType, Slice, TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Protocol, Service, ServicePort, ServiceType,
+    Slice, TrafficPolicy,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -96,12 +96,9 @@ fn entry(key: &NamespacedName, number: u8, dice: &mut Dice) -> Entry {
     };
     let service = Service {
         key: key.clone(),
-        revision: 1,
         created: dice.roll(3) as i64,
         kind,
-        headless: false,
         cluster_ips,
-        external_name: "".into(),
         ports,
         affinity_seconds: dice.once_in(3).then_some(10_800),
         internal_policy: policy(dice.once_in(4)),
@@ -119,12 +116,7 @@ fn entry(key: &NamespacedName, number: u8, dice: &mut Dice) -> Entry {
             1 => vec!["10.244.0.0/16".into(), "garbage".into()],
             _ => vec![],
         },
-        health_check_node_port: 0,
-        publish_not_ready: false,
-        traffic_distribution: "".into(),
-        grpc_policy: None,
-        labels: Labels::default(),
-        annotations: Labels::default(),
+        ..cases::service(&key.name)
     };
     let slices = [false, true].map(|ipv6| Arc::new(slice(key, protocol, ipv6, dice)));
     Entry { service: Some(Arc::new(service)), slices: slices.into() }

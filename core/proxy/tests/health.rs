@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use sealane_catalog::{Endpoint, Entry, Labels, NamespacedName, Service, ServiceType, Slice, TrafficPolicy};
+use sealane_catalog::{Endpoint, Entry, NamespacedName, Service, ServiceType, Slice, TrafficPolicy};
 use sealane_proxy::config::Span;
 use sealane_proxy::health::{HealthChecks, Progress};
-use sealane_proxy::{NodeContext, tally};
+use sealane_proxy::{NodeContext, cases, tally};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -55,26 +55,11 @@ fn name() -> NamespacedName {
 
 fn entry(change: impl FnOnce(&mut Service), endpoints: &[(&str, &str, bool)]) -> Entry {
     let mut service = Service {
-        key: name(),
-        revision: 1,
-        created: 0,
         kind: ServiceType::LoadBalancer,
-        headless: false,
         cluster_ips: vec!["10.96.0.20".parse().unwrap()],
-        external_name: "".into(),
-        ports: vec![],
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Local,
-        external_ips: vec![],
-        ingress: vec![],
-        source_ranges: vec![],
         health_check_node_port: 32000,
-        publish_not_ready: false,
-        traffic_distribution: "".into(),
-        grpc_policy: None,
-        labels: Labels::default(),
-        annotations: Labels::default(),
+        ..cases::service("web")
     };
     change(&mut service);
     let endpoint = |(address, node, ready): &(&str, &str, bool)| {

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Labels, NamespacedName, Protocol, Service, ServicePort, ServiceType,
-    Slice, TrafficPolicy,
+    Endpoint, EndpointPort, Entry, NamespacedName, Protocol, Service, ServicePort, ServiceType, Slice,
+    TrafficPolicy,
 };
-use sealane_proxy::{Class, Masquerade, NodeContext, PodInterface, Table, Unserved, service_table};
+use sealane_proxy::{Class, Masquerade, NodeContext, PodInterface, Table, Unserved, cases, service_table};
 use std::sync::Arc;
 
 fn name() -> NamespacedName {
@@ -15,13 +15,8 @@ fn name() -> NamespacedName {
 /// A dual-stack Service with an endpoint of each family on node `n2`.
 fn entry(change: impl FnOnce(&mut Service)) -> Entry {
     let mut service = Service {
-        key: name(),
-        revision: 1,
-        created: 0,
         kind: ServiceType::NodePort,
-        headless: false,
         cluster_ips: vec!["10.96.0.20".parse().unwrap(), "fd00:96::20".parse().unwrap()],
-        external_name: "".into(),
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
@@ -29,18 +24,7 @@ fn entry(change: impl FnOnce(&mut Service)) -> Entry {
             node_port: 30080,
             app_protocol: "".into(),
         }],
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        external_ips: vec![],
-        ingress: vec![],
-        source_ranges: vec![],
-        health_check_node_port: 0,
-        publish_not_ready: false,
-        traffic_distribution: "".into(),
-        grpc_policy: None,
-        labels: Labels::default(),
-        annotations: Labels::default(),
+        ..cases::service("web")
     };
     change(&mut service);
     let slice = |ipv6: bool, address: &str| {

@@ -3,12 +3,12 @@
 
 use proptest::prelude::*;
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Ingress, Labels, NamespacedName, Protocol, Service, ServicePort,
-    ServiceType, Slice, TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, Protocol, Service, ServicePort, ServiceType,
+    Slice, TrafficPolicy,
 };
 use sealane_proxy::{
     Backend, Change, Class, Fate, Frontend, InMemorySink, NodeContext, Packet, RuleSink, Table, Target,
-    contract,
+    cases, contract,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,13 +24,8 @@ fn name(text: &str) -> NamespacedName {
 
 fn service(text: &str, cluster_ip: &str) -> Service {
     Service {
-        key: name(text),
-        revision: 1,
         created: 100,
-        kind: ServiceType::ClusterIp,
-        headless: false,
         cluster_ips: vec![ip(cluster_ip)],
-        external_name: "".into(),
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
@@ -38,18 +33,7 @@ fn service(text: &str, cluster_ip: &str) -> Service {
             node_port: 0,
             app_protocol: "".into(),
         }],
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        external_ips: vec![],
-        ingress: vec![],
-        source_ranges: vec![],
-        health_check_node_port: 0,
-        publish_not_ready: false,
-        traffic_distribution: "".into(),
-        grpc_policy: None,
-        labels: Labels::default(),
-        annotations: Labels::default(),
+        ..cases::service(text)
     }
 }
 

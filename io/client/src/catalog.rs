@@ -162,7 +162,8 @@ pub async fn watch_catalog(
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            () = publish.closed() => return,
+            // The server ends before this is told to: what is known is saved all the same.
+            () = publish.closed() => break,
             () = desk.changed.notified() => {}
             () = desk.lost.notified(), if cold => cold = restore(warm, &desk).await,
             () = sleep_until(away), if cold => cold = restore(warm, &desk).await,

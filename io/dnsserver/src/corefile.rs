@@ -273,13 +273,14 @@ impl Watch {
         self.wanted = wanted.collect();
         // `plugin/reload/setup.go`: half of the jitter less up to half of it more, the same until the next reload.
         self.interval = reload.map(|reload| reload.interval - reload.jitter / 2 + spread(reload.jitter));
-        self.next = now + self.interval.unwrap_or_default();
         self.inotify = reload.and_then(|_| {
             let known = self.inotify.take().or_else(inotify_fd)?;
             let folders = loaded.folders.iter().cloned().chain([folder(&settings.corefile)]);
             folders.for_each(|folder| watch_folder(&known, &folder));
             Some(known)
         });
+        // What changed after it was read, and before it was watched, is told by nobody.
+        self.next = now + if self.inotify.is_some() { SETTLE } else { self.interval.unwrap_or_default() };
     }
 
     /// Returns when the Corefile is worth a look. What it has learnt outlives being dropped half way.
@@ -404,6 +405,19 @@ mod tests {
         ] {
             assert_eq!(folder(Path::new(path)), Path::new(above), "{path}");
         }
+    }
+
+    /// Between reading a Corefile and watching it there is time for another one to come.
+    #[tokio::test]
+    async fn what_changed_before_it_was_watched_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings::new(folder.path().join("Corefile"));
+        std::fs::write(&settings.corefile, ".:1053 {\n reload 1h\n}\n").unwrap();
+        let (loaded, _) = load(&settings).unwrap();
+        std::fs::write(&settings.corefile, ".:1053 {\n reload 1h\n errors\n}\n").unwrap();
+        let mut watch = Watch::new(&settings, &loaded);
+        let look = tokio::time::timeout(Duration::from_secs(60), watch.changed(&settings)).await;
+        assert_eq!(look.expect("a look before the hour is over"), Look::Changed);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `fairness` at a UDP listener: what the kernel says of its queue goes in, who is not answered comes out.
+//! `fairness` at a UDP listener: what the kernel says of its queue goes in, who is not answered comes out; and at others:
+//! who may connect.
 
 use std::net::{IpAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +16,37 @@ pub(crate) struct Fair {
     places: Arc<Mutex<Places>>,
 }
 
-/// A place where a query waits for upstreams; free again when it is dropped.
-pub(crate) struct Place(Arc<Mutex<Places>>, IpAddr);
+/// A place where a query waits for upstreams, or of a connection; free again when it is dropped.
+pub(crate) struct Place(Option<Arc<Mutex<Places>>>, IpAddr);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).leave(self.1);
+        let Some(places) = &self.0 else { return };
+        places.lock().unwrap_or_else(PoisonError::into_inner).leave(self.1);
+    }
+}
+
+/// A listener's connections, of which there may only be so many.
+pub(crate) struct Connections(Arc<Mutex<Places>>);
+
+impl Connections {
+    pub(crate) fn new(most: usize) -> Self {
+        Connections(Arc::new(Mutex::new(Places::new(most))))
+    }
+
+    /// A place for one of this client's, whoever it is where `fairness` is off; `None`: it has more than its part.
+    pub(crate) fn place(&self, shared: &Shared, port: u16, client: IpAddr) -> Option<Place> {
+        if shared.server(|server| server.fairness(port)).is_none() {
+            return Some(Place(None, client));
+        }
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).enter(client) {
+            return Some(Place(Some(self.0.clone()), client));
+        }
+        let now = shared.now();
+        if let Some(line) = shared.server(|server| server.throttled(&[(client, 1)], now)) {
+            shared.log(&line);
+        }
+        None
     }
 }
 
@@ -57,7 +83,7 @@ impl Fair {
         if !entered {
             self.fairness.turn_away(client);
         }
-        entered.then(|| Place(self.places.clone(), client))
+        entered.then(|| Place(Some(self.places.clone()), client))
     }
 
     /// Counts who was turned away: now and then, or all of it.

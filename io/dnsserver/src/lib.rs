@@ -19,6 +19,7 @@ mod batch;
 mod corefile;
 mod datagrams;
 mod fair;
+mod feed;
 mod files;
 mod grpc;
 mod grpc_client;
@@ -32,6 +33,7 @@ mod outlet;
 mod panics;
 mod patient;
 mod problems;
+mod reload;
 mod shared;
 mod sockets;
 mod spans;
@@ -41,31 +43,28 @@ mod tls;
 mod udp;
 mod upstream;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealane_catalog::Snapshot;
+use sealane_dns::Event;
 use sealane_dns::chain::Block;
 use sealane_dns::chain::values::go_duration;
 pub use sealane_dns::chain::{ApiAccess, ClientFiles, Needs, WarmFile};
-use sealane_dns::{Config, Event};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
+pub use crate::feed::{Feed, Feeder, Feeding, Feeds};
 pub use crate::problems::problems;
 
-use crate::corefile::{Loaded, Look};
-use crate::listen::{Fresh, Listeners};
+use crate::corefile::Loaded;
+use crate::listen::Listeners;
+use crate::reload::{Reloads, Step};
 use crate::shared::Shared;
 
 /// How often time-driven work is looked at.
 const TICK: Duration = Duration::from_millis(250);
-
-/// Who waits for the cluster says so every so often.
-const WAITING: Duration = Duration::from_millis(500);
 
 /// Takes the server's log lines (`[INFO] …`), one at a time, without line end.
 pub type LogSink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -88,8 +87,6 @@ pub struct Settings {
     pub reload: Arc<Notify>,
     /// Nothing is said of zones, ports and version at the start (`-quiet`).
     pub quiet: bool,
-    /// What comes from other clusters, where [`Needs::imports`] asks for it.
-    pub imports: Option<watch::Receiver<Arc<Snapshot>>>,
 }
 
 impl Settings {
@@ -104,7 +101,6 @@ impl Settings {
             log: Arc::new(|line| drop(writeln!(std::io::stdout(), "{line}"))),
             reload: Arc::new(Notify::new()),
             quiet: false,
-            imports: None,
         }
     }
 }
@@ -124,7 +120,7 @@ pub enum DnsError {
     #[error(transparent)]
     Corefile(#[from] sealane_dns::corefile::CorefileError),
     /// A port is taken or not allowed.
-    #[error("cannot listen on {address} ({what}): {source}")]
+    #[error("cannot listen on {address} ({what}): {source}{}", remedy(source))]
     Listen {
         /// Where.
         address: String,
@@ -136,9 +132,26 @@ pub enum DnsError {
     /// A certificate, its key or an authority cannot be used.
     #[error("cannot speak TLS: {0}")]
     Tls(String),
+    /// What the configuration answers from cannot be watched.
+    #[error("{0}")]
+    Feed(String),
     /// Queries go in circles, or something panicked where `debug` wants to know.
     #[error("{0}")]
     Loop(String),
+}
+
+/// What to do where a port cannot be had.
+fn remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::AddrInUse => {
+            "; end the program that has it, or name another port (`.:1053`) or address (`bind`)"
+        }
+        ErrorKind::PermissionDenied => {
+            "; ports below 1024 are for root and CAP_NET_BIND_SERVICE: name another (`.:1053`)"
+        }
+        ErrorKind::AddrNotAvailable => "; no interface of this machine has the address",
+        _ => "",
+    }
 }
 
 /// Reads and checks a Corefile with what it imports, without starting anything (`sealane check`).
@@ -150,31 +163,26 @@ pub fn check(settings: &Settings) -> Result<Needs, DnsError> {
     Ok(config.needs())
 }
 
-/// Serves until `shutdown` is done, then for `lameduck` more.
+/// Serves until `shutdown` is done, then for `lameduck` more. What is answered from comes from `feed`.
 ///
 /// # Errors
 /// Where it cannot start, or finds that it forwards to itself. A Corefile that gets worse while it runs is refused
 /// with a log line, and the old one stays.
 pub async fn run(
     settings: Settings,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    feed: impl Into<Feed>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), DnsError> {
+    let feed = feed.into();
     let (mut loaded, config) = corefile::load(&settings)?;
     let needs = config.needs();
     let (shared, mut fatal) = Shared::new(config, &settings);
-    let first = snapshots.borrow_and_update().clone();
-    shared.background(Event::Snapshot(first));
-    let mut imports = settings.imports.clone();
     tokio::pin!(shutdown);
-    tokio::select! {
+    let mut feeds = tokio::select! {
         () = &mut shutdown => return Ok(()),
-        () = known(&needs, &shared, &mut snapshots, &imports) => {}
-    }
-    if let Some(imports) = &mut imports {
-        let first = imports.borrow_and_update().clone();
-        shared.background(Event::Imports(first));
-    }
+        feeds = feed.clone().begin(needs.clone(), shared.clone()) => feeds.map_err(DnsError::Feed)?,
+    };
+    feeds.latest().into_iter().for_each(|event| shared.background(event));
     let mut listeners = Listeners::new();
     let bound = listeners.bind(&loaded.blocks)?;
     listeners.serve(&shared, bound);
@@ -182,23 +190,16 @@ pub async fn run(
     for line in banner(&loaded, &settings) {
         shared.log(&line);
     }
-    let mut reloads = Reloads { tried: loaded.fingerprint.clone(), under_way: None };
+    let mut reloads = Reloads::new(&loaded, needs, feed);
     let mut files = corefile::Watch::new(&settings, &loaded);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut fed = true;
     let ended = loop {
-        let idle = reloads.under_way.is_none();
+        let idle = reloads.idle();
         tokio::select! {
             () = &mut shutdown => break Ok(()),
             Some(why) = fatal.recv() => break Err(DnsError::Loop(why)),
-            changed = snapshots.changed(), if fed => {
-                // A writer that is gone leaves the last snapshot: names go on being answered.
-                fed = changed.is_ok();
-                let snapshot = snapshots.borrow_and_update().clone();
-                shared.background(Event::Snapshot(snapshot));
-            }
-            imports = news(&mut imports) => shared.background(Event::Imports(imports)),
+            event = feeds.next() => shared.background(event),
             _ = tick.tick() => {
                 shared.background(Event::Tick);
                 shared.upstreams.sweep();
@@ -215,15 +216,20 @@ pub async fn run(
             look = files.changed(&settings), if idle => {
                 reloads.begin(&settings, look, &shared, &mut listeners);
             }
-            next = reloads.over() => {
-                loaded = next.complete(&settings, &shared, &mut listeners);
-                files.renew(&settings, &loaded);
-            }
+            step = reloads.step() => match step {
+                Step::Fed(look, new, fed) => reloads.fed((look, new), fed, &shared, &mut listeners),
+                Step::Answered(next) => {
+                    let (new, other) = reloads.complete(next, &settings, &shared, &mut listeners);
+                    loaded = new;
+                    feeds = other.unwrap_or(feeds);
+                    files.renew(&settings, &loaded);
+                }
+            },
         }
     };
     shared.end();
     if ended.is_ok() {
-        lameduck(&loaded, &shared, &mut snapshots, &mut imports).await;
+        lameduck(&loaded, &shared, &mut feeds).await;
         listeners.retire_all().await;
         shared.stop();
     }
@@ -232,67 +238,8 @@ pub async fn run(
     ended
 }
 
-/// Waits for the cluster, but for no longer than the configuration says (`startup_timeout` of `kubernetes`): clients
-/// that ask nobody ask another server, or wait, where SERVFAIL would be their answer.
-async fn known(
-    needs: &Needs,
-    shared: &Arc<Shared>,
-    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
-    imports: &Option<watch::Receiver<Arc<Snapshot>>>,
-) {
-    let there = |snapshots: &watch::Receiver<Arc<Snapshot>>| {
-        let imported = imports.as_ref().is_none_or(|imports| imports.borrow().synced());
-        imported && snapshots.borrow().synced()
-    };
-    if !needs.cluster || needs.startup_timeout.is_zero() || there(snapshots) {
-        return;
-    }
-    let mut imported = imports.clone();
-    let synced = async {
-        // Writers that are gone leave what there is.
-        let _ = snapshots.wait_for(|snapshot| snapshot.synced()).await;
-        if let Some(imports) = &mut imported {
-            let _ = imports.wait_for(|imports| imports.synced()).await;
-        }
-    };
-    let waiting = async {
-        loop {
-            tokio::time::sleep(WAITING).await;
-            shared.log("[INFO] plugin/kubernetes: waiting for Kubernetes API before starting server");
-        }
-    };
-    let synced = async {
-        tokio::select! {
-            () = synced => {}
-            () = waiting => {}
-        }
-    };
-    // Whether that was long enough is seen below.
-    let _ = tokio::time::timeout(needs.startup_timeout, synced).await;
-    if !there(snapshots) {
-        shared.log("[WARNING] plugin/kubernetes: starting server with unsynced Kubernetes API");
-    }
-    let snapshot = snapshots.borrow_and_update().clone();
-    shared.background(Event::Snapshot(snapshot));
-}
-
-/// The next state of what comes from other clusters; never, where nobody feeds it.
-async fn news(imports: &mut Option<watch::Receiver<Arc<Snapshot>>>) -> Arc<Snapshot> {
-    if let Some(receiver) = imports
-        && receiver.changed().await.is_ok()
-    {
-        return receiver.borrow_and_update().clone();
-    }
-    std::future::pending().await
-}
-
 /// Goes on serving, the cluster's changes included, while clients learn that this server is going.
-async fn lameduck(
-    loaded: &Loaded,
-    shared: &Arc<Shared>,
-    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
-    imports: &mut Option<watch::Receiver<Arc<Snapshot>>>,
-) {
+async fn lameduck(loaded: &Loaded, shared: &Arc<Shared>, feeds: &mut Feeds) {
     let blocks = loaded.blocks.iter().filter_map(|block| block.settings.health.as_ref());
     let time = blocks.map(|health| health.lameduck).max().unwrap_or_default();
     if time.is_zero() {
@@ -304,93 +251,7 @@ async fn lameduck(
     loop {
         tokio::select! {
             () = &mut end => return,
-            imports = news(imports) => shared.background(Event::Imports(imports)),
-            Ok(()) = snapshots.changed() => {
-                let snapshot = snapshots.borrow_and_update().clone();
-                shared.background(Event::Snapshot(snapshot));
-            }
-        }
-    }
-}
-
-/// Another configuration on its way in.
-struct Handover {
-    loaded: Loaded,
-    config: Config,
-    fresh: Fresh,
-    /// What came in by ports that go is answered by the old configuration, what waits at new ones by the new.
-    answered: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-impl Handover {
-    fn complete(self, settings: &Settings, shared: &Arc<Shared>, listeners: &mut Listeners) -> Loaded {
-        let Handover { loaded, config, fresh, .. } = self;
-        let now = shared.now();
-        shared.server(|server| server.configure(config, now));
-        listeners.serve(shared, fresh);
-        shared.running(settings, loaded.version());
-        for line in loaded.warnings.iter().chain([&running(&loaded)]) {
-            shared.log(line);
-        }
-        shared.log("[INFO] Reloading complete");
-        loaded
-    }
-}
-
-/// Going over to the Corefile as it is now, where it is another one (`plugin/reload/reload.go`) or is asked for. Of
-/// what the old one has to answer nothing is lost.
-struct Reloads {
-    /// The last one's hash: one that is wrong is tried once.
-    tried: String,
-    under_way: Option<Handover>,
-}
-
-impl Reloads {
-    fn begin(&mut self, settings: &Settings, look: Look, shared: &Arc<Shared>, listeners: &mut Listeners) {
-        if look == Look::Asked {
-            shared.log("[INFO] SIGUSR1: Reloading");
-        }
-        let texts = match corefile::texts(settings, None) {
-            Ok(texts) if texts.fingerprint == self.tried && look == Look::Changed => return,
-            Ok(texts) => texts,
-            // What can't be read at all is known by what is said of it.
-            Err(why) => return self.refuse(look, why.to_string(), &why, shared),
-        };
-        let fingerprint = texts.fingerprint.clone();
-        // New ports are bound before anything else changes.
-        let new = corefile::compile(texts, settings);
-        let new = new.and_then(|(new, config)| listeners.bind(&new.blocks).map(|fresh| (new, config, fresh)));
-        match new {
-            Ok((loaded, config, fresh)) => {
-                self.tried = fingerprint;
-                shared.log("[INFO] Reloading");
-                let answered = Box::pin(listeners.retire(&fresh));
-                self.under_way = Some(Handover { loaded, config, fresh, answered });
-            }
-            Err(why) => self.refuse(look, fingerprint, &why, shared),
-        }
-    }
-
-    fn refuse(&mut self, look: Look, tried: String, why: &DnsError, shared: &Shared) {
-        if self.tried == tried && look == Look::Changed {
-            return;
-        }
-        self.tried = tried;
-        shared.server(|server| server.reload_failed());
-        shared.log(&match look {
-            Look::Asked => format!("[ERROR] SIGUSR1: {why}"),
-            Look::Changed => format!("[ERROR] plugin/reload: Corefile changed but reload failed: {why}"),
-        });
-    }
-
-    /// Returns the one that may take over by now. Dropped half way nothing is lost.
-    async fn over(&mut self) -> Handover {
-        if let Some(next) = &mut self.under_way {
-            next.answered.as_mut().await;
-        }
-        match self.under_way.take() {
-            Some(next) => next,
-            None => std::future::pending().await,
+            event = feeds.next() => shared.background(event),
         }
     }
 }
@@ -444,6 +305,8 @@ fn preferred(zone: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use sealane_dns::Config;
+
     use super::*;
 
     #[test]

@@ -2,10 +2,11 @@
 //! has come in by a listener that is closed is answered first.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Weak};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use sealane_dns::MOST_WAITING;
 use sealane_dns::chain::{Block, Scheme, Sockets};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{oneshot, watch};
@@ -15,7 +16,7 @@ use crate::DnsError;
 use crate::admin::{self, Page};
 use crate::datagrams::Datagrams;
 use crate::shared::{Shared, told};
-use crate::sockets::{self, Bound};
+use crate::sockets::{self, Bound, Parting};
 use crate::tcp::{Ends, Kind, Terms};
 use crate::{machine, tcp, tls, udp};
 
@@ -61,6 +62,8 @@ struct Running {
     tasks: JoinSet<()>,
     /// Told to answer what is there and end.
     closing: watch::Sender<bool>,
+    /// Comes when nothing more is taken in, and nothing more is done to the socket.
+    taken_in: oneshot::Receiver<()>,
     terms: watch::Sender<Terms>,
 }
 
@@ -74,7 +77,7 @@ pub(crate) struct Listeners {
     /// When they end; of those whose place stayed: with the last of their connections.
     owing: Vec<(Listener, oneshot::Receiver<()>)>,
     /// Their sockets, which are taken again where a configuration wants them back.
-    sockets: BTreeMap<Slot, Weak<UdpSocket>>,
+    sockets: BTreeMap<Slot, Parting>,
     processors: u16,
     /// What UDP listeners ask of upstreams goes over the same sockets.
     datagrams: Arc<Datagrams>,
@@ -109,11 +112,13 @@ impl Listeners {
         });
         let slots: Vec<Slot> = slots.filter(|slot| !self.running.contains_key(slot)).collect();
         for slot in slots {
-            let bound = match self.sockets.get(&slot).and_then(Weak::upgrade) {
-                Some(socket) => {
-                    // It may have been connected to itself.
-                    let _ = rustix::net::connect_unspec(&socket);
-                    Bound::Udp(socket)
+            let bound = match self.sockets.get(&slot).and_then(Parting::back) {
+                Some(bound) => {
+                    if let Bound::Udp(socket) = &bound {
+                        // It may have been connected to itself.
+                        let _ = rustix::net::connect_unspec(socket);
+                    }
+                    bound
                 }
                 None => self.bind_beside(slot, &fresh)?,
             };
@@ -133,10 +138,9 @@ impl Listeners {
         let beside = running.chain(fresh.bound.iter().map(|(slot, bound)| (slot.0, bound)));
         let beside: Vec<&Bound> = beside.filter(|(other, _)| lets(*other)).map(|(_, bound)| bound).collect();
         beside.iter().for_each(sockets::share);
-        let going = self.sockets.iter().filter(|((other, _), _)| other.port() == listener.port());
-        let going: Vec<Arc<UdpSocket>> = going.filter_map(|(_, socket)| socket.upgrade()).collect();
-        going.iter().for_each(sockets::share);
-        start(listener, !beside.is_empty() || !going.is_empty()).map_err(|source| DnsError::Listen {
+        // One that is closed at this moment may have the port for a moment more: it was told to share it.
+        let going = self.sockets.keys().any(|(other, _)| other.port() == listener.port());
+        start(listener, !beside.is_empty() || going).map_err(|source| DnsError::Listen {
             address: listener.address(),
             what: listener.what(),
             source,
@@ -154,19 +158,27 @@ impl Listeners {
             let Some(wanted) = fresh.wanted.get(&listener) else { continue };
             let (mut tasks, shared) = (JoinSet::new(), shared.clone());
             let (closing, closed) = watch::channel(false);
+            // It says nothing, it goes.
+            let (taking, taken_in) = oneshot::channel();
             let (terms, of_tasks) = watch::channel(wanted.terms.clone());
             let place = self.places.entry(listener).or_insert_with(|| watch::channel(false).0);
             let ends = Ends { socket: closed.clone(), place: place.subscribe() };
             match (listener, bound.clone()) {
                 (Listener::Udp(_, port), Bound::Udp(socket)) => {
-                    let room = (ROOM / usize::from(wanted.sockets.max(1))).min(MOST_ROOM);
-                    tasks.spawn(udp::serve((shared, self.datagrams.clone()), socket, port, room, closed));
+                    let sockets = usize::from(wanted.sockets.max(1));
+                    let part =
+                        udp::Part { room: (ROOM / sockets).min(MOST_ROOM), waiting: MOST_WAITING / sockets };
+                    let shared = (shared, self.datagrams.clone());
+                    tasks.spawn(udp::serve(shared, socket, port, part, (closed, taking)));
                 }
                 (Listener::Http(page, ip, port), Bound::Tcp(listener)) => {
                     if page == Page::Health {
                         tasks.spawn(admin::ask_health(shared.clone(), ip, port));
                     }
-                    tasks.spawn(admin::serve(shared, listener, page));
+                    tasks.spawn(async move {
+                        admin::serve(shared, listener, page).await;
+                        drop(taking);
+                    });
                 }
                 (_, Bound::Tcp(socket)) => {
                     let kind = match listener {
@@ -175,12 +187,13 @@ impl Listeners {
                         Listener::Grpc(..) => Kind::Grpc,
                         _ => Kind::Plain,
                     };
-                    tasks.spawn(tcp::serve(shared, socket, listener.port().1, kind, of_tasks, ends));
+                    let port = listener.port().1;
+                    tasks.spawn(tcp::serve(shared, socket, (port, kind), of_tasks, ends, taking));
                 }
                 // `start` binds no others.
                 _ => {}
             }
-            self.running.insert(slot, Running { bound, tasks, closing, terms });
+            self.running.insert(slot, Running { bound, tasks, closing, taken_in, terms });
         }
     }
 
@@ -196,20 +209,21 @@ impl Listeners {
     }
 
     fn close(&mut self, wanted: &BTreeMap<Listener, Wanted>) -> impl Future<Output = ()> + Send + use<> {
+        let mut taking = Vec::new();
         while self.going.try_join_next().is_some() {}
-        self.sockets.retain(|_, socket| socket.strong_count() > 0);
+        self.sockets.retain(|_, socket| socket.back().is_some());
         for (slot, running) in std::mem::take(&mut self.running) {
             let (listener, number) = slot;
             if wanted.get(&listener).is_some_and(|wanted| number < wanted.sockets) {
                 self.running.insert(slot, running);
                 continue;
             }
-            let Running { bound, mut tasks, closing, .. } = running;
+            let Running { bound, mut tasks, closing, taken_in, .. } = running;
+            taking.push(taken_in);
+            sockets::share(&bound);
+            self.sockets.insert(slot, bound.parting());
             if let Listener::Http(..) = listener {
                 continue;
-            }
-            if let Bound::Udp(socket) = &bound {
-                self.sockets.insert(slot, Arc::downgrade(socket));
             }
             // Connections of a socket that goes from a place that stays are served as before.
             let lasts = listener.connects() && wanted.contains_key(&listener);
@@ -243,6 +257,10 @@ impl Listeners {
             stays
         });
         async move {
+            // That is no more than work of this machine's, and before it is done the sockets cannot be taken again.
+            for taken_in in taking {
+                let _ = taken_in.await;
+            }
             let all = async {
                 for ended in waiting {
                     // Its sender says nothing, it goes.
@@ -416,5 +434,27 @@ mod tests {
              b {\n timeouts {\n  idle 9s\n  maxtcpqueries 2\n }\n}\nc {\n}\nd:54\n");
         assert_eq!(seconds(&wanted, Listener::Tcp(None, 53)), ([7, 5, 9], 2));
         assert_eq!(seconds(&wanted, Listener::Tcp(None, 54)), ([3, 5, 10], u32::MAX));
+    }
+
+    /// Where a machine is short of time, a listener that goes may not have had its turn when its place is wanted again.
+    #[tokio::test]
+    async fn places_come_back_before_they_are_left() {
+        let free = |_| std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = [0; 3].map(free);
+        let [port, page, other] = free.each_ref().map(|listener| listener.local_addr().unwrap().port());
+        drop(free);
+        let config = |text: &str| Config::parse("Corefile", text, &Default::default(), 53).unwrap();
+        let all = config(&format!(".:{port} {{\n ready 127.0.0.1:{page}\n}}")).blocks;
+        let one = config(&format!(".:{port} {{\n bind 127.0.0.1\n}}")).blocks;
+        let none = config(&format!(".:{other} {{\n bind 127.0.0.1\n}}")).blocks;
+        let (shared, _fatal) = Shared::new(config("."), &crate::Settings::new("Corefile"));
+        let mut listeners = Listeners::new();
+        for blocks in [&all, &none, &all, &one, &all, &none, &one, &all] {
+            let fresh = listeners.bind(blocks).unwrap();
+            // Nobody waits: none of their tasks has run.
+            drop(listeners.retire(&fresh));
+            listeners.serve(&shared, fresh);
+        }
+        assert!(listeners.running.keys().all(|(listener, _)| [port, page].contains(&listener.port().1)));
     }
 }

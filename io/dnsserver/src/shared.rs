@@ -217,7 +217,8 @@ impl Shared {
         }
     }
 
-    fn detach(self: &Arc<Self>, effect: Effect) {
+    /// Carries out what nobody waits for.
+    pub(crate) fn detach(self: &Arc<Self>, effect: Effect) {
         match effect {
             Effect::Log(line) => self.log(&line),
             Effect::Fatal(why) => {

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
@@ -25,6 +25,31 @@ impl AsFd for Bound {
         match self {
             Bound::Udp(socket) => socket.as_fd(),
             Bound::Tcp(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// One that is about to be closed, or has been.
+pub(crate) enum Parting {
+    Udp(Weak<UdpSocket>),
+    Tcp(Weak<TcpListener>),
+}
+
+impl Bound {
+    pub(crate) fn parting(&self) -> Parting {
+        match self {
+            Bound::Udp(socket) => Parting::Udp(Arc::downgrade(socket)),
+            Bound::Tcp(listener) => Parting::Tcp(Arc::downgrade(listener)),
+        }
+    }
+}
+
+impl Parting {
+    /// It, where somebody still has it.
+    pub(crate) fn back(&self) -> Option<Bound> {
+        match self {
+            Parting::Udp(socket) => socket.upgrade().map(Bound::Udp),
+            Parting::Tcp(listener) => listener.upgrade().map(Bound::Tcp),
         }
     }
 }

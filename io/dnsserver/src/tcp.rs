@@ -12,11 +12,12 @@ use sealane_dns::chain::HttpServer;
 use sealane_dns::{Event, Transport};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use crate::fair::Connections;
 use crate::limits::Limits;
 use crate::patient::Patient;
 use crate::shared::{Shared, told};
@@ -70,21 +71,27 @@ fn most(kind: Kind, said: HttpServer) -> usize {
     }
 }
 
-/// Takes connections until told to end, and with those that wait by then; returns when the last of them has ended.
+/// Takes connections until told to end, and with those that wait by then; `taking` goes when there are no more. Returns
+/// when the last of them has ended.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     listener: Arc<TcpListener>,
-    port: u16,
-    kind: Kind,
+    (port, kind): (u16, Kind),
     terms: watch::Receiver<Terms>,
     mut ends: Ends,
+    taking: oneshot::Sender<()>,
 ) {
     let mut tasks = JoinSet::new();
     let closed = ends.place.clone();
+    let connections = Connections::new(most(kind, terms.borrow().limits.http));
     let serve = |tasks: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
         let client = Client { shared: shared.clone(), from: canonical(from), port, closed: closed.clone() };
+        let Some(place) = connections.place(&shared, port, client.from.ip()) else { return };
         let terms = terms.borrow().clone();
-        tasks.spawn(async move { drop(client.connected(stream, kind, terms).await) });
+        tasks.spawn(async move {
+            drop(client.connected(stream, kind, terms).await);
+            drop(place);
+        });
     };
     loop {
         while tasks.try_join_next().is_some() {}
@@ -113,6 +120,7 @@ pub(crate) async fn serve(
         }
     }
     drop(listener);
+    drop(taking);
     while tasks.join_next().await.is_some() {}
 }
 

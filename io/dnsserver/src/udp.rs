@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 use sealane_dns::prepared::{Changed, Prepared};
-use sealane_dns::{Event, Transport};
+use sealane_dns::{Event, MOST_WAITING, Transport};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -19,13 +19,20 @@ use crate::datagrams::{self, Client, Datagrams, Waiting};
 use crate::fair::Fair;
 use crate::shared::Shared;
 
-/// Queries that wait for upstreams at once; more are dropped, their clients ask again.
-const WAITING: usize = 16_384;
 /// A listener that has nothing to do looks about so often.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// From the moment on that a socket takes nothing in to the one when it has all.
 const AFTER: Duration = Duration::from_millis(2);
+
+/// What a socket has of what there is for all of its listener.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    /// For prepared answers, octets.
+    pub(crate) room: usize,
+    /// Queries that wait for upstreams, where they are shared out fairly.
+    pub(crate) waiting: usize,
+}
 
 /// A UDP listener at work.
 struct Udp {
@@ -33,6 +40,7 @@ struct Udp {
     datagrams: Arc<Datagrams>,
     socket: Arc<UdpSocket>,
     port: u16,
+    part: Part,
     waiting: Arc<Semaphore>,
     tasks: JoinSet<()>,
     /// Of the batch at hand.
@@ -82,7 +90,7 @@ impl Udp {
             self.seen = seen;
             if changed == Changed::All {
                 // It may be the configuration.
-                self.fair = Fair::renew(self.fair.take(), &self.shared, self.port, WAITING);
+                self.fair = Fair::renew(self.fair.take(), &self.shared, self.port, self.part.waiting);
             }
         }
     }
@@ -166,14 +174,14 @@ impl Udp {
     }
 }
 
-/// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then. `room`: for
-/// prepared answers, octets.
+/// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then; `taking`
+/// goes when that is in.
 pub(crate) async fn serve(
     (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
     socket: Arc<UdpSocket>,
     port: u16,
-    room: usize,
-    closed: watch::Receiver<bool>,
+    part: Part,
+    (closed, taking): (watch::Receiver<bool>, oneshot::Sender<()>),
 ) {
     let (ended, end) = oneshot::channel();
     let (of_thread, runtime, bound) = (shared.clone(), Handle::current(), socket.clone());
@@ -184,7 +192,7 @@ pub(crate) async fn serve(
         let _runtime = runtime.enter();
         let log = of_thread.clone();
         let tasks =
-            listen((of_thread, datagrams), &bound, (port, room), (&closed, &seen)).unwrap_or_else(|error| {
+            listen((of_thread, datagrams), &bound, (port, part), (&closed, &seen)).unwrap_or_else(|error| {
                 log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
                 JoinSet::new()
             });
@@ -205,6 +213,7 @@ pub(crate) async fn serve(
         if let Some(thread) = guard.thread.take() {
             let _ = thread.join();
         }
+        drop(taking);
         while tasks.join_next().await.is_some() {}
     }
 }
@@ -232,20 +241,22 @@ impl Drop for Thread {
 fn listen(
     (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
     socket: &Arc<UdpSocket>,
-    (port, room): (u16, usize),
+    (port, part): (u16, Part),
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
 ) -> std::io::Result<JoinSet<()>> {
     batch::prepare(socket, LOOK)?;
     batch::sleep_exactly();
     let (asks, mut asked) = mpsc::unbounded_channel();
     shared.counts(asks);
-    let prepared = Prepared::new(room, shared.now().random);
+    let prepared = Prepared::new(part.room, shared.now().random);
     let mut udp = Udp {
         shared,
         datagrams,
         socket: socket.clone(),
         port,
-        waiting: Arc::new(Semaphore::new(WAITING)),
+        part,
+        // The server itself refuses more (`MOST_WAITING`): this is for waiting until there are none.
+        waiting: Arc::new(Semaphore::new(MOST_WAITING)),
         tasks: JoinSet::new(),
         forwarded: Vec::new(),
         prepared,
@@ -292,7 +303,7 @@ fn listen(
     udp.count();
     // All places are free when nothing waits any more.
     let waiting = udp.waiting.clone();
-    udp.tasks.spawn(async move { drop(waiting.acquire_many(WAITING as u32).await) });
+    udp.tasks.spawn(async move { drop(waiting.acquire_many(MOST_WAITING as u32).await) });
     Ok(udp.tasks)
 }
 

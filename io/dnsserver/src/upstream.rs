@@ -1,5 +1,6 @@
 //! Questions to upstreams: datagrams from a port of their own each, streams that are kept for the next question.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,14 @@ use tokio_rustls::TlsConnector;
 
 use crate::outgoing::{Outgoing, Stream, answers, any};
 use crate::{grpc_client, tls};
+
+/// The longest datagram, octets.
+const LONGEST: usize = 65_535;
+
+thread_local! {
+    /// Where a datagram comes to: thousands that wait for one need no room each.
+    static RECEIVED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What connections that may take each other's place have in common.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -221,13 +230,19 @@ async fn udp(outgoing: &Outgoing<'_>, way: &mut Way) -> Result<Vec<u8>> {
         way.local = socket.local_addr().ok();
     }
     socket.send(outgoing.message).await?;
-    let mut buffer = vec![0; 65_535];
     loop {
-        let len = socket.recv(&mut buffer).await?;
-        // What is not the answer is a stranger's, who guesses (RFC 5452 section 9.1).
-        if answers(&buffer[..len], outgoing.message) {
-            buffer.truncate(len);
-            return Ok(buffer);
+        socket.readable().await?;
+        let came = RECEIVED.with_borrow_mut(|room| {
+            room.resize(LONGEST, 0);
+            let len = socket.try_recv(room)?;
+            // What is not the answer is a stranger's, who guesses (RFC 5452 section 9.1).
+            Ok::<_, Error>(answers(&room[..len], outgoing.message).then(|| room[..len].to_vec()))
+        });
+        match came {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -1,17 +1,18 @@
 //! What goes beyond CoreDNS and needs sockets to be seen: a shadow that is asked, a flood that is held back.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::UdpSocket;
+mod spawned;
+
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sealane_catalog::Snapshot;
 use sealane_dns::message::{Data, Record, rtype};
 use sealane_dns::{Message, decode, encode};
-use sealane_dnsserver::{DnsError, Settings, run};
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+use spawned::{Spawned, spawn};
 
 /// Long enough to mean that it never happens.
 const NEVER: Duration = Duration::from_secs(20);
@@ -30,40 +31,22 @@ fn free_port() -> u16 {
 struct Running {
     port: u16,
     metrics: u16,
-    _folder: tempfile::TempDir,
-    _snapshots: watch::Sender<Arc<Snapshot>>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<(), DnsError>>,
-    logs: Arc<Mutex<Vec<String>>>,
+    server: Spawned,
 }
 
 impl Running {
     /// Starts a server whose only block has these lines, and a page of metrics.
     async fn start(body: &str) -> Running {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("Corefile");
         let (port, metrics) = (free_port(), free_port());
         let text = format!(".:{port} {{\n bind 127.0.0.1\n prometheus 127.0.0.1:{metrics}\n{body}\n}}\n");
-        std::fs::write(&path, text).unwrap();
-        let mut settings = Settings::new(&path);
-        let logs = Arc::new(Mutex::new(Vec::new()));
-        let sink = logs.clone();
-        settings.log = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
-        let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::default()));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move {
-            run(settings, receiver, async {
-                let _ = stopped.await;
-            })
-            .await
-        });
-        let running = Running { port, metrics, _folder: folder, _snapshots: snapshots, stop, task, logs };
+        let server = spawn(&text);
+        let running = Running { port, metrics, server };
         until(|| running.logged("Running configuration")).await;
         running
     }
 
     fn logged(&self, text: &str) -> bool {
-        self.logs.lock().unwrap().iter().any(|line| line.contains(text))
+        self.server.logs.lock().unwrap().iter().any(|line| line.contains(text))
     }
 
     /// A series' value; 0 where it is not there.
@@ -85,8 +68,8 @@ impl Running {
     }
 
     async fn end(self) {
-        self.stop.send(()).unwrap();
-        tokio::time::timeout(NEVER, self.task).await.expect("an end").unwrap().unwrap();
+        self.server.stop.send(()).unwrap();
+        tokio::time::timeout(NEVER, self.server.task).await.expect("an end").unwrap().unwrap();
     }
 }
 
@@ -178,7 +161,7 @@ fn quiet(port: u16, enough: usize, counts: impl Fn() -> bool) {
 async fn a_flood_is_held_back_and_named_and_others_are_answered() {
     let lines = " hosts {\n 192.0.2.1 www.example\n }\n template IN A flood.example {\n rcode NXDOMAIN\n }";
     let server = Running::start(&format!(" fairness\n{lines}")).await;
-    let (port, logs) = (server.port, server.logs.clone());
+    let (port, logs) = (server.port, server.server.logs.clone());
     // How many are answered depends on what else the machine does: tests in simulated time count them.
     let asked = tokio::task::spawn_blocking(move || {
         let over = AtomicBool::new(false);
@@ -195,5 +178,41 @@ async fn a_flood_is_held_back_and_named_and_others_are_answered() {
     let client = |ip: &str| format!("sealane_dns_throttled_queries_total{{client=\"{ip}\"}}");
     assert!(server.metric(&client("127.0.0.2")).await > 0);
     assert_eq!(server.metric(&client("127.0.0.3")).await, 0);
+    server.end().await;
+}
+
+#[tokio::test]
+async fn one_client_does_not_have_all_connections() {
+    let port = free_port();
+    let bound = "grpc_server {\n  max_connections 4\n }";
+    let block = format!("}}\ngrpc://.:{port} {{\n bind 127.0.0.1\n fairness\n {bound}\n whoami");
+    let server = Running::start(&format!(" errors\n{block}")).await;
+    // Both sides of HTTP/2 begin with their settings (RFC 9113 section 3.4).
+    let begins = async |from: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+        let mut stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+        let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+        let mut settings = [0; 9];
+        let exchange = async {
+            stream.write_all(&begin).await?;
+            stream.read_exact(&mut settings).await
+        };
+        let begun = tokio::time::timeout(NEVER, exchange).await.expect("settings, or an end");
+        begun.ok().map(|_| stream)
+    };
+    // Alone it has half of them.
+    let mut greedy = Vec::new();
+    for _ in 0..5 {
+        greedy.extend(begins("127.0.0.2").await);
+    }
+    assert_eq!(greedy.len(), 2);
+    let other = begins("127.0.0.3").await;
+    assert!(other.is_some());
+    let client = |ip: &str| format!("sealane_dns_throttled_queries_total{{client=\"{ip}\"}}");
+    assert_eq!(server.metric(&client("127.0.0.2")).await, 3);
+    assert_eq!(server.metric(&client("127.0.0.3")).await, 0);
+    assert!(server.logged("plugin/fairness: 127.0.0.2 asks for more than its share"));
+    drop((greedy, other));
     server.end().await;
 }

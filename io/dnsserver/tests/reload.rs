@@ -16,7 +16,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-/// Long enough to mean that it never happens.
+/// Long enough to mean that it never happens; upstreams are given the same, so that a machine that is short of time
+/// makes no SERVFAIL.
 const NEVER: Duration = Duration::from_secs(20);
 const RELOADS: u32 = 100;
 
@@ -230,7 +231,7 @@ async fn a_hundred_reloads_lose_no_query() {
         let block = |keys: String| {
             format!(
                 "{keys} {{\n bind 127.0.0.1\n reload\n{sockets}{} hosts /nowhere {{\n  10.0.{}.1 here.example\n  fallthrough\n \
-                 }}\n forward . 127.0.0.1:{upstream} {{\n  prefer_udp\n }}\n prometheus 127.0.0.1:{metrics}\n}}\n",
+                 }}\n forward . 127.0.0.1:{upstream} {{\n  prefer_udp\n  read_timeout 20s\n }}\n prometheus 127.0.0.1:{metrics}\n}}\n",
                 plugins[n as usize % plugins.len()],
                 n % 250
             )
@@ -286,7 +287,7 @@ async fn addresses_change_without_a_lost_query() {
         let sockets = n / 2 % 3 + 1;
         format!(
             ".:{port} {{\n{bind} multisocket {sockets}\n reload\n hosts /nowhere {{\n  10.0.{n}.1 here.example\n  fallthrough\n }}\n \
-             forward . 127.0.0.1:{upstream}\n}}\n"
+             forward . 127.0.0.1:{upstream} {{\n  read_timeout 20s\n }}\n}}\n"
         )
     };
     let server = Running::start(&corefile(0)).await;
@@ -397,7 +398,7 @@ async fn an_answer_that_takes_long_outlives_its_port() {
         let corefile = |port: u16| {
             format!(
                 ".:{port} {{\n{bind} hosts /nowhere {{\n  10.0.0.1 here.example\n  fallthrough\n }}\n \
-                 forward . 127.0.0.1:{slow}\n}}\n"
+                 forward . 127.0.0.1:{slow} {{\n  read_timeout 20s\n }}\n}}\n"
             )
         };
         let server = Running::start(&corefile(port)).await;

@@ -1,6 +1,8 @@
 //! The server on loopback: sockets, an upstream of the test's own, a Corefile that changes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod spawned;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -17,6 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+
+use spawned::{Spawned, spawn};
 
 /// Long enough to mean that it never happens.
 const NEVER: Duration = Duration::from_secs(20);
@@ -117,21 +121,7 @@ impl Running {
 
     /// The same, as far as this line of the log.
     async fn start_until(port: u16, body: &str, line: &str) -> Running {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("Corefile");
-        std::fs::write(&path, corefile(port, body)).unwrap();
-        let mut settings = Settings::new(&path);
-        let logs = Arc::new(Mutex::new(Vec::new()));
-        let sink = logs.clone();
-        settings.log = Arc::new(move |line| sink.lock().unwrap().push(line.to_owned()));
-        let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::default()));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move {
-            run(settings, receiver, async {
-                let _ = stopped.await;
-            })
-            .await
-        });
+        let Spawned { folder, snapshots, stop, task, logs } = spawn(&corefile(port, body));
         let running = Running { port, folder, snapshots, stop: Some(stop), task, logs };
         running.wait_for_log(line).await;
         running

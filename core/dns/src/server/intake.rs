@@ -47,26 +47,26 @@ impl Server {
 
     /// The secret of a key: those of all blocks of a port are known to each (`NewServer` in core/dnsserver/server.go).
     fn tsig_secret(&self, port: u16, key: &Name) -> Option<&[u8]> {
-        let on_port = |state: &&BlockState| state.block.keys.iter().any(|key| key.port == port);
-        let links = self.blocks().iter().filter(on_port).flat_map(|state| &state.links);
+        let on_port = |state: &&BlockState| state.has(port);
+        let links = self.of_port(port).1.iter().filter(on_port).flat_map(|state| &state.links);
         links.map(|link| &link.plugin).find_map(|plugin| plugin.tsig_secret(key))
     }
 
     /// Finds the server block that a query is for: the longest zone around the name whose plugins accept it
-    /// (`ServeDNS` in core/dnsserver/server.go). The query is told; the block's place, or why there is none.
-    pub(super) fn place(&self, query: &mut Query) -> Result<usize, Failure> {
+    /// (`ServeDNS` in core/dnsserver/server.go). The query is told; the configuration's generation and the block's place
+    /// in it, or why there is none.
+    pub(super) fn place(&self, query: &mut Query) -> Result<(u64, usize), Failure> {
         let refused = Failure { rcode: rcode::REFUSED, why: None };
+        let (generation, blocks) = self.of_port(query.port);
         let Question { name, rtype, class } = query.question().clone();
         // CoreDNS's `EnableChaos`: one block opens the port for all.
-        let opens = |state: &BlockState| {
-            state.block.settings.other_classes && state.block.keys.iter().any(|key| key.port == query.port)
-        };
-        if class != CLASS_IN && !self.blocks().iter().any(opens) {
+        let opens = |state: &BlockState| state.block.settings.other_classes && state.has(query.port);
+        if class != CLASS_IN && !blocks.iter().any(opens) {
             query.labels = dropped(query.port);
             return Err(refused);
         }
         let (mut candidates, mut found) = (Vec::new(), None);
-        for (at, state) in self.blocks().iter().enumerate() {
+        for (at, state) in blocks.iter().enumerate() {
             for (key, labels) in state.block.keys.iter().zip(&state.labels) {
                 if key.port == query.port && name.is_within(&key.zone) {
                     candidates.push((key.zone.wire().len(), at, labels));
@@ -81,7 +81,7 @@ impl Server {
             if found.is_some() && len == ROOT {
                 break;
             }
-            let state = &self.blocks()[at];
+            let state = &blocks[at];
             query.block = state.block.clone();
             query.labels = labels.clone();
             let peers = Peers::new(&state.links, &[]);
@@ -93,9 +93,9 @@ impl Server {
             }
         }
         if let Some((at, labels)) = found {
-            query.block = self.blocks()[at].block.clone();
+            query.block = blocks[at].block.clone();
             query.labels = labels;
-            return Ok(at);
+            return Ok((generation, at));
         }
         query.block = std::sync::Arc::default();
         query.labels = dropped(query.port);

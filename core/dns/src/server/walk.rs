@@ -4,12 +4,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Chains, Effect, Server};
+use super::{Chains, Effect, MOST_WAITING, Server};
 use crate::chain::{
     Answer, Ask, Context, Deed, Failure, Flow, Keeping, MAX_DEPTH, Note, Now, Peers, Plugin, Query,
     Transport, Up, Via,
 };
 use crate::message::{Message, Question, decode, encode, encode_within, rcode, rtype};
+use crate::metrics::Family;
+
+static CROWDED: Family = Family::counter(
+    "sealane_dns_waiting_rejects_total",
+    "Queries that were refused, since as many as the server keeps at once were waiting for upstreams.",
+);
 
 /// What an `Ask` or a `Wait` is for; handed back with its outcome.
 #[derive(Debug)]
@@ -133,11 +139,11 @@ impl Server {
     /// A walk that stands before its block's first plugin.
     fn enter(&self, mut query: Query, waits: Waits) -> (Box<Walk>, Turn) {
         let found = self.place(&mut query);
-        let generation = self.chains.last().map_or(0, |chains| chains.generation);
+        let (generation, block) = found.as_ref().copied().unwrap_or_default();
         let walk = Box::new(Walk {
             query,
             generation,
-            block: found.as_ref().copied().unwrap_or(0),
+            block,
             place: 0,
             note: Note::default(),
             passed: Vec::new(),
@@ -317,6 +323,10 @@ impl Server {
                 Turn::Said(Flow::Ask(_) | Flow::Wait(_)) if given_up(&walk.query, now) => {
                     Turn::Failed(late())
                 }
+                Turn::Said(Flow::Ask(_) | Flow::Wait(_)) if self.waiting() >= MOST_WAITING => {
+                    self.metrics.count(&CROWDED, "");
+                    Turn::Failed(crowded())
+                }
                 Turn::Said(Flow::Ask(ask)) => return self.ask(walk, ask, now, out),
                 Turn::Said(Flow::Wait(time)) => return self.wait(walk, time, now, out),
                 Turn::Said(Flow::Lookup(_)) if walk.query.depth >= MAX_DEPTH => {
@@ -439,13 +449,14 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) -> Option<(Box<Walk>, Turn)> {
-        let Walk { mut query, by, more, waits, block, .. } = *walk;
+        let Walk { mut query, by, more, waits, block, generation, .. } = *walk;
         match waits {
             Waits::Nobody => None,
             Waits::Client => {
                 let bytes = last_form(&mut query, &mut message, now);
+                let lasts = more.is_empty() && self.in_force() == Some(generation);
                 self.preparation =
-                    if more.is_empty() { self.prepare((block, by), &query, &message, &bytes) } else { None };
+                    if lasts { self.prepare((block, by), &query, &message, &bytes) } else { None };
                 self.account(&query, &message, bytes.len(), by, now);
                 out.push(Effect::Reply(bytes));
                 for mut next in more {
@@ -591,6 +602,12 @@ fn within(query: &Query, time: Duration, now: Now) -> Duration {
 /// The reason in the words of Go's contexts, which `errors { consolidate }` lines of Corefiles match.
 fn late() -> Failure {
     Failure { rcode: rcode::SERVFAIL, why: Some("context deadline exceeded".to_owned()) }
+}
+
+/// As `forward` answers beyond its `max_concurrent`.
+fn crowded() -> Failure {
+    let why = format!("concurrent queries exceeded maximum {MOST_WAITING} of the server");
+    Failure { rcode: rcode::REFUSED, why: Some(why) }
 }
 
 /// A message as it goes to the client, signed where it must be.

@@ -4,7 +4,7 @@ use sealane_catalog::Source;
 use sealane_dns::{Config, Event, Server};
 use serde_json::{Value, json};
 
-use crate::cluster::{at, check, dig_from, server, service, show, snapshot_of};
+use crate::cluster::{check, dig_from, knowing, server, service, show};
 
 fn objects() -> Vec<(Source, Value)> {
     vec![
@@ -34,9 +34,7 @@ fn with(pods: &str) -> Server {
             }}
         }}"
     );
-    let mut server = server(&corefile);
-    server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
-    server
+    knowing(&corefile, &objects())
 }
 
 #[test]
@@ -90,10 +88,8 @@ fn pods_have_to_be_known() {
 
 #[test]
 fn a_file_with_a_search_list() {
-    let mut server = server(
-        ". {\n autopath /search.conf\n hosts /none {\n 192.0.2.1 a.b.example\n fallthrough\n }\n kubernetes example\n}",
-    );
-    server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
+    let corefile = ". {\n autopath /search.conf\n hosts /none {\n 192.0.2.1 a.b.example\n fallthrough\n }\n kubernetes example\n}";
+    let mut server = knowing(corefile, &objects());
     check(
         &mut server,
         "? a.a.example A

@@ -321,6 +321,29 @@ fn a_query_ends_with_the_configuration_that_it_began_with() {
     assert_eq!(texts(&server.step(Event::Answer { pending: lost, bytes: &bytes }, at(70_001))), "SERVFAIL");
 }
 
+/// What had come in by a port before a configuration without it took over may come after.
+#[test]
+fn a_port_that_went_is_answered_for_as_it_was() {
+    let mut server = server("example {\n act answer old\n}\nexample:54 {\n act answer gone\n}");
+    let from = |server: &mut Server, port: u16, millis: u64| {
+        let bytes = encode(&query("x.example TXT"), 512);
+        let client = "10.244.0.9:4242".parse().unwrap();
+        let event = Event::Query { port, transport: Transport::Udp, client, bytes: &bytes };
+        texts(&server.step(event, at(millis)))
+    };
+    assert_eq!(from(&mut server, 54, 0), "gone");
+    server.configure(config("example {\n act answer new\n}"), at(10));
+    assert_eq!([from(&mut server, 53, 20), from(&mut server, 54, 20)], ["new", "gone"]);
+    // One more reload changes nothing about that; one that has the port again does.
+    server.configure(config("example {\n act answer newer\n}"), at(30));
+    assert_eq!([from(&mut server, 53, 40), from(&mut server, 54, 40)], ["newer", "gone"]);
+    server.configure(config("example:54 {\n act answer back\n}"), at(50));
+    assert_eq!([from(&mut server, 53, 60), from(&mut server, 54, 60)], ["newer", "back"]);
+    // After a while nothing can be on its way any more.
+    server.step(Event::Tick, at(11_000));
+    assert_eq!([from(&mut server, 53, 11_000), from(&mut server, 54, 11_000)], ["REFUSED", "back"]);
+}
+
 #[test]
 fn views_choose_between_blocks_of_one_zone() {
     let corefile = "example {\n act view in 10.244.0.9\n later answer inside\n}\n\

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sealane_dns::message::rcode;
-use sealane_dns::{Effect, Event, Message, Now, Server, Transport, decode, encode};
+use sealane_dns::{Effect, Event, MOST_WAITING, Message, Now, Server, Transport, decode, encode};
 
 use crate::cluster::{ask, at, dig, query, server, synced};
 
@@ -111,6 +111,35 @@ fn an_hour_without_upstreams_ends_with_the_first_check() {
     // They are there: nobody looks after them any more.
     let effects = server.step(Event::Tick, at(HOUR + 10_000));
     assert_eq!(carry_out(&mut server, effects, true, now).1, 0);
+}
+
+/// Of two `forward`s without `max_concurrent`, together.
+#[test]
+fn no_more_wait_than_the_server_keeps() {
+    let mut server = server(".:53 {\n forward . 192.0.2.53\n}\nb.example:53 {\n forward . 192.0.2.54\n}");
+    let now = at(0);
+    let asks = |server: &mut Server, number: usize| {
+        let name = format!("n{number}.{}.example A", ["a", "b"][number % 2]);
+        ask(server, &query(&name), Transport::Udp, now).remove(0)
+    };
+    let mut waiting: Vec<Effect> = (0..MOST_WAITING).map(|number| asks(&mut server, number)).collect();
+    assert!(waiting.iter().all(|effect| matches!(effect, Effect::Ask { .. })));
+    for number in 0..3 {
+        let Effect::Reply(bytes) = asks(&mut server, number) else { panic!("one more waits") };
+        assert_eq!(decode(&bytes).unwrap().rcode, rcode::REFUSED);
+    }
+    let mut page = String::new();
+    server.render_metrics(&mut page);
+    assert!(page.contains("\nsealane_dns_waiting_rejects_total 3\n"), "{page}");
+    // A place that is left is another's.
+    assert_eq!(carry_out(&mut server, waiting.split_off(MOST_WAITING - 1), true, now).0.len(), 1);
+    waiting.push(asks(&mut server, 1));
+    assert!(matches!(waiting.last(), Some(Effect::Ask { .. })));
+    assert!(matches!(asks(&mut server, 2), Effect::Reply(_)));
+    // And nothing stays behind.
+    let (replies, _) = carry_out(&mut server, waiting, true, now);
+    assert_eq!(replies.len(), MOST_WAITING);
+    assert!(matches!(asks(&mut server, 3), Effect::Ask { .. }));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use sealane_catalog::{Builder, Source};
 use sealane_dns::{Config, Event, Server};
 use serde_json::{Value, json};
 
-use crate::cluster::{at, check, dig, relisted, server, slice, snapshot_of};
+use crate::cluster::{at, check, dig, knowing, relisted, server, slice};
 
 pub fn objects() -> Vec<(Source, Value)> {
     let object = |name: &str, spec: Value, ingress: Value| {
@@ -60,9 +60,7 @@ fn with(options: &str) -> Server {
             }}
         }}"
     );
-    let mut server = server(&corefile);
-    server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
-    server
+    knowing(&corefile, &objects())
 }
 
 const SOA: &str =

@@ -7,7 +7,7 @@ use sealane_dns::chain::{ApiAccess, ClientFiles};
 use sealane_dns::{Config, Event, Server};
 use serde_json::{Value, json};
 
-use crate::cluster::{at, check, dig, dig_from, server, service, slice, snapshot_of};
+use crate::cluster::{at, check, dig, dig_from, knowing, server, service, slice, snapshot_of};
 
 fn objects() -> Vec<(Source, Value)> {
     let http = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
@@ -62,9 +62,7 @@ fn objects() -> Vec<(Source, Value)> {
 
 fn with(options: &str) -> Server {
     let corefile = format!(". {{\n kubernetes cluster.local {{\n ttl 30\n {options}\n }}\n}}");
-    let mut server = server(&corefile);
-    server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
-    server
+    knowing(&corefile, &objects())
 }
 
 #[test]
@@ -88,23 +86,17 @@ fn zonal_names() {
             + 172-0-0-2.db.prod.svc.cluster.local. 30 IN A 172.0.0.2
             + 172-0-0-3.db.prod.svc.cluster.local. 30 IN A 172.0.0.3
         ? nowhere.pin._zone.db.prod.svc.cluster.local A
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? nowhere.pin._zone.db.prod.svc.cluster.local TXT
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? us-west-2a.pin._zone.db.prod.svc.cluster.local MX
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? us-west-2a.florp._zone.db.prod.svc.cluster.local A
-            NXDOMAIN aa,rd
-            N SOA
+            NXDOMAIN
         ? us-west-2a.pin._zone.vip.prod.svc.cluster.local A
-            NXDOMAIN aa,rd
-            N SOA
+            NXDOMAIN
         ? us-west-2a.pin._zone.ghost.prod.svc.cluster.local A
-            NXDOMAIN aa,rd
-            N SOA",
+            NXDOMAIN",
     );
     let all = dig(&mut with("zonal"), "nowhere.prefer._zone.db.prod.svc.cluster.local A");
     assert_eq!(all.lines().count(), 6, "{all}");
@@ -124,8 +116,7 @@ fn endpoints_are_those_that_are_ready() {
             NOERROR aa,rd
             p-0.peers.prod.svc.cluster.local. 30 IN A 172.0.1.1
         ? p-2.peers.prod.svc.cluster.local A
-            NXDOMAIN aa,rd
-            N SOA",
+            NXDOMAIN",
     );
 }
 
@@ -146,32 +137,23 @@ fn names_that_share_and_names_between() {
             + dup-name.twins.prod.svc.cluster.local. 30 IN A 172.0.2.4
             + dup-name.twins.prod.svc.cluster.local. 30 IN A 172.0.2.5
         ? svc.cluster.local NS
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? prod.svc.cluster.local NS
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? foo.cluster.local NS
-            NXDOMAIN aa,rd
-            N SOA
+            NXDOMAIN
         ? foo.svc.cluster.local NS
-            NXDOMAIN aa,rd
-            N SOA
+            NXDOMAIN
         ? pod.cluster.local A
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? cluster.local HINFO
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? vip.prod.svc.cluster.local TXT
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? ghost.nowhere.svc.cluster.local TXT
-            NXDOMAIN aa,rd
-            N SOA
+            NXDOMAIN
         ? vip.prod.svc.cluster.local SOA
-            NOERROR aa,rd
-            N SOA",
+            NODATA",
     );
 }
 
@@ -186,14 +168,12 @@ fn pods_have_two_families() {
             NOERROR aa,rd
             fd00-1--9.prod.pod.cluster.local. 30 IN AAAA fd00:1::9
         ? fd00-1--9.prod.pod.cluster.local A
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? fd00-1-0-0-0-0-0-9.prod.pod.cluster.local AAAA
             NOERROR aa,rd
             fd00-1-0-0-0-0-0-9.prod.pod.cluster.local. 30 IN AAAA fd00:1::9
         ? fd00-1--8.prod.pod.cluster.local AAAA
-            NXDOMAIN aa,rd
-            N SOA",
+            NXDOMAIN",
     );
 }
 
@@ -205,17 +185,13 @@ fn grpc_config() {
             NOERROR aa,rd
             _grpc_config.db.prod.svc.cluster.local. 30 IN TXT "grpc_config=[{\"serviceConfig\":{\"loadBalancingConfig\":[{\"round_robin\":{}}]}}]"
         ? _grpc_config.db.prod.svc.cluster.local A
-            NOERROR aa,rd
-            N SOA
+            NODATA
         ? _grpc_config.vip.prod.svc.cluster.local TXT
-            NXDOMAIN aa,rd
-            N SOA
+            NXDOMAIN
         ? _grpc_config.vip.prod.svc.cluster.local A
-            NXDOMAIN aa,rd
-            N SOA
+            NXDOMAIN
         ? db.prod.svc.cluster.local TXT
-            NOERROR aa,rd
-            N SOA"#,
+            NODATA"#,
     );
     // The text is JSON behind its attribute (gRFC A2).
     let reply = dig_from(&mut with("grpc_config"), "10.0.0.1", "_grpc_config.db.prod.svc.cluster.local TXT");
@@ -318,8 +294,7 @@ fn refused() {
 fn the_documentations_corefile() {
     let text = include_str!("../../../../docs/dns.md");
     let corefile = text.split("```").find(|part| part.trim_start().starts_with(".:53 {")).unwrap();
-    let mut server = server(corefile);
-    server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
+    let mut server = knowing(corefile, &objects());
     let found = dig(&mut server, "_grpc_config.db.prod.svc.cluster.local TXT");
     let record = found.split(" TXT ").nth(1).unwrap();
     assert!(text.contains(record), "{record}");

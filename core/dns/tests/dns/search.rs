@@ -5,7 +5,7 @@ use sealane_dns::message::rcode;
 use sealane_dns::{Effect, Event, Server, Transport, decode, encode};
 use serde_json::{Value, json};
 
-use crate::cluster::{ask, at, check, dig, dig_from, query, server, service, show, slice, snapshot_of};
+use crate::cluster::{ask, at, check, dig, dig_from, knowing, query, server, service, show, slice};
 
 fn objects() -> Vec<(Source, Value)> {
     let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
@@ -46,9 +46,7 @@ fn corefile(options: &str) -> String {
 }
 
 fn with(options: &str) -> Server {
-    let mut server = server(&corefile(options));
-    server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
-    server
+    knowing(&corefile(options), &objects())
 }
 
 #[test]
@@ -129,9 +127,7 @@ fn names_of_the_cluster_stay_its_own() {
 fn server_with_fallthrough() -> Server {
     let text = ". {\n hosts /none {\n 192.0.2.80 x.com\n 192.0.2.99 x.com.default.svc.cluster.local\n fallthrough\n }\n \
                 kubernetes cluster.local {\n search collapse\n fallthrough\n }\n}";
-    let mut server = server(text);
-    server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
-    server
+    knowing(text, &objects())
 }
 
 /// What the upstream says to the bare name, and what the client gets.
@@ -187,11 +183,8 @@ fn a_search_ends_where_it_would_have() {
         "_tcp",
     ];
     let text = |options: &str| corefile(options).replace("forward . /resolv.conf", "");
-    let [mut plain, mut collapsing] = ["", "search collapse"].map(|options| {
-        let mut server = server(&text(options));
-        server.step(Event::Snapshot(snapshot_of(&objects())), at(0));
-        server
-    });
+    let [mut plain, mut collapsing] =
+        ["", "search collapse"].map(|options| knowing(&text(options), &objects()));
     let longer = |names: &[String]| -> Vec<String> {
         names.iter().flat_map(|name| words.map(|word| format!("{word}.{name}"))).collect()
     };

@@ -4,7 +4,7 @@ use sealane_catalog::{Builder, Source};
 use sealane_dns::{Event, Server};
 use serde_json::{Value, json};
 
-use crate::cluster::{at, dig_from, relisted, server, service, slice, snapshot_of};
+use crate::cluster::{at, dig_from, knowing, relisted, server, service, slice};
 
 fn node(name: &str, zone: &str, cidr: &str, address: &str) -> (Source, Value) {
     let labels = json!({"topology.kubernetes.io/zone": zone});
@@ -41,9 +41,7 @@ fn cluster(spec: Value, hints: impl Fn(usize) -> Value) -> Vec<(Source, Value)> 
 fn with(options: &str, objects: &[(Source, Value)]) -> Server {
     let corefile =
         format!(".:53 {{\n loadbalance\n cache 30\n kubernetes cluster.local {{\n {options}\n }}\n}}");
-    let mut server = server(&corefile);
-    server.step(Event::Snapshot(snapshot_of(objects)), at(0));
-    server
+    knowing(&corefile, objects)
 }
 
 /// The nodes of the answers, in order, runs of the same as one: "1,2 3" is n1 and n2 mixed, then n3.

@@ -3,8 +3,7 @@
 use super::{Cluster, PORTS, address, protocol, target_port};
 use crate::{Cidr, PodInterface};
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Ingress, Labels, NamespacedName, Service, ServicePort, ServiceType, Slice,
-    TrafficPolicy,
+    Endpoint, EndpointPort, Entry, Ingress, NamespacedName, ServicePort, ServiceType, Slice, TrafficPolicy,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,38 +42,9 @@ pub(super) fn node(cluster: &mut Cluster, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn key(name: &str) -> NamespacedName {
-    NamespacedName::new("default", name)
-}
-
-fn empty(name: &str) -> Service {
-    Service {
-        key: key(name),
-        revision: 1,
-        created: 0,
-        kind: ServiceType::ClusterIp,
-        headless: false,
-        cluster_ips: vec![],
-        external_name: "".into(),
-        ports: vec![],
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        external_ips: vec![],
-        ingress: vec![],
-        source_ranges: vec![],
-        health_check_node_port: 0,
-        publish_not_ready: false,
-        traffic_distribution: "".into(),
-        grpc_policy: None,
-        labels: Labels::default(),
-        annotations: Labels::default(),
-    }
-}
-
 pub(super) fn service(cluster: &mut Cluster, text: &str) -> Result<(), String> {
     let mut words = text.split_whitespace();
-    let mut service = empty(words.next().ok_or("a service has a name")?);
+    let mut service = super::service(words.next().ok_or("a service has a name")?);
     let mut node_ports = false;
     match words.next().ok_or("a service has a type")? {
         "ClusterIP" => {}
@@ -116,8 +86,8 @@ pub(super) fn service(cluster: &mut Cluster, text: &str) -> Result<(), String> {
     if !node_ports {
         service.ports.iter_mut().for_each(|p| p.node_port = 0);
     }
-    let entry = Entry { slices: vec![], service: Some(Arc::new(service)) };
-    cluster.services.push((entry.service.as_ref().map_or_else(|| key(""), |s| s.key.clone()), entry));
+    let key = service.key.clone();
+    cluster.services.push((key, Entry { slices: vec![], service: Some(Arc::new(service)) }));
     Ok(())
 }
 

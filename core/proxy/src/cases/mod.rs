@@ -18,12 +18,39 @@
 mod given;
 
 use crate::{Backend, Fate, NodeContext, Packet};
-use sealane_catalog::{Entry, NamespacedName, Protocol};
+use sealane_catalog::{Entry, Labels, NamespacedName, Protocol, Service, ServiceType, TrafficPolicy};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// The table's text.
 pub const PACKETS: &str = include_str!("packets.table");
+
+/// A Service of the namespace `default` of type ClusterIP, without addresses and ports: where tests begin.
+#[must_use]
+pub fn service(name: &str) -> Service {
+    Service {
+        key: NamespacedName::new("default", name),
+        revision: 1,
+        created: 0,
+        kind: ServiceType::ClusterIp,
+        headless: false,
+        cluster_ips: vec![],
+        external_name: "".into(),
+        ports: vec![],
+        affinity_seconds: None,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        external_ips: vec![],
+        ingress: vec![],
+        source_ranges: vec![],
+        health_check_node_port: 0,
+        publish_not_ready: false,
+        traffic_distribution: "".into(),
+        grpc_policy: None,
+        labels: Labels::default(),
+        annotations: Labels::default(),
+    }
+}
 
 /// Some Services on a node, and packets that meet them.
 #[derive(Clone, Debug)]

@@ -1,12 +1,9 @@
 //! Network namespaces that are gone with the test: each belongs to a thread that made it, and to nobody else.
 #![allow(dead_code)]
 
-use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Labels, NamespacedName, Protocol, Service, ServicePort, ServiceType,
-    Slice, TrafficPolicy,
-};
+use sealane_catalog::{Endpoint, EndpointPort, Entry, NamespacedName, Protocol, Service, ServicePort, Slice};
 use sealane_dataplane::{IptablesSink, NftSink, Variant, netlink_socket};
-use sealane_proxy::{NodeContext, RuleSink, Table};
+use sealane_proxy::{NodeContext, RuleSink, Table, cases};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -209,26 +206,9 @@ pub fn service(text: &str, cluster_ips: &[&str]) -> Service {
         app_protocol: "".into(),
     };
     Service {
-        key: name(text),
-        revision: 1,
-        created: 0,
-        kind: ServiceType::ClusterIp,
-        headless: false,
         cluster_ips: cluster_ips.iter().map(|a| a.parse().unwrap()).collect(),
-        external_name: "".into(),
         ports: [port(Protocol::Tcp, "t"), port(Protocol::Udp, "u")].into(),
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        external_ips: vec![],
-        ingress: vec![],
-        source_ranges: vec![],
-        health_check_node_port: 0,
-        publish_not_ready: false,
-        traffic_distribution: "".into(),
-        grpc_policy: None,
-        labels: Labels::default(),
-        annotations: Labels::default(),
+        ..cases::service(text)
     }
 }
 
