@@ -136,11 +136,11 @@ pub(super) fn static_chains(node: &NodeContext, ipv6: bool) -> BTreeMap<(TableNa
 fn from_pods(node: &NodeContext, ipv6: bool) -> Vec<String> {
     let ranges = node.pod_cidrs.iter().filter(|c| c.network().is_ipv6() == ipv6);
     let ranges = ranges.map(|range| format!("-s {}", shown(range)));
-    let link = node.pod_interface.as_ref().and_then(|interface| match interface {
-        PodInterface::Named(name) => Some(name.to_string()),
+    let link = node.pod_interface.as_ref().map(|interface| match interface {
+        PodInterface::Named(name) => name.to_string(),
         // A prefix as long as a name is one.
-        PodInterface::Prefix(prefix) if prefix.len() == LONGEST_LINK => Some(prefix.to_string()),
-        PodInterface::Prefix(prefix) => Some(format!("{prefix}+")),
+        PodInterface::Prefix(prefix) if prefix.len() == LONGEST_LINK => prefix.to_string(),
+        PodInterface::Prefix(prefix) => format!("{prefix}+"),
     });
     let link = link.filter(|name| (1..=LONGEST_LINK).contains(&name.len()));
     ranges.chain(link.map(|name| format!("-i {name}"))).collect()
