@@ -2,7 +2,6 @@
 
 mod feed;
 mod servers;
-pub(crate) mod sinks;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -18,8 +17,8 @@ use sealane_proxy::config::{Config, Flags, Problem, USAGE};
 use sealane_proxy::{NodeContext, Table};
 use tokio::sync::watch;
 
-use self::sinks::{Choice, Sinks};
 use crate::cli::LogFormat;
+use crate::sinks::{Choice, Sinks, clear_all};
 
 /// Between two looks at the configuration file.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,7 +57,7 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
             .map_err(|e| format!("proxy: cannot write {path}: {e}"));
     }
     if flags.cleanup {
-        return sinks::clear_all().map_err(|e| format!("proxy: the rules could not be removed: {e}"));
+        return clear_all().map_err(|e| format!("proxy: the rules could not be removed: {e}"));
     }
     set_conntrack(&config.conntrack).iter().for_each(|why| tracing::warn!("{why}"));
     if flags.init_only {

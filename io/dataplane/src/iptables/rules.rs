@@ -306,7 +306,9 @@ impl Rule {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> (Vec<(bool, Match)>, Action) {
+    type Matches = Vec<(bool, Match)>;
+
+    fn parsed(text: &str) -> (Matches, Action) {
         let rule = rule(text);
         (rule.matches, rule.action)
     }
@@ -318,7 +320,7 @@ mod tests {
     #[test]
     fn what_is_printed_is_understood() {
         let tcp = (false, Match::Protocol(Protocol::Tcp));
-        let table: Vec<(&str, Vec<(bool, Match)>, Action)> = vec![
+        let table: Vec<(&str, Matches, Action)> = vec![
             (
                 "-d 10.96.0.1/32 -p tcp -m comment --comment \"default/kubernetes:https cluster IP\" -m tcp --dport 443 \
                  -j KUBE-SVC-A",
