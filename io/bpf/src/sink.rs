@@ -1,0 +1,173 @@
+//! The sink: frontends in maps.
+
+use crate::destroy::{self, Dead};
+use crate::generation::{Generation, Refusal, Sizes};
+use crate::{BpfError, Sockets, cgroup, read};
+use sealane_catalog::Protocol;
+use sealane_proxy::{Backend, Change, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Puts frontends into eBPF maps, and the programs that read them into a cgroup. A change costs what changed.
+///
+/// A connection looks up one frontend, which is exchanged whole: a changed target gets fresh places in the map of
+/// backends, and the old ones are written again only when no program can be reading them. `replace` makes new maps and
+/// programs, and takes the old ones away when the new ones are in force.
+#[derive(Debug)]
+pub struct BpfSink {
+    path: PathBuf,
+    cgroup: File,
+    own: Vec<IpAddr>,
+    installed: BTreeMap<FrontendKey, Arc<Frontend>>,
+    live: Option<Generation>,
+    /// Flows whose end is due: backends of UDP that a frontend lost, endpoints of TCP that are gone altogether.
+    dead: Dead,
+    destroyed: u64,
+}
+
+impl BpfSink {
+    /// A sink for the processes of a cgroup of version 2 and those below it. Processes that are in none of them, and
+    /// machines outside, are for packets' rules. Nothing is loaded before the first `replace`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such cgroup.
+    pub fn open(cgroup: &Path) -> Result<Self, BpfError> {
+        Ok(Self {
+            cgroup: cgroup::open(cgroup)?,
+            path: cgroup.to_owned(),
+            own: Vec::new(),
+            installed: BTreeMap::new(),
+            live: None,
+            dead: Dead::default(),
+            destroyed: 0,
+        })
+    }
+
+    /// Ends, with the next `settle`, what connections of TCP the programs led to endpoints that no slice has any more:
+    /// nobody is there who could end them.
+    pub fn left(&mut self, endpoints: impl IntoIterator<Item = Backend>) {
+        self.dead.gone.extend(endpoints);
+    }
+
+    /// How many sockets were ended because their endpoint was gone.
+    pub fn destroyed(&self) -> u64 {
+        self.destroyed
+    }
+
+    /// The maps as they are, to trace connections through.
+    ///
+    /// # Errors
+    ///
+    /// They could not be read.
+    pub fn sockets(&self) -> Result<Sockets, BpfError> {
+        let Some(live) = &self.live else {
+            return Ok(Sockets { frontends: Installed::new(), cluster: BTreeSet::new() });
+        };
+        Ok(Sockets { frontends: read::frontends(live)?, cluster: read::cluster(live)? })
+    }
+
+    /// Takes the programs away.
+    pub fn clear(&mut self) {
+        self.live = None;
+        self.installed.clear();
+    }
+
+    /// New maps and programs in the place of the old.
+    fn rebuild(&mut self) -> Result<(), BpfError> {
+        let mut fresh = Generation::load(Sizes::of(self.installed.values()), self.own.clone())?;
+        for frontend in self.installed.values() {
+            match fresh.set(frontend) {
+                Ok(()) => {}
+                Err(Refusal::Failed(error)) => return Err(error),
+                Err(Refusal::Full) => return Err(BpfError::Foreign("backends")),
+            }
+        }
+        if let Some(old) = &self.live {
+            fresh.inherit(old)?;
+        }
+        fresh.attach(&self.cgroup)?;
+        self.live = Some(fresh);
+        Ok(())
+    }
+
+    /// Notes which flows of UDP a change leaves at backends that no longer serve them.
+    fn note(&mut self, before: Option<&Frontend>, after: Option<&Frontend>) {
+        let Some(before) = before.filter(|f| f.key.protocol == Protocol::Udp) else { return };
+        let kept: BTreeSet<Backend> = after.into_iter().flat_map(|f| f.flows_to()).copied().collect();
+        let lost = before.flows_to().filter(|b| !kept.contains(b)).map(|b| (*b, before.key));
+        self.dead.lost.extend(lost);
+        if let Some(after) = after {
+            for backend in kept {
+                self.dead.lost.remove(&(backend, after.key));
+            }
+        }
+    }
+}
+
+impl RuleSink for BpfSink {
+    type Error = BpfError;
+
+    fn replace(
+        &mut self,
+        node: &NodeContext,
+        frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
+    ) -> Result<(), BpfError> {
+        self.own = node.addresses.iter().chain(&node.node_port_addresses).copied().collect();
+        let old = std::mem::replace(&mut self.installed, frontends.clone());
+        for (key, before) in &old {
+            self.note(Some(before), frontends.get(key).map(|f| &**f));
+        }
+        self.rebuild()
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Result<(), BpfError> {
+        let mut full = false;
+        for change in changes {
+            self.note(change.before().map(|f| &**f), change.after().map(|f| &**f));
+            let key = change.key();
+            match change.after() {
+                Some(new) => self.installed.insert(key, new.clone()),
+                None => self.installed.remove(&key),
+            };
+            let Some(live) = self.live.as_mut().filter(|_| !full) else {
+                full = true;
+                continue;
+            };
+            let done = match change.after() {
+                Some(new) => live.set(new),
+                None => live.remove(&key).map_err(Refusal::from),
+            };
+            match done {
+                Ok(()) => {}
+                Err(Refusal::Full) => full = true,
+                Err(Refusal::Failed(error)) => return Err(error),
+            }
+        }
+        if full { self.rebuild() } else { Ok(()) }
+    }
+
+    fn settle(&mut self) -> Result<(), BpfError> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        live.tidy()?;
+        let dead = std::mem::take(&mut self.dead);
+        if !dead.is_empty() {
+            self.destroyed += destroy::end_sockets(&self.path, &live.flows, &dead)?;
+        }
+        Ok(())
+    }
+
+    fn intact(&mut self) -> Result<bool, BpfError> {
+        match &self.live {
+            Some(live) => live.is_attached(&self.cgroup),
+            None => Ok(self.installed.is_empty()),
+        }
+    }
+
+    fn read_back(&mut self) -> Result<Installed, BpfError> {
+        self.live.as_ref().map_or_else(|| Ok(Installed::new()), read::frontends)
+    }
+}
