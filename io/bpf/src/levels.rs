@@ -52,6 +52,13 @@ impl<P: RuleSink> RuleSink for Levels<P> {
         self.sockets.settle().map_err(LevelsError::Sockets)
     }
 
+    fn forget_flows(&mut self) -> Result<(), Self::Error> {
+        // One that fails is no reason for the other to wait.
+        let sockets = self.sockets.forget_flows();
+        self.packets.forget_flows().map_err(LevelsError::Packets)?;
+        sockets.map_err(LevelsError::Sockets)
+    }
+
     fn flows(&mut self) -> [Option<(Duration, u64)>; 2] {
         self.packets.flows()
     }
@@ -63,6 +70,10 @@ impl<P: RuleSink> RuleSink for Levels<P> {
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, Self::Error> {
         self.packets.flow_table().map_err(LevelsError::Packets)
+    }
+
+    fn make_room(&mut self) -> Result<u64, Self::Error> {
+        self.packets.make_room().map_err(LevelsError::Packets)
     }
 
     fn read_back(&mut self) -> Result<Installed, Self::Error> {

@@ -47,7 +47,7 @@ impl BpfSink {
         })
     }
 
-    /// Ends, with the next `settle`, what connections of TCP the programs led to endpoints that no slice has any more:
+    /// Ends, with the next `forget_flows`, what connections of TCP the programs led to endpoints that no slice has any more:
     /// nobody is there who could end them.
     pub fn left(&mut self, endpoints: impl IntoIterator<Item = Backend>) {
         self.dead.gone.extend(endpoints);
@@ -152,10 +152,14 @@ impl RuleSink for BpfSink {
 
     fn settle(&mut self) -> Result<(), BpfError> {
         let Some(live) = &mut self.live else { return Ok(()) };
-        live.tidy()?;
-        let dead = std::mem::take(&mut self.dead);
-        if !dead.is_empty() {
-            self.destroyed += destroy::end_sockets(&self.path, &live.flows, &dead)?;
+        live.tidy()
+    }
+
+    fn forget_flows(&mut self) -> Result<(), BpfError> {
+        let Some(live) = &self.live else { return Ok(()) };
+        if !self.dead.is_empty() {
+            self.destroyed += destroy::end_sockets(&self.path, &live.flows, &self.dead)?;
+            self.dead = Dead::default();
         }
         Ok(())
     }
