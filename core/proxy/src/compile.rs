@@ -1,7 +1,7 @@
 //! From a Service and its slices to frontends.
 
 use crate::endpoints::{proxied, select, target_for};
-use crate::{Backend, Cidr, Class, Frontend, FrontendKey, Masquerade, NodeContext, Target};
+use crate::{Backend, Cidr, Class, Frontend, FrontendKey, Masquerade, NodeContext, Shares, Target};
 use sealane_catalog::{Entry, Service, ServicePort, ServiceType, TrafficPolicy};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,6 +10,11 @@ use std::sync::Arc;
 /// The frontends of an entry on a node, each key once, cluster addresses first. Backends stand in the order of
 /// their addresses; a [`Table`](crate::Table) arranges them anew.
 pub fn service_table(entry: &Entry, node: &NodeContext) -> Vec<Frontend> {
+    weighed_table(entry, node, None)
+}
+
+/// As [`service_table`], its backends in uneven shares.
+pub(crate) fn weighed_table(entry: &Entry, node: &NodeContext, shares: Option<&Shares>) -> Vec<Frontend> {
     let Some(service) = proxied(entry) else { return Vec::new() };
     let mut seen = BTreeSet::new();
     let mut frontends = Vec::new();
@@ -19,7 +24,7 @@ pub fn service_table(entry: &Entry, node: &NodeContext) -> Vec<Frontend> {
         let Some(cluster_ip) = service.cluster_ips.iter().copied().find(|a| a.is_ipv6() == ipv6) else {
             continue;
         };
-        let family = FamilyOf { entry, service, cluster_ip, ipv6, node };
+        let family = FamilyOf { entry, service, cluster_ip, ipv6, node, shares };
         let balancers = family.balancers();
         let sources = family.sources(&balancers);
         for port in &service.ports {
@@ -37,6 +42,7 @@ struct FamilyOf<'a> {
     cluster_ip: IpAddr,
     ipv6: bool,
     node: &'a NodeContext,
+    shares: Option<&'a Shares>,
 }
 
 impl FamilyOf<'_> {
@@ -73,7 +79,10 @@ impl FamilyOf<'_> {
         out: &mut Vec<Frontend>,
     ) {
         let (service, node) = (self.service, self.node);
-        let selection = select(self.entry, port, self.ipv6, node);
+        let mut selection = select(self.entry, port, self.ipv6, node);
+        if let Some(shares) = self.shares {
+            selection = shares.weigh(selection, &port.name, self.ipv6);
+        }
         let frontend = |address, number, class, masquerade, target: Target, outside: Option<Target>| {
             let lingering = lingering(&selection.serving, &target, outside.as_ref());
             Frontend {

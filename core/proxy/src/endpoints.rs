@@ -13,6 +13,8 @@ pub(crate) struct Selection {
     pub local: Target,
     /// All that serve, ready or not, near or far: flows that they have go on (conntrack/cleanup.go).
     pub serving: Vec<Backend>,
+    /// Ready ones that hints keep out of `cluster`.
+    pub beyond: Vec<Backend>,
 }
 
 /// The endpoints of one family for a Service port, each address and port once. kube-proxy takes the first of two
@@ -79,14 +81,13 @@ pub(crate) fn select(entry: &Entry, port: &ServicePort, ipv6: bool, node: &NodeC
     };
     let ready: Vec<&Endpoint> = all.values().copied().filter(|e| e.ready).collect();
     let mode = topology(&ready, node);
-    let mut cluster = pick(&|e| {
-        e.ready
-            && match mode {
-                Topology::Anywhere => true,
-                Topology::SameZone => e.hint_zones().contains(&node.zone),
-                Topology::SameNode => e.hint_nodes().contains(&node.name),
-            }
-    });
+    let near = |e: &Endpoint| match mode {
+        Topology::Anywhere => true,
+        Topology::SameZone => e.hint_zones().contains(&node.zone),
+        Topology::SameNode => e.hint_nodes().contains(&node.name),
+    };
+    let beyond = if mode == Topology::Anywhere { Vec::new() } else { pick(&|e| e.ready && !near(e)) };
+    let mut cluster = pick(&|e| e.ready && near(e));
     if cluster.is_empty() {
         cluster = pick(&leaving);
     }
@@ -98,7 +99,36 @@ pub(crate) fn select(entry: &Entry, port: &ServicePort, ipv6: bool, node: &NodeC
     // No endpoint anywhere is refused, none here is dropped (nftables/proxier.go, syncProxyRules).
     let none_here = if cluster.is_empty() { Target::Reject } else { Target::Drop };
     let serving = pick(&|e| e.serving);
-    Selection { cluster: target(cluster, Target::Reject), local: target(local, none_here), serving }
+    Selection { cluster: target(cluster, Target::Reject), local: target(local, none_here), serving, beyond }
+}
+
+/// A ready endpoint of a Service port, and what weights may go by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fact {
+    pub backend: Backend,
+    /// Its Pod's name, "" where it is none.
+    pub pod: Box<str>,
+    /// Node, "" where unset.
+    pub node: Box<str>,
+    /// Zone, "" where unset.
+    pub zone: Box<str>,
+    /// Hints keep it out of policy Cluster.
+    pub beyond: bool,
+}
+
+/// What is known of a port's ready endpoints, each address and port once, in order.
+pub(crate) fn facts(entry: &Entry, port: &ServicePort, ipv6: bool, node: &NodeContext) -> Vec<Fact> {
+    let beyond = select(entry, port, ipv6, node).beyond;
+    let all = candidates(entry, port, ipv6, node);
+    let ready = all.into_iter().filter(|(_, e)| e.ready);
+    let fact = |(backend, e): (Backend, &Endpoint)| Fact {
+        backend,
+        pod: e.pod().into(),
+        node: e.node().into(),
+        zone: e.zone().into(),
+        beyond: beyond.binary_search(&backend).is_ok(),
+    };
+    ready.map(fact).collect()
 }
 
 /// What serves traffic under a policy.

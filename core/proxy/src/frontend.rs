@@ -2,7 +2,6 @@
 
 use crate::Cidr;
 use sealane_catalog::{NamespacedName, Protocol};
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -67,7 +66,8 @@ pub enum Masquerade {
 /// What a frontend does with a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Spreads over backends, each equally likely; never empty, each once. A backend's place is its index in
+    /// Spreads over slots, each equally likely; never empty. A slot leads to a backend: one to each where they have
+    /// equal shares, else to each as many as its share ([`Shares`](crate::Shares)). A slot's place is its index in
     /// the kernel's map, and it keeps it from one change to the next where it can.
     Balance(Arc<[Backend]>),
     /// Refuses: no endpoint anywhere.
@@ -77,7 +77,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// The backends; none where it refuses or swallows.
+    /// The backends, each as often as it has slots; none where it refuses or swallows.
     pub fn backends(&self) -> &[Backend] {
         match self {
             Target::Balance(backends) => backends,
@@ -85,11 +85,16 @@ impl Target {
         }
     }
 
-    /// The same meaning, whatever the order of the backends.
+    /// The same meaning, whatever the order of the slots.
     pub fn means(&self, other: &Target) -> bool {
         match (self, other) {
             (Target::Balance(a), Target::Balance(b)) => {
-                a.len() == b.len() && a.iter().collect::<BTreeSet<_>>() == b.iter().collect::<BTreeSet<_>>()
+                let sorted = |list: &Arc<[Backend]>| {
+                    let mut list = list.to_vec();
+                    list.sort_unstable();
+                    list
+                };
+                a.len() == b.len() && sorted(a) == sorted(b)
             }
             (a, b) => a == b,
         }
@@ -124,19 +129,21 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// Every backend that a flow may be at.
+    /// Every backend that a flow may be at; some more than once.
     pub fn flows_to(&self) -> impl Iterator<Item = &Backend> {
         let targets = [Some(&self.target), self.outside.as_ref()];
         targets.into_iter().flatten().flat_map(|t| t.backends()).chain(&*self.lingering)
     }
 
     /// The same meaning for new packets, whoever owns it and whatever the order of its backends. Where nobody is
-    /// served, masquerade and affinity mean nothing.
+    /// served, masquerade, affinity and whether others are told the same apart mean nothing.
     pub fn means(&self, other: &Frontend) -> bool {
+        let unserved = |f: &Frontend| f.target.backends().is_empty();
         let outside = match (&self.outside, &other.outside) {
             (Some(a), Some(b)) => a.means(b),
             (None, None) => true,
-            _ => false,
+            (Some(apart), None) => unserved(self) && apart.means(&self.target),
+            (None, Some(apart)) => unserved(other) && apart.means(&other.target),
         };
         let serves = !self.target.backends().is_empty();
         let anybody = serves || self.outside.as_ref().is_some_and(|t| !t.backends().is_empty());

@@ -50,15 +50,18 @@ mod endpoints;
 mod frontend;
 pub mod health;
 mod local;
+mod shares;
 mod sink;
 mod table;
 mod tally;
 mod trace;
+pub mod weigh;
 
 pub use compile::service_table;
 pub use context::{Cidr, CidrError, NodeContext, PodInterface};
 pub use frontend::{Backend, Class, Frontend, FrontendKey, Masquerade, Target};
 pub use local::Unserved;
+pub use shares::Shares;
 pub use sink::{FlowTable, InMemorySink, Installed, RuleSink};
 pub use table::{Change, Table};
 pub use tally::{Tally, tally};

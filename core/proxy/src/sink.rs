@@ -41,13 +41,19 @@ pub trait RuleSink {
     /// Puts changes into force; when it returns, new connections follow them.
     fn apply(&mut self, changes: &[Change]) -> Result<(), Self::Error>;
 
-    /// Clears away what `replace` and `apply` left: elements for packets that were on their way, and flows of UDP to
-    /// backends that are gone. Takes up to some milliseconds.
+    /// Clears away what `replace` and `apply` left: elements for packets that were on their way. Takes up to a
+    /// millisecond.
     fn settle(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// What settling forgot of flows since this was last asked, for IPv4 and IPv6: how long it took and how many;
+    /// Forgets flows of UDP to backends that are gone since. Takes up to some milliseconds; rules are in force whether
+    /// or not it succeeds, and what it failed to forget it tries again when called again.
+    fn forget_flows(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// What was forgotten of flows since this was last asked, for IPv4 and IPv6: how long it took and how many;
     /// `None`: there was no need to look.
     fn flows(&mut self) -> [Option<(std::time::Duration, u64)>; 2] {
         [None; 2]
@@ -61,6 +67,11 @@ pub trait RuleSink {
     /// How full the kernel's table of flows is, where the sink depends on one.
     fn flow_table(&mut self) -> Result<Option<FlowTable>, Self::Error> {
         Ok(None)
+    }
+
+    /// Makes room in that table: forgets connections that are over, never one that lives; gives back how many.
+    fn make_room(&mut self) -> Result<u64, Self::Error> {
+        Ok(0)
     }
 
     /// What is in force.

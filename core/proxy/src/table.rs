@@ -1,6 +1,7 @@
 //! The frontends of all Services, and what a change of some of them changes.
 
-use crate::{Backend, Frontend, FrontendKey, NodeContext, Target, service_table};
+use crate::compile::weighed_table;
+use crate::{Backend, Frontend, FrontendKey, NodeContext, Shares, Target};
 use sealane_catalog::{Entry, NamespacedName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Table {
     frontends: BTreeMap<FrontendKey, Arc<Frontend>>,
     owners: BTreeMap<NamespacedName, (i64, Vec<FrontendKey>)>,
     entries: BTreeMap<NamespacedName, Entry>,
+    /// Services that are not spread evenly.
+    shares: BTreeMap<NamespacedName, Shares>,
 }
 
 impl Table {
@@ -69,6 +72,7 @@ impl Table {
             frontends: BTreeMap::new(),
             owners: BTreeMap::new(),
             entries: BTreeMap::new(),
+            shares: BTreeMap::new(),
         }
     }
 
@@ -105,6 +109,30 @@ impl Table {
         touched.into_iter().filter_map(|key| self.settle(key)).collect()
     }
 
+    /// Gives a Service's backends new shares (`None`: even ones), which come into force with its next
+    /// [`update`](Self::update). Whether they are others.
+    pub fn set_shares(&mut self, name: &NamespacedName, shares: Option<Shares>) -> bool {
+        let before = match shares {
+            Some(shares) => self.shares.insert(name.clone(), shares),
+            None => self.shares.remove(name),
+        };
+        before.as_ref() != self.shares.get(name)
+    }
+
+    /// Gives some Services' backends new shares (`None`: even ones) and says what that changes, by key.
+    pub fn weigh(
+        &mut self,
+        shares: impl IntoIterator<Item = (NamespacedName, Option<Shares>)>,
+    ) -> Vec<Change> {
+        let mut touched = BTreeSet::new();
+        for (name, shares) in shares {
+            if self.set_shares(&name, shares) {
+                self.claim(&name, &mut touched);
+            }
+        }
+        touched.into_iter().filter_map(|key| self.settle(key)).collect()
+    }
+
     /// Takes new facts of the node; everything is compiled anew, and what comes out different is said.
     pub fn set_node(&mut self, node: NodeContext) -> Vec<Change> {
         if node == self.node {
@@ -135,7 +163,7 @@ impl Table {
         let Some(entry) = self.entries.get(name) else { return };
         let created = entry.service.as_ref().map_or(0, |s| s.created);
         let mut keys = Vec::new();
-        for frontend in service_table(entry, &self.node) {
+        for frontend in weighed_table(entry, &self.node, self.shares.get(name)) {
             let key = frontend.key;
             keys.push(key);
             touched.insert(key);
@@ -179,14 +207,18 @@ impl Table {
 }
 
 /// Keeps backends at their places: who stays moves only when its place is beyond the new end, and newcomers fill the
-/// holes first. So a change of k backends rewrites at most 2k places.
+/// holes first. So a change of k backends, or slots, rewrites at most 2k places.
 fn arrange(old: &Target, new: &Target) -> Target {
     let (Target::Balance(old), Target::Balance(new)) = (old, new) else { return new.clone() };
-    let wanted: BTreeSet<Backend> = new.iter().copied().collect();
+    let mut wanted: BTreeMap<Backend, usize> = BTreeMap::new();
+    new.iter().for_each(|b| *wanted.entry(*b).or_default() += 1);
+    let mut take = |backend: &Backend| {
+        let left = wanted.get_mut(backend).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
+    };
     let mut places: Vec<Option<Backend>> =
-        (0..new.len()).map(|i| old.get(i).copied().filter(|b| wanted.contains(b))).collect();
-    let placed: BTreeSet<Backend> = places.iter().flatten().copied().collect();
-    let mut rest = new.iter().copied().filter(|b| !placed.contains(b));
+        (0..new.len()).map(|i| old.get(i).copied().filter(&mut take)).collect();
+    let mut rest = new.iter().copied().filter(take);
     for place in places.iter_mut().filter(|p| p.is_none()) {
         *place = rest.next();
     }

@@ -29,7 +29,7 @@ pub struct Packet<'a> {
 pub enum Fate {
     /// At one of `backends`.
     Dnat {
-        /// Equally likely.
+        /// Equally likely, or in proportion to their slots.
         backends: BTreeSet<Backend>,
         /// Those that see the node's address as the source.
         masqueraded: BTreeSet<Backend>,

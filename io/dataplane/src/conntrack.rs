@@ -1,41 +1,42 @@
 //! Flows of UDP that go where their frontend no longer leads. A UDP client that keeps its port keeps its flow alive,
 //! and with it an endpoint that is gone; TCP's end by themselves (kube-proxy: pkg/proxy/conntrack/cleanup.go).
 
-use crate::message::{AttributeIter, Messages, flags};
+use crate::message::{AttributeIter, Messages, Received, flags};
 use crate::netlink::{Netlink, NetlinkError};
 use sealane_catalog::Protocol;
-use sealane_proxy::{Backend, Change, FlowTable, Frontend, FrontendKey};
+use sealane_proxy::{Backend, Change, Frontend, FrontendKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const GET: u16 = 1 << 8 | 1;
+pub(crate) const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
-const GET_STATS_OF_CPUS: u16 = 1 << 8 | 4;
-const GET_STATS: u16 = 1 << 8 | 5;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
 const ZONE: u16 = 18;
+/// Within a tuple: the zone of this direction alone.
+const TUPLE_ZONE: u16 = 3;
 const UDP: u8 = 17;
 
 /// For IPv4 and IPv6: how long looking took and how many flows were deleted.
 pub(crate) type Forgotten = [Option<(Duration, u64)>; 2];
 
 /// Frontends of UDP and where their flows may go.
-pub(crate) type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
+type Served = BTreeMap<FrontendKey, BTreeSet<Backend>>;
 
 fn backends(frontend: &Frontend) -> BTreeSet<Backend> {
     frontend.flows_to().copied().collect()
 }
 
 /// All frontends of UDP.
-pub(crate) fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
+fn served<'a>(frontends: impl Iterator<Item = &'a Arc<Frontend>>) -> Served {
     frontends.filter(|f| f.key.protocol == Protocol::Udp).map(|f| (f.key, backends(f))).collect()
 }
 
 /// Frontends of UDP that lost a backend, or had none: flows from before then went past them.
-pub(crate) fn changed(changes: &[Change]) -> Served {
+fn changed(changes: &[Change]) -> Served {
     let udp = changes.iter().filter(|c| c.key().protocol == Protocol::Udp);
     udp.filter_map(|change| {
         let before = change.before().map(|f| backends(f)).unwrap_or_default();
@@ -72,11 +73,18 @@ fn tuple(attributes: &AttributeIter<'_>) -> Option<Tuple> {
     })
 }
 
+/// Whether a flow is in a zone other than the first, wholly or in one direction: whoever made the zone looks after it.
+fn is_elsewhere(attributes: &AttributeIter<'_>) -> bool {
+    let zoned = |a: Option<AttributeIter<'_>>, kind| a.and_then(|a| a.get(kind)).is_some_and(|z| z != [0, 0]);
+    zoned(Some(attributes.clone()), ZONE)
+        || [TUPLE_ORIGINAL, TUPLE_REPLY].iter().any(|t| zoned(attributes.nest(*t), TUPLE_ZONE))
+}
+
 /// A flow is stale if it came to a frontend and is answered by somebody who doesn't serve that. Where nobody serves
 /// it, flows that were never translated are whoever's that listens there.
 fn is_stale(attributes: &AttributeIter<'_>, served: &Served) -> Option<bool> {
     let original = tuple(&attributes.nest(TUPLE_ORIGINAL)?)?;
-    if original.protocol != UDP {
+    if original.protocol != UDP || is_elsewhere(attributes) {
         return Some(false);
     }
     let (address, port) = original.destination;
@@ -91,8 +99,31 @@ fn is_stale(attributes: &AttributeIter<'_>, served: &Served) -> Option<bool> {
     Some(!backends.contains(&Backend { address, port }))
 }
 
+/// Asks for the deletion of a flow as it was dumped: this very one, not its successor of the same addresses and ports.
+pub(crate) fn deletion(flow: &Received<'_>) -> Messages {
+    let family = flow.body.first().copied().unwrap_or_default();
+    let mut deletion = Messages::default();
+    deletion.push(DELETE, 0, family, |a| {
+        for (kind, value) in flow.attributes() {
+            match kind {
+                TUPLE_ORIGINAL => {
+                    a.nest(kind, |tuple| {
+                        AttributeIter::new(value).for_each(|(k, v)| match k {
+                            TUPLE_ZONE => tuple.bytes(k, v),
+                            _ => copy_nest(tuple, k, v),
+                        });
+                    });
+                }
+                ID | ZONE => a.bytes(kind, value),
+                _ => {}
+            }
+        }
+    });
+    deletion
+}
+
 /// Deletes the stale flows of some frontends. Costs a walk over the flows, so it is not done for nothing.
-pub(crate) fn forget_stale(
+fn forget_stale(
     netlink: &mut Netlink,
     served: &Served,
     forgotten: &mut Forgotten,
@@ -108,58 +139,54 @@ pub(crate) fn forget_stale(
         request.push(GET, flags::DUMP, family, |_| {});
         let mut deletions = Vec::new();
         netlink.dump(&request, |message| {
-            let attributes = message.attributes();
-            if is_stale(&attributes, served) == Some(true) {
-                let mut deletion = Messages::default();
-                deletion.push(DELETE, 0, family, |a| {
-                    for (kind, value) in
-                        attributes.clone().filter(|(k, _)| [TUPLE_ORIGINAL, ZONE].contains(k))
-                    {
-                        if kind == ZONE {
-                            a.bytes(kind, value);
-                        } else {
-                            a.nest(kind, |n| AttributeIter::new(value).for_each(|(k, v)| copy_nest(n, k, v)));
-                        }
-                    }
-                });
-                deletions.push(deletion);
+            if is_stale(&message.attributes(), served) == Some(true) {
+                deletions.push(deletion(message));
             }
         })?;
-        let mut count = 0;
-        for deletion in deletions {
-            match netlink.send(deletion) {
-                // It ended by itself.
-                Err(error) if error.is_not_found() => {}
-                other => {
-                    other?;
-                    count += 1;
-                }
-            }
-        }
+        let count = netlink.delete_each(&deletions)?;
         let (took, counted) = forgotten[usize::from(!ipv4)].unwrap_or_default();
         forgotten[usize::from(!ipv4)] = Some((took + begun.elapsed(), counted + count));
     }
     Ok(())
 }
 
-/// How full the table of the socket's network namespace is.
-pub(crate) fn flow_table(netlink: &mut Netlink) -> Result<FlowTable, NetlinkError> {
-    let number = |attributes: &AttributeIter<'_>, kind| -> u64 {
-        attributes.get(kind).and_then(|v| v.try_into().ok()).map_or(0, |v| u32::from_be_bytes(v).into())
-    };
-    let mut table = FlowTable::default();
-    let mut request = Messages::default();
-    request.push(GET_STATS, 0, 0, |_| {});
-    netlink.ask(request, |message| {
-        let attributes = message.attributes();
-        // CTA_STATS_GLOBAL_ENTRIES, CTA_STATS_GLOBAL_MAX_ENTRIES
-        (table.entries, table.limit) = (number(&attributes, 1), number(&attributes, 2));
-    })?;
-    let mut request = Messages::default();
-    request.push(GET_STATS_OF_CPUS, flags::DUMP, 0, |_| {});
-    // CTA_STATS_DROP: there was no room, and nothing that could make room.
-    netlink.dump(&request, |message| table.dropped += number(&message.attributes(), 10))?;
-    Ok(table)
+/// Frontends of UDP whose flows are yet to be looked through, as a sink gathers them from one write to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Stale {
+    served: Served,
+    forgotten: Forgotten,
+}
+
+impl Stale {
+    /// All is written anew. Of frontends that are gone no flow may be left either, whether or not their going was told.
+    pub(crate) fn replaced<'a>(
+        &mut self,
+        before: impl Iterator<Item = &'a FrontendKey>,
+        after: impl Iterator<Item = &'a Arc<Frontend>>,
+    ) {
+        let gone = before.filter(|k| k.protocol == Protocol::Udp);
+        self.served.extend(gone.map(|key| (*key, BTreeSet::new())));
+        self.served.extend(served(after));
+    }
+
+    /// Some frontends change.
+    pub(crate) fn changed(&mut self, changes: &[Change]) {
+        self.served.extend(changed(changes));
+    }
+
+    /// Deletes the stale flows. A walk over all flows takes milliseconds, so that new connections do not wait for it.
+    pub(crate) fn forget(&mut self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
+        if !self.served.is_empty() {
+            forget_stale(netlink, &self.served, &mut self.forgotten)?;
+            self.served.clear();
+        }
+        Ok(())
+    }
+
+    /// What was forgotten since this was last asked.
+    pub(crate) fn take(&mut self) -> Forgotten {
+        std::mem::take(&mut self.forgotten)
+    }
 }
 
 fn copy_nest(out: &mut crate::message::Attributes<'_>, kind: u16, value: &[u8]) {
@@ -264,6 +291,24 @@ mod tests {
         for (flow, expected) in table {
             let message = received(flow.bytes()).next().unwrap();
             assert_eq!(is_stale(&message.attributes(), &served), expected);
+        }
+        // Another zone's, wholly or in one direction, is another's; the first has number 0 or none.
+        for (zone, of_tuple, expected) in
+            [([0, 0], [0, 0], true), ([0, 7], [0, 0], false), ([0, 0], [0, 7], false)]
+        {
+            let mut out = Messages::default();
+            let stale = flow(UDP, dns, [10, 244, 0, 2]);
+            out.push(0, 0, 2, |a| {
+                for (kind, value) in received(stale.bytes()).next().unwrap().attributes() {
+                    a.nest(kind, |t| {
+                        AttributeIter::new(value).for_each(|(k, v)| copy_nest(t, k, v));
+                        t.bytes(TUPLE_ZONE, &of_tuple);
+                    });
+                }
+                a.bytes(ZONE, &zone);
+            });
+            let message = received(out.bytes()).next().unwrap();
+            assert_eq!(is_stale(&message.attributes(), &served), Some(expected), "{zone:?} {of_tuple:?}");
         }
         // Scaled to zero, or deleted: what was translated goes, what goes to the address itself is not ours.
         let nobody = served_by_nobody();

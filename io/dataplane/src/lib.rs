@@ -1,8 +1,8 @@
-//! Puts the service table into the kernel: nftables over netlink, with an encoder of its own, and conntrack; serves
-//! health checks and metrics; follows the machine's addresses.
+//! Puts the service table into the kernel: nftables over netlink, with an encoder of its own, or iptables by its own
+//! programs; and conntrack. It serves health checks and metrics, and follows the machine's addresses.
 //!
 //! It decides nothing: which frontend leads where is [`sealane_proxy`]'s, and it hands over changes. It knows
-//! nothing of the API, DNS or Pods, and runs no other program.
+//! nothing of the API, DNS or Pods, and runs no other program than iptables', and that where [`IptablesSink`] is used.
 //!
 //! ```no_run
 //! use sealane_dataplane::{NftSink, Update, netlink_socket, spawn_watched};
@@ -22,17 +22,22 @@
 
 mod addresses;
 mod conntrack;
+mod feature;
 mod http;
+mod iptables;
 mod message;
 mod metrics;
 mod netlink;
 mod nft;
+mod room;
 mod sync;
 mod system;
+mod trouble;
 mod watch;
 
 pub use addresses::{AddressSockets, address_sockets, follow_addresses};
 pub use http::{Answerer, Servers, Serving, http_listener, serve_http};
+pub use iptables::{IptablesError, IptablesRules, IptablesSink, Variant};
 pub use metrics::Metrics;
 pub use netlink::{Netlink, NetlinkError, netlink_socket};
 pub use nft::{NftSink, Ruleset, TraceError};

@@ -63,6 +63,11 @@ impl Messages {
         self.buffer[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
+    /// The message at a place, from 0.
+    pub(crate) fn get(&self, place: usize) -> Option<Received<'_>> {
+        received(self.buffer.get(*self.starts.get(place)?..)?).next()
+    }
+
     /// Appends another run of messages.
     pub(crate) fn append(&mut self, other: Messages) {
         let base = self.buffer.len();

@@ -21,6 +21,39 @@ fn programming() -> Vec<f64> {
     fine.into_iter().chain(seconds).chain((0..7).map(|n| 120.0 + 30.0 * f64::from(n))).collect()
 }
 
+/// What may fail, each for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Rules,
+    StaleFlows,
+    FlowTable,
+    Notifications,
+}
+
+impl Task {
+    /// In the order of their numbers.
+    pub(crate) const ALL: [Task; 4] = [Task::Rules, Task::StaleFlows, Task::FlowTable, Task::Notifications];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Task::Rules => "rules",
+            Task::StaleFlows => "stale_flows",
+            Task::FlowTable => "flow_table",
+            Task::Notifications => "notifications",
+        }
+    }
+
+    /// What its failure means.
+    pub(crate) fn consequence(self) -> &'static str {
+        match self {
+            Task::Rules => "service rules were not written",
+            Task::StaleFlows => "flows of UDP to endpoints that are gone were not forgotten",
+            Task::FlowTable => "it is not known how full the kernel's table of flows is",
+            Task::Notifications => "what others do to the rules is not heard of, but looked for",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Histogram {
     bounds: Vec<f64>,
@@ -98,6 +131,10 @@ struct Figures {
     /// Times that somebody else had changed the rules: noticed at once, and found later.
     repairs: (u64, u64),
     flow_table: Option<FlowTable>,
+    /// Flows that were over and forgotten early.
+    made_room: u64,
+    /// Failures by task.
+    troubles: [u64; Task::ALL.len()],
     frontends: usize,
     revision: u64,
     queued: f64,
@@ -223,6 +260,16 @@ impl Metrics {
         self.with(|f| if at_once { f.repairs.0 += 1 } else { f.repairs.1 += 1 });
     }
 
+    /// A task failed.
+    pub(crate) fn troubled(&self, task: Task) {
+        self.with(|f| f.troubles[task as usize] += 1);
+    }
+
+    /// So many flows were forgotten early, for want of room.
+    pub(crate) fn made_room(&self, flows: u64) {
+        self.with(|f| f.made_room += flows);
+    }
+
     /// How full the kernel's table of flows is; gives back what it was.
     pub(crate) fn flow_table(&self, now: Option<FlowTable>) -> Option<FlowTable> {
         self.with(|f| std::mem::replace(&mut f.flow_table, now))
@@ -279,6 +326,12 @@ fn beside(figures: &Figures, out: &mut String) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
     let (at_once, later) = figures.repairs;
     let _ = writeln!(out, "{name}{{noticed=\"at once\"}} {at_once}\n{name}{{noticed=\"later\"}} {later}");
+    let name = "sealane_proxy_failures_total";
+    let help = "What failed, and was or will be tried again";
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
+    for (task, count) in Task::ALL.iter().zip(figures.troubles) {
+        let _ = writeln!(out, "{name}{{task=\"{}\"}} {count}", task.label());
+    }
     let flows = figures.flow_table.unwrap_or_default();
     for (name, kind, help, value) in [
         ("sealane_conntrack_entries", "gauge", "Flows that the kernel keeps", flows.entries),
@@ -288,6 +341,12 @@ fn beside(figures: &Figures, out: &mut String) {
             "counter",
             "Packets lost because the table of flows was full",
             flows.dropped,
+        ),
+        (
+            "sealane_conntrack_made_room_total",
+            "counter",
+            "Flows that were over and were forgotten early, for want of room",
+            figures.made_room,
         ),
     ] {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
@@ -412,6 +471,8 @@ mod tests {
         metrics.failed([true, false]);
         metrics.flows([Some((Duration::from_millis(2), 9)), None]);
         metrics.checked(false, 503);
+        metrics.troubled(Task::StaleFlows);
+        metrics.made_room(12);
         metrics.queued(&Tally { services: 1, slices: 0, triggered: vec![] });
         assert_eq!(metrics.syncs(), (1, 1, 1));
         let text = metrics.render();
@@ -432,6 +493,9 @@ mod tests {
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
             "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
             "sealane_proxy_applied_revision 43",
+            "sealane_proxy_failures_total{task=\"stale_flows\"} 1",
+            "sealane_proxy_failures_total{task=\"rules\"} 0",
+            "sealane_conntrack_made_room_total 12",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }

@@ -1,6 +1,7 @@
 //! A netfilter netlink socket: transactions and dumps. The kernel handles what is sent before `send` returns, so
 //! whatever it has to say about a transaction is there by then.
 
+use crate::feature;
 use crate::message::{Messages, Received, flags, received};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -42,6 +43,14 @@ pub enum NetlinkError {
         "the kernel forbids changing nftables rules: run as root, or in a user namespace that owns the network namespace"
     )]
     Forbidden,
+    /// The kernel was built without something that rules need.
+    #[error("the kernel lacks {what}: {errno}; load its module, or use a kernel that has it")]
+    Missing {
+        /// What, and the option that builds it.
+        what: String,
+        /// How the kernel said so.
+        errno: Errno,
+    },
     /// The kernel refused a message; of a batch, nothing was done.
     #[error("the kernel refused message {index} of type {kind:#06x}: {errno}")]
     Refused {
@@ -68,7 +77,13 @@ impl NetlinkError {
 /// whichever thread uses it.
 pub fn netlink_socket() -> Result<OwnedFd, NetlinkError> {
     socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))
-        .map_err(|errno| NetlinkError::Socket { what: "open a netfilter socket", errno })
+        .map_err(|errno| match errno {
+            Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT => NetlinkError::Missing {
+                what: "netfilter over netlink (CONFIG_NETFILTER_NETLINK)".to_owned(),
+                errno,
+            },
+            errno => NetlinkError::Socket { what: "open a netfilter socket", errno },
+        })
 }
 
 /// A socket to the kernel's netfilter.
@@ -78,6 +93,9 @@ pub struct Netlink {
     sequence: u32,
     limit: usize,
     buffer: Vec<u8>,
+    /// What becomes of what is sent: messages that this kernel refuses as another would refuse the true ones.
+    #[cfg(test)]
+    pub(crate) distort: Option<fn(&mut Vec<u8>)>,
 }
 
 impl Netlink {
@@ -93,7 +111,14 @@ impl Netlink {
         let granted = socket_send_buffer_size(&socket)
             .map_err(|errno| NetlinkError::Socket { what: "read the send buffer's size", errno })?;
         let limit = granted.saturating_sub(OVERHEAD).max(1 << 16);
-        Ok(Self { socket, sequence: 1, limit, buffer: vec![0; DATAGRAM] })
+        Ok(Self {
+            socket,
+            sequence: 1,
+            limit,
+            buffer: vec![0; DATAGRAM],
+            #[cfg(test)]
+            distort: None,
+        })
     }
 
     /// The socket itself.
@@ -127,25 +152,68 @@ impl Netlink {
         batch.push_for(BATCH_BEGIN, 0, 0, SUBSYSTEM_NFTABLES, |_| {});
         batch.append(messages);
         batch.push_for(BATCH_END, 0, 0, SUBSYSTEM_NFTABLES, |_| {});
-        self.send(batch)
+        match self.send(&mut batch) {
+            Err(NetlinkError::Refused { kind, index, errno }) => {
+                // Behind the batch's beginning.
+                let refused = batch.get(index as usize + 1).filter(|m| m.kind == kind);
+                let missing = refused.and_then(|m| feature::of_message(&m, errno));
+                Err(missing.map_or(NetlinkError::Refused { kind, index, errno }, |what| {
+                    NetlinkError::Missing { what, errno }
+                }))
+            }
+            other => other,
+        }
     }
 
     /// Sends messages and takes in what the kernel says to them: the first complaint is the result.
-    pub(crate) fn send(&mut self, mut messages: Messages) -> Result<(), NetlinkError> {
-        let first = self.number(&mut messages);
-        let mut outcome = self.write(&messages);
+    pub(crate) fn send(&mut self, messages: &mut Messages) -> Result<(), NetlinkError> {
+        let mut outcome = Ok(());
+        self.exchange(messages, |error| {
+            if outcome.is_ok() {
+                outcome = Err(error);
+            }
+        })?;
+        outcome
+    }
+
+    /// Sends deletions, each for itself; gives back how many found what they name.
+    pub(crate) fn delete_each(&mut self, deletions: &[Messages]) -> Result<u64, NetlinkError> {
+        // Complaints of so many fit the smallest of receive buffers.
+        const TOGETHER: usize = 100;
+        let mut deleted = 0;
+        for part in deletions.chunks(TOGETHER) {
+            let mut messages = Messages::default();
+            part.iter().for_each(|deletion| messages.append(deletion.clone()));
+            let (mut outcome, mut missed) = (Ok(()), 0);
+            self.exchange(&mut messages, |error| match error {
+                // It ended by itself.
+                error if error.is_not_found() => missed += 1,
+                error if outcome.is_ok() => outcome = Err(error),
+                _ => {}
+            })?;
+            outcome?;
+            deleted += (part.len() as u64).saturating_sub(missed);
+        }
+        Ok(deleted)
+    }
+
+    fn exchange(
+        &mut self,
+        messages: &mut Messages,
+        mut complain: impl FnMut(NetlinkError),
+    ) -> Result<(), NetlinkError> {
+        let first = self.number(messages);
+        let written = self.write(messages);
         loop {
             match recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
-                    for message in received(&self.buffer[..length]) {
-                        if let (true, Err(error)) = (outcome.is_ok(), complaint(&message, first)) {
-                            outcome = Err(error);
-                        }
-                    }
+                    received(&self.buffer[..length])
+                        .filter_map(|message| complaint(&message, first).err())
+                        .for_each(&mut complain);
                 }
-                Err(Errno::AGAIN) => return outcome,
+                Err(Errno::AGAIN) => return written,
                 Err(Errno::INTR) => {}
-                Err(Errno::NOBUFS) => outcome = outcome.and(Err(NetlinkError::Lost)),
+                Err(Errno::NOBUFS) => complain(NetlinkError::Lost),
                 Err(errno) => return Err(NetlinkError::Socket { what: "receive", errno }),
             }
         }
@@ -217,8 +285,18 @@ impl Netlink {
     }
 
     fn write(&self, messages: &Messages) -> Result<(), NetlinkError> {
+        let bytes = messages.bytes();
+        #[cfg(test)]
+        let bytes = &self.distort.map_or_else(
+            || bytes.to_vec(),
+            |distort| {
+                let mut bytes = bytes.to_vec();
+                distort(&mut bytes);
+                bytes
+            },
+        )[..];
         loop {
-            match send(&self.socket, messages.bytes(), SendFlags::empty()) {
+            match send(&self.socket, bytes, SendFlags::empty()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(NetlinkError::Socket { what: "send", errno }),
@@ -240,6 +318,9 @@ fn complaint(message: &Received<'_>, first: u32) -> Result<(), NetlinkError> {
         _ if code == 0 => Ok(()),
         Errno::PERM => Err(NetlinkError::Forbidden),
         Errno::NOBUFS => Err(NetlinkError::Lost),
+        errno if let Some(what) = feature::of_subsystem(kind, errno) => {
+            Err(NetlinkError::Missing { what, errno })
+        }
         errno => Err(NetlinkError::Refused { kind, index: index.saturating_sub(1), errno }),
     }
 }

@@ -1,6 +1,7 @@
 //! The thread that keeps a sink in step with the table.
 
-use crate::metrics::Synced;
+use crate::metrics::{Synced, Task};
+use crate::trouble::Trouble;
 use crate::watch::Notice;
 use crate::{Metrics, Watch};
 use sealane_catalog::{Entry, NamespacedName};
@@ -14,15 +15,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often it is looked whether others removed the rules, and how full the table of flows is.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether others removed the rules, and how full the table of flows is: some microseconds'
+/// work, and a table that is full loses connections until then.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long notices are waited for at a time.
+const LONG: Duration = Duration::from_secs(1);
 /// How long notices of what is done to the rules are gathered: our own are many, and those of others rare.
 const GATHER: Duration = Duration::from_millis(2);
 /// Elements beyond which a change is written unheard: the kernel tells each to whoever listens.
 const LOUD: usize = 2000;
-/// How long a failed round waits for its next try but one, and at most; twice as long each time.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// That somebody else changed the rules is said no more often.
+const REPAIRS_SAID: Duration = Duration::from_secs(60);
 
 /// What changed. The first update carries everything there is: rules are written with it, and not before.
 #[derive(Clone, Debug, Default)]
@@ -95,8 +98,9 @@ where
         unserved: Unserved::default(),
         waiting: Tally::default(),
         state: State::Waiting,
-        failing: None,
-        retry: FIRST_RETRY,
+        troubles: Default::default(),
+        looked: Instant::now(),
+        repair_said: None,
         losing: false,
         revision: 0,
     }));
@@ -128,33 +132,40 @@ fn lock<S>(worker: &Mutex<Worker<S>>) -> MutexGuard<'_, Worker<S>> {
 /// Carries updates out until their senders are gone.
 fn follow<S: RuleSink>(worker: &Mutex<Worker<S>>, updates: &Receiver<Update>) {
     loop {
-        let wait = lock(worker).patience();
-        match updates.recv_timeout(wait) {
-            Ok(first) => {
-                let mut worker = lock(worker);
-                let changes = worker.take(std::iter::once(first).chain(updates.try_iter()));
-                // Who changes nothing has time to look: what is said to be in force should be.
-                if changes.iter().all(Vec::is_empty) {
-                    worker.look();
-                }
-                worker.advance(&changes);
-            }
-            Err(RecvTimeoutError::Timeout) => lock(worker).look(),
+        let wait = lock(worker).patience(Instant::now());
+        let first = match updates.recv_timeout(wait) {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
-        }
+        };
+        let mut worker = lock(worker);
+        let changes = first.map(|first| worker.take(std::iter::once(first).chain(updates.try_iter())));
+        worker.turn(changes.as_ref(), Instant::now());
     }
 }
 
 /// Has the rules repaired as soon as somebody else has changed them, until `end` closes.
 fn listen<S: RuleSink>(worker: &Mutex<Worker<S>>, watch: &Watch, end: &UnixStream) {
     loop {
-        match watch.wait(end, LOOK) {
+        let notice = watch.wait(end, LONG);
+        let noticed = Instant::now();
+        match notice {
             Notice::Ended => return,
             Notice::Quiet => continue,
             Notice::Harmless => {}
             Notice::Disturbed => lock(worker).repair(true),
+            Notice::Lost => {
+                let mut worker = lock(worker);
+                worker.troubled(Task::Notifications, &"too much was done to nftables to be told of it");
+                worker.repair(true);
+            }
+            Notice::Failed(error) => {
+                lock(worker).troubled(Task::Notifications, &error);
+                std::thread::sleep(LOOK);
+            }
         }
-        std::thread::sleep(GATHER);
+        // Whoever goes on to change the rules is not fought with more than half of the time.
+        std::thread::sleep(noticed.elapsed().max(GATHER));
     }
 }
 
@@ -182,10 +193,10 @@ struct Worker<S> {
     /// What is in the table and not in force.
     waiting: Tally,
     state: State,
-    /// What is said of the present failure, which is said once.
-    failing: Option<String>,
-    /// How long to wait before trying again.
-    retry: Duration,
+    /// What fails at present, by task.
+    troubles: [Trouble; Task::ALL.len()],
+    looked: Instant,
+    repair_said: Option<Instant>,
     /// Packets are being lost for want of room in the table of flows.
     losing: bool,
     revision: u64,
@@ -193,8 +204,12 @@ struct Worker<S> {
 
 impl<S: RuleSink> Worker<S> {
     /// How long to wait for updates before something else is to be done.
-    fn patience(&self) -> Duration {
-        if self.state == State::Unknown { self.retry } else { LOOK }
+    fn patience(&self, now: Instant) -> Duration {
+        let look = LOOK.saturating_sub(now.saturating_duration_since(self.looked));
+        match self.state {
+            State::Unknown => look.min(self.troubles[Task::Rules as usize].patience(now)),
+            _ => look,
+        }
     }
 
     /// Takes updates into the table: of each Service, the last state alone.
@@ -242,21 +257,52 @@ impl<S: RuleSink> Worker<S> {
         })
     }
 
-    /// Once in a while, when nothing comes: tries again, and looks whether all is as it was left.
-    fn look(&mut self) {
-        match self.state {
-            State::Waiting => return,
-            State::Unknown => return self.advance(&NOTHING),
-            State::Whole => {}
+    /// Does what is due: carries out what updates changed, tries again what failed, looks around.
+    fn turn(&mut self, changes: Option<&[Vec<Change>; 2]>, now: Instant) {
+        match (self.state, changes) {
+            (State::Waiting, _) => return,
+            (State::Whole, Some(changes)) => {
+                // Who changes nothing has time to look: what is said to be in force should be.
+                if changes.iter().all(Vec::is_empty) {
+                    self.look_at_rules();
+                }
+                self.advance(changes, now);
+            }
+            (State::Whole, None) => {}
+            // What comes before the next try is due is in the table, and goes in with it.
+            (State::Unknown, _) if self.troubles[Task::Rules as usize].patience(now).is_zero() => {
+                self.advance(&NOTHING, now);
+            }
+            (State::Unknown, _) => {}
         }
+        // However many changes come, the rest has its turn.
+        if now.saturating_duration_since(self.looked) >= LOOK {
+            self.looked = now;
+            self.look();
+        }
+    }
+
+    /// Whether rules are as they were left.
+    fn look_at_rules(&mut self) {
         match self.sink.intact() {
             Ok(true) => {}
             Ok(false) => self.repair(false),
             Err(error) => self.failed(&error),
         }
-        // What it tells is worth no failure.
-        if let Ok(now) = self.sink.flow_table() {
-            self.weigh(now);
+    }
+
+    /// Once in a while: whether rules are as they were left, and what becomes of flows.
+    fn look(&mut self) {
+        if self.state == State::Waiting {
+            return;
+        }
+        if self.state == State::Whole {
+            self.look_at_rules();
+        }
+        self.forget_flows([true; 2]);
+        match self.sink.flow_table() {
+            Ok(now) => self.weigh(now),
+            Err(error) => self.troubled(Task::FlowTable, &error),
         }
     }
 
@@ -265,15 +311,19 @@ impl<S: RuleSink> Worker<S> {
         if self.state == State::Waiting {
             return;
         }
-        tracing::warn!("somebody else changed the service rules; writing them anew");
+        let now = Instant::now();
+        if self.repair_said.is_none_or(|said| now.saturating_duration_since(said) >= REPAIRS_SAID) {
+            tracing::warn!("somebody else changed the service rules; writing them anew");
+            self.repair_said = Some(now);
+        }
         self.metrics.repaired(at_once);
         self.state = State::Unknown;
-        self.advance(&NOTHING);
+        self.advance(&NOTHING, now);
     }
 
     /// Carries changes out. What fails is tried once more at once, with everything written anew: the kernel had, or
     /// had not, what it was thought to have (EEXIST, ENOENT), or its answers were lost (ENOBUFS).
-    fn advance(&mut self, changes: &[Vec<Change>; 2]) {
+    fn advance(&mut self, changes: &[Vec<Change>; 2], now: Instant) {
         let incremental = self.state == State::Whole;
         let mut outcome = self.step(changes);
         if let (Err(error), true) = (&outcome, incremental) {
@@ -281,27 +331,46 @@ impl<S: RuleSink> Worker<S> {
             outcome = self.step(&NOTHING);
         }
         match outcome {
-            Ok(()) => {
-                self.retry = FIRST_RETRY;
-                if self.failing.take().is_some() {
-                    tracing::info!(revision = self.revision, "service rules are in force again");
-                }
-            }
+            Ok(()) => self.recovered(Task::Rules),
             Err(error) => {
                 self.failed(&error);
-                self.retry = (self.retry * 2).min(LONGEST_RETRY);
+                self.troubles[Task::Rules as usize].wait(now);
             }
         }
     }
 
-    /// Counts a failure, and says it unless it was the last that was said.
+    /// Rules were not written, or may not be what they should be.
     fn failed(&mut self, error: &S::Error) {
         self.state = State::Unknown;
         self.metrics.failed(self.families(&NOTHING));
+        self.troubled(Task::Rules, error);
+    }
+
+    /// Counts a failure, and says it unless it was said since the last success.
+    fn troubled(&mut self, task: Task, error: &dyn std::fmt::Display) {
+        self.metrics.troubled(task);
         let text = error.to_string();
-        if self.failing.as_ref() != Some(&text) {
-            tracing::warn!(error = text, "service rules were not written; all will be written anew");
-            self.failing = Some(text);
+        if self.troubles[task as usize].is_new(&text) {
+            tracing::warn!(task = task.label(), error = text, "{}; trying again", task.consequence());
+        }
+    }
+
+    fn recovered(&mut self, task: Task) {
+        if self.troubles[task as usize].over() {
+            tracing::info!(task = task.label(), revision = self.revision, "it works again");
+        }
+    }
+
+    /// Forgets flows to backends that are gone. Where that fails rules are in force all the same.
+    fn forget_flows(&mut self, families: [bool; 2]) {
+        let done = self.sink.forget_flows();
+        self.metrics.flows(self.sink.flows());
+        match done {
+            Ok(()) => self.recovered(Task::StaleFlows),
+            Err(error) => {
+                self.metrics.not_cleaned(families);
+                self.troubled(Task::StaleFlows, &error);
+            }
         }
     }
 
@@ -330,10 +399,10 @@ impl<S: RuleSink> Worker<S> {
         self.metrics.up_to_date(self.revision, &std::mem::take(&mut self.waiting.triggered));
         self.publish.send_if_modified(|r| std::mem::replace(r, self.revision) != self.revision);
         let settled = self.sink.settle();
-        self.metrics.flows(self.sink.flows());
         if settled.is_err() {
             self.metrics.not_cleaned(families);
         }
+        self.forget_flows(families);
         settled
     }
 
@@ -348,7 +417,7 @@ impl<S: RuleSink> Worker<S> {
         let left = watch.listen(false);
         let written = write(self);
         if let Err(error) = left.and(watch.listen(true)) {
-            tracing::debug!(%error, "the rules are not listened to");
+            self.troubled(Task::Notifications, &error);
         }
         written?;
         if !self.sink.intact()? {
@@ -358,16 +427,27 @@ impl<S: RuleSink> Worker<S> {
         Ok(())
     }
 
-    /// Says once that packets are lost for want of room, and once that they no longer are.
+    /// Makes room in a table of flows that is full. Says once that packets are lost, and once that they no longer are.
     fn weigh(&mut self, now: Option<FlowTable>) {
         let before = self.metrics.flow_table(now);
         let (Some(before), Some(now)) = (before, now) else { return };
         let losing = now.dropped > before.dropped;
+        let mut ended = 0;
+        if losing || now.limit > 0 && now.entries >= now.limit {
+            match self.sink.make_room() {
+                Ok(count) => ended = count,
+                Err(error) => return self.troubled(Task::FlowTable, &error),
+            }
+            self.metrics.made_room(ended);
+        }
+        self.recovered(Task::FlowTable);
         match (self.losing, losing) {
             (false, true) => tracing::warn!(
                 flows = now.entries,
                 limit = now.limit,
-                "the kernel's table of flows is full and new connections are lost: raise net.netfilter.nf_conntrack_max"
+                ended,
+                "the kernel's table of flows is full and new connections were lost; ended ones are forgotten early. \
+                 Raise conntrack.maxPerCore (net.netfilter.nf_conntrack_max)"
             ),
             (true, false) => {
                 tracing::info!(flows = now.entries, "the kernel's table of flows has room again")
@@ -387,6 +467,7 @@ fn elements(changes: &[Change]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trouble;
     use sealane_proxy::{FrontendKey, InMemorySink, Installed, contract};
 
     #[derive(Clone, Debug, thiserror::Error)]
@@ -424,7 +505,7 @@ mod tests {
         }
     }
 
-    fn worker(sink: Flaky) -> Worker<Flaky> {
+    fn worker<S: RuleSink>(sink: S) -> Worker<S> {
         Worker {
             table: Table::new(contract::node()),
             sink,
@@ -434,8 +515,9 @@ mod tests {
             unserved: Unserved::default(),
             waiting: Tally::default(),
             state: State::Waiting,
-            failing: None,
-            retry: FIRST_RETRY,
+            troubles: Default::default(),
+            looked: Instant::now(),
+            repair_said: None,
             losing: false,
             revision: 0,
         }
@@ -458,7 +540,7 @@ mod tests {
                 worker.sink.1 = vec!["EEXIST"];
             }
             let changes = worker.take(std::iter::once(update));
-            worker.advance(&changes);
+            worker.advance(&changes, Instant::now());
             worker.sink.1.clear();
             assert_eq!(worker.state, State::Whole);
             let installed = worker.sink.read_back().unwrap();
@@ -466,24 +548,34 @@ mod tests {
             assert!(installed.len() == wanted.len() && installed.iter().all(|(k, f)| f.means(&wanted[k])));
         }
         assert!(worker.metrics.syncs().2 > 0);
-        assert_eq!(worker.failing, None);
+        assert!(!worker.troubles[Task::Rules as usize].over());
     }
 
     #[test]
     fn what_keeps_failing_is_tried_ever_more_seldom_and_said_once() {
         let mut worker = worker(Flaky(InMemorySink::default(), vec!["ENOBUFS"; 20]));
         let mut waits = Vec::new();
-        let first = updates(5).next().unwrap();
-        let changes = worker.take(std::iter::once(first));
-        worker.advance(&changes);
+        let mut updates = updates(5);
+        let changes = worker.take(updates.next().into_iter());
+        let mut now = Instant::now();
+        worker.turn(Some(&changes), now);
         while worker.state != State::Whole {
-            assert_eq!(worker.failing.as_deref(), Some("ENOBUFS"));
-            waits.push(worker.patience());
-            worker.look();
+            let wait = worker.troubles[Task::Rules as usize].patience(now);
+            assert!(worker.patience(now) <= wait && !worker.troubles[Task::Rules as usize].is_new("ENOBUFS"));
+            waits.push(wait);
+            // What comes before it is due is taken, and not tried for.
+            let failures = worker.metrics.syncs().2;
+            let changes = worker.take(updates.next().into_iter());
+            worker.turn(Some(&changes), now);
+            assert_eq!(worker.metrics.syncs().2, failures);
+            now += wait;
+            worker.turn(None, now);
         }
         assert_eq!((waits.len() as u64, worker.metrics.syncs().2), (20, 20));
-        assert!(waits.is_sorted() && waits[0] == 2 * FIRST_RETRY && waits[19] == LONGEST_RETRY, "{waits:?}");
-        assert_eq!((worker.failing.clone(), worker.retry), (None, FIRST_RETRY));
+        assert!(waits[0] < waits[19] && waits[19] <= trouble::LONGEST_RETRY, "{waits:?}");
+        assert_eq!(worker.troubles[Task::Rules as usize].patience(now), Duration::ZERO);
+        let wanted = worker.table.frontends();
+        assert_eq!(worker.sink.0.read_back().unwrap().len(), wanted.len());
     }
 
     #[test]
@@ -492,6 +584,80 @@ mod tests {
         worker.look();
         worker.repair(true);
         assert_eq!((worker.sink.0.replaced, worker.state), (0, State::Waiting));
+    }
+
+    /// What queued up while a round was written goes in together: of each Service, its last state.
+    #[test]
+    fn bursts_are_coalesced() {
+        let (updates, inbox) = std::sync::mpsc::channel();
+        let rounds = contract::history(7, 400);
+        for (round, revision) in rounds.iter().zip(1..) {
+            let services = round.iter().map(|(name, entry)| (name.clone(), entry.clone().map(Arc::new)));
+            updates.send(Update { revision, services: services.collect(), node: None }).unwrap();
+        }
+        let proxy = spawn(Table::new(contract::node()), InMemorySink::default(), inbox).unwrap();
+        let metrics = proxy.metrics().clone();
+        drop(updates);
+        proxy.join();
+        let line = |name: &str| {
+            let text = metrics.render();
+            let found = text.lines().find_map(|l| l.strip_prefix(&format!("{name} ")));
+            found.unwrap_or_else(|| panic!("{name} in {text}")).to_owned()
+        };
+        assert_eq!(metrics.syncs(), (1, 0, 0), "400 updates, one round");
+        assert_eq!(line("sealane_proxy_applied_revision"), "400");
+        let mut table = Table::new(contract::node());
+        rounds.iter().for_each(|round| {
+            table.update(round.iter().map(|(name, entry)| (name, entry.as_ref())));
+        });
+        assert_eq!(line("sealane_proxy_frontends"), table.frontends().len().to_string());
+    }
+
+    /// Flows cannot be looked through: rules are in force all the same, and nothing is written anew.
+    #[test]
+    fn flows_that_cannot_be_forgotten_hold_no_rules_up() {
+        struct Blind(Flaky, Vec<&'static str>);
+        impl RuleSink for Blind {
+            type Error = Trouble;
+            fn replace(
+                &mut self,
+                node: &NodeContext,
+                frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
+            ) -> Result<(), Trouble> {
+                self.0.replace(node, frontends)
+            }
+            fn apply(&mut self, changes: &[Change]) -> Result<(), Trouble> {
+                self.0.apply(changes)
+            }
+            fn forget_flows(&mut self) -> Result<(), Trouble> {
+                self.1.pop().map_or(Ok(()), |text| Err(Trouble(text)))
+            }
+            fn read_back(&mut self) -> Result<Installed, Trouble> {
+                self.0.read_back()
+            }
+        }
+        let mut worker = worker(Blind(Flaky::default(), vec!["the kernel lacks conntrack"; 12]));
+        for update in updates(5) {
+            let changes = worker.take(std::iter::once(update));
+            worker.turn(Some(&changes), Instant::now());
+            assert_eq!(worker.state, State::Whole);
+        }
+        let counted = |worker: &Worker<Blind>| {
+            let text = worker.metrics.render();
+            let line = |l: &str| {
+                l.strip_prefix("sealane_proxy_failures_total{task=\"stale_flows\"} ").map(str::to_owned)
+            };
+            text.lines().find_map(line).unwrap().parse::<usize>().unwrap()
+        };
+        let before = counted(&worker);
+        assert!((1..=8).contains(&before));
+        while !worker.sink.1.is_empty() {
+            worker.look();
+        }
+        assert_eq!(counted(&worker), 12);
+        worker.look();
+        assert!(!worker.troubles[Task::StaleFlows as usize].over(), "it is over");
+        assert_eq!((worker.metrics.syncs().0, worker.metrics.syncs().2), (1, 0));
     }
 
     #[test]

@@ -21,8 +21,12 @@ const DATAGRAM: usize = 64 << 10;
 /// What was noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// Somebody else changed our table, or what happened is not known because too much did.
+    /// Somebody else changed our table.
     Disturbed,
+    /// What happened is not known, because too much did (ENOBUFS).
+    Lost,
+    /// Listening failed.
+    Failed(Errno),
     /// We wrote, or others wrote to their tables.
     Harmless,
     /// Nothing.
@@ -81,7 +85,7 @@ impl Watch {
         let patience = Timespec::try_from(patience).ok();
         match poll(&mut both, patience.as_ref()) {
             Ok(0) | Err(Errno::INTR) => Notice::Quiet,
-            Err(_) => Notice::Ended,
+            Err(errno) => Notice::Failed(errno),
             Ok(_) if !both[1].revents().is_empty() => Notice::Ended,
             Ok(_) => self.drain(),
         }
@@ -94,14 +98,15 @@ impl Watch {
         loop {
             match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
-                    if received(&buffer[..length]).any(|m| is_disturbance(&m, self.sink)) {
+                    let disturbed = received(&buffer[..length]).any(|m| is_disturbance(&m, self.sink));
+                    if disturbed && notice == Notice::Harmless {
                         notice = Notice::Disturbed;
                     }
                 }
                 Err(Errno::AGAIN) => return notice,
                 Err(Errno::INTR) => {}
-                Err(Errno::NOBUFS) => notice = Notice::Disturbed,
-                Err(_) => return Notice::Ended,
+                Err(Errno::NOBUFS) => notice = Notice::Lost,
+                Err(errno) => return Notice::Failed(errno),
             }
         }
     }

@@ -464,6 +464,7 @@ fn udp_flows_end_with_their_service_and_stay_with_who_still_serves() {
     let changes = rules.table.update([(&dns.key, None)]);
     rules.sink.apply(&changes).unwrap();
     rules.sink.settle().unwrap();
+    rules.sink.forget_flows().unwrap();
     assert!(ask(&socket).is_err());
     assert_eq!(ask(&other).unwrap().0, 1);
     let flows = rules.sink.flow_table().unwrap().unwrap();

@@ -1,11 +1,59 @@
-//! The table of packets against what stands in the kernel, and as real connections. Needs root.
+//! The table of packets against what stands in the kernel, and as real connections, by nftables and by iptables. Needs
+//! root.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
 
 mod lab;
 mod real;
 
-use sealane_proxy::cases::{Cluster, PACKETS, clusters};
-use sealane_proxy::{RuleSink, Table};
+use lab::Namespace;
+use sealane_dataplane::{IptablesRules, IptablesSink, NftSink, Ruleset, TraceError, Variant};
+use sealane_proxy::cases::{Cluster, PACKETS, Row, clusters};
+use sealane_proxy::{Fate, FrontendKey, Packet, RuleSink, Table};
+use std::collections::BTreeSet;
+
+/// A sink whose state in the kernel can be read and walked.
+trait Walked: RuleSink {
+    type Rules;
+    /// What differs from the table on purpose: in which rows, what becomes of the packet, and why.
+    const DIFFERENCES: &[Difference];
+    fn rules(&mut self) -> Self::Rules;
+    fn walk(rules: &Self::Rules, packet: &Packet<'_>) -> Result<Fate, TraceError>;
+}
+
+type Difference = (fn(&Table, &Row) -> bool, Fate, &'static str);
+
+impl Walked for NftSink {
+    type Rules = Ruleset;
+    const DIFFERENCES: &[Difference] = &[];
+    fn rules(&mut self) -> Ruleset {
+        self.ruleset().unwrap()
+    }
+    fn walk(rules: &Ruleset, packet: &Packet<'_>) -> Result<Fate, TraceError> {
+        rules.trace(packet)
+    }
+}
+
+/// Nobody's port of a cluster address, or nobody's address of a Service range.
+fn is_nobodys(table: &Table, row: &Row) -> bool {
+    let key =
+        FrontendKey { address: row.packet.destination, protocol: row.packet.protocol, port: row.packet.port };
+    !table.frontends().contains_key(&key) && row.fate != Fate::Pass
+}
+
+impl Walked for IptablesSink {
+    type Rules = IptablesRules;
+    const DIFFERENCES: &[Difference] = &[(
+        is_nobodys,
+        Fate::Pass,
+        "kube-proxy's iptables mode has no rule for what no Service has: it goes where routes lead",
+    )];
+    fn rules(&mut self) -> IptablesRules {
+        self.ruleset().unwrap()
+    }
+    fn walk(rules: &IptablesRules, packet: &Packet<'_>) -> Result<Fate, TraceError> {
+        rules.trace(packet)
+    }
+}
 
 /// The table of a cluster.
 fn table(cluster: &Cluster) -> Table {
@@ -14,35 +62,66 @@ fn table(cluster: &Cluster) -> Table {
     table
 }
 
-#[test]
-fn what_stands_in_the_kernel_agrees() {
-    let mut sink = lab::Namespace::new().sink();
-    let (mut wrong, mut rows) = (Vec::new(), 0);
-    for cluster in clusters(PACKETS).unwrap() {
-        sink.replace(&cluster.node, table(&cluster).frontends()).unwrap();
-        let ruleset = sink.ruleset().unwrap();
-        for row in &cluster.rows {
-            rows += 1;
-            let fate = ruleset.trace(&row.packet);
-            if fate.as_ref() != Ok(&row.fate) {
-                wrong.push(format!("line {}: {}, {}\n  meets {fate:?}", row.line, cluster.title, row.text));
+/// All clusters, each with its table, and with what a sink is known to do otherwise.
+fn expected<S: Walked>() -> Vec<(Cluster, Table)> {
+    let mut used = BTreeSet::new();
+    let mut all = Vec::new();
+    for mut cluster in clusters(PACKETS).unwrap() {
+        let table = table(&cluster);
+        for row in &mut cluster.rows {
+            if let Some((_, fate, why)) = S::DIFFERENCES.iter().find(|(applies, ..)| applies(&table, row)) {
+                used.insert(*why);
+                row.fate = fate.clone();
             }
         }
+        all.push((cluster, table));
+    }
+    assert_eq!(used.len(), S::DIFFERENCES.len(), "a difference that is none: {used:?}");
+    all
+}
+
+/// Rows that the rules in the kernel do something else with.
+fn walked<S: Walked>(sink: &mut S, cluster: &Cluster, wrong: &mut Vec<String>) {
+    let rules = sink.rules();
+    for row in &cluster.rows {
+        let fate = S::walk(&rules, &row.packet);
+        if fate.as_ref() != Ok(&row.fate) {
+            wrong.push(format!("line {}: {}, {}\n  meets {fate:?}", row.line, cluster.title, row.text));
+        }
+    }
+}
+
+fn state_agrees<S: Walked>(mut sink: S) {
+    let (mut wrong, mut rows) = (Vec::new(), 0);
+    for (cluster, table) in expected::<S>() {
+        sink.replace(&cluster.node, table.frontends()).unwrap();
+        walked(&mut sink, &cluster, &mut wrong);
+        rows += cluster.rows.len();
     }
     assert!(wrong.is_empty(), "{} of {rows} rows:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// The answerer says whom it saw.
 #[test]
-fn real_connections_agree() {
+fn what_stands_in_the_kernel_agrees() {
+    state_agrees(Namespace::new().sink());
+}
+
+#[test]
+fn what_stands_in_iptables_agrees() {
+    for variant in [Variant::Default, Variant::Legacy] {
+        state_agrees(Namespace::new().iptables(variant));
+    }
+}
+
+/// The answerer says whom it saw.
+fn connections_agree<S: Walked>(site: &real::Site, mut sink: S) {
     let begun = std::time::Instant::now();
-    let site = real::Site::new();
-    let mut sink = site.lab.node.sink();
     let (mut wrong, mut rows) = (Vec::new(), 0);
-    for cluster in clusters(PACKETS).unwrap() {
+    for (cluster, table) in expected::<S>() {
         site.own(&cluster, true);
-        sink.replace(&cluster.node, table(&cluster).frontends()).unwrap();
+        sink.replace(&cluster.node, table.frontends()).unwrap();
         sink.settle().unwrap();
+        sink.forget_flows().unwrap();
         rows += cluster.rows.len();
         for (row, why) in site.check_all(&cluster.rows) {
             wrong.push(format!("line {}: {}, {}\n  {why}", row.line, cluster.title, row.text));
@@ -53,12 +132,23 @@ fn real_connections_agree() {
     assert!(wrong.is_empty(), "{} of {rows} rows:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Changes lead where writing anew leads: the clusters one after the other, Service by Service.
 #[test]
-fn what_changes_lead_to_agrees() {
-    let mut sink = lab::Namespace::new().sink();
-    let (mut wrong, mut rows) = (Vec::new(), 0);
-    for cluster in clusters(PACKETS).unwrap() {
+fn real_connections_agree() {
+    let site = real::Site::new();
+    connections_agree(&site, site.lab.node.sink());
+}
+
+#[test]
+fn real_connections_by_iptables_agree() {
+    let site = real::Site::new();
+    connections_agree(&site, site.lab.node.iptables(Variant::Default));
+}
+
+/// Changes lead where writing anew leads: the clusters one after the other, Service by Service.
+fn changes_agree<S: Walked>(mut sink: S) {
+    let mut wrong = Vec::new();
+    let mut rows = 0;
+    for (cluster, _) in expected::<S>() {
         let mut table = Table::new(cluster.node.clone());
         sink.replace(&cluster.node, table.frontends()).unwrap();
         // Come with all, lose their endpoints, get them again.
@@ -73,14 +163,19 @@ fn what_changes_lead_to_agrees() {
             }
         }
         sink.settle().unwrap();
-        let ruleset = sink.ruleset().unwrap();
-        for row in &cluster.rows {
-            rows += 1;
-            let fate = ruleset.trace(&row.packet);
-            if fate.as_ref() != Ok(&row.fate) {
-                wrong.push(format!("line {}: {}, {}\n  meets {fate:?}", row.line, cluster.title, row.text));
-            }
-        }
+        sink.forget_flows().unwrap();
+        walked(&mut sink, &cluster, &mut wrong);
+        rows += cluster.rows.len();
     }
     assert!(wrong.is_empty(), "{} of {rows} rows:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_changes_lead_to_agrees() {
+    changes_agree(Namespace::new().sink());
+}
+
+#[test]
+fn what_changes_of_iptables_lead_to_agrees() {
+    changes_agree(Namespace::new().iptables(Variant::Default));
 }

@@ -5,7 +5,7 @@ use super::elements::{read_address, read_backend, read_frontend, word_at};
 use super::layout::{Family, Set, TABLE, kind};
 use crate::message::{AttributeIter, Messages, flags};
 use crate::netlink::{Netlink, NetlinkError};
-use sealane_catalog::NamespacedName;
+use sealane_catalog::{NamespacedName, Protocol};
 use sealane_proxy::{Backend, Cidr, Class, Frontend, FrontendKey, Installed, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -74,6 +74,15 @@ fn served(
         }
     })?;
     Ok(served)
+}
+
+/// Addresses and ports of UDP that rules lead from, whoever wrote them.
+pub(super) fn udp(netlink: &mut Netlink, family: Family) -> Result<BTreeSet<FrontendKey>, NetlinkError> {
+    let mut found = BTreeSet::new();
+    dump(netlink, family, Set::Services, |key, _| {
+        found.extend(read_frontend(key, family).map(|(key, _)| key).filter(|k| k.protocol == Protocol::Udp));
+    })?;
+    Ok(found)
 }
 
 /// The prefix that begins and ends so.

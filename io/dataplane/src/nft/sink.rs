@@ -8,11 +8,11 @@ use super::trace::Ruleset;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::room;
 use crate::watch::Watch;
 use rustix::fd::OwnedFd;
-use sealane_catalog::Protocol;
 use sealane_proxy::{Change, Class, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -67,10 +67,7 @@ pub struct NftSink {
     /// What `later` takes from each set's count.
     leaving: Vec<(Family, Set, usize)>,
     applied_at: Instant,
-    /// Frontends whose stale flows are yet to be forgotten.
-    flows: conntrack::Served,
-    /// What was forgotten of them.
-    forgotten: conntrack::Forgotten,
+    stale: conntrack::Stale,
 }
 
 impl NftSink {
@@ -85,8 +82,7 @@ impl NftSink {
             later: Messages::default(),
             leaving: Vec::new(),
             applied_at: Instant::now(),
-            flows: conntrack::Served::new(),
-            forgotten: [None; 2],
+            stale: conntrack::Stale::default(),
         })
     }
 
@@ -330,18 +326,22 @@ impl RuleSink for NftSink {
         frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
     ) -> Result<(), NetlinkError> {
         self.node = node.clone();
-        // Of those that are gone no flow may be left either, whether or not their going was ever told.
-        let gone = self.installed.keys().filter(|k| k.protocol == Protocol::Udp);
-        self.flows.extend(gone.map(|key| (*key, BTreeSet::new())));
+        // Rules outlive who wrote them: what those led from whose Services went meanwhile is not served any more.
+        if self.tables.is_empty() {
+            for family in [Family::V4, Family::V6] {
+                let left = read::udp(&mut self.netlink, family).unwrap_or_default();
+                self.stale.replaced(left.iter(), std::iter::empty());
+            }
+        }
+        self.stale.replaced(self.installed.keys(), frontends.values());
         self.installed = frontends.clone();
-        self.flows.extend(conntrack::served(self.installed.values()));
         self.rebuild()
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
         self.settle()?;
         // Kept over a failure: what serves them then is settled by the `replace` that follows.
-        self.flows.extend(conntrack::changed(changes));
+        self.stale.changed(changes);
         let mut plans: BTreeMap<Family, Plan> = BTreeMap::new();
         let mut fresh = false;
         for change in changes {
@@ -378,16 +378,15 @@ impl RuleSink for NftSink {
                 *length = length.saturating_sub(count);
             }
         }
-        // A walk over all flows takes milliseconds, so that new connections do not wait for it.
-        if !self.flows.is_empty() {
-            conntrack::forget_stale(&mut self.netlink, &self.flows, &mut self.forgotten)?;
-            self.flows.clear();
-        }
         Ok(())
     }
 
+    fn forget_flows(&mut self) -> Result<(), NetlinkError> {
+        self.stale.forget(&mut self.netlink)
+    }
+
     fn flows(&mut self) -> conntrack::Forgotten {
-        std::mem::take(&mut self.forgotten)
+        self.stale.take()
     }
 
     fn intact(&mut self) -> Result<bool, NetlinkError> {
@@ -402,7 +401,11 @@ impl RuleSink for NftSink {
     }
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, NetlinkError> {
-        conntrack::flow_table(&mut self.netlink).map(Some)
+        room::flow_table(&mut self.netlink).map(Some)
+    }
+
+    fn make_room(&mut self) -> Result<u64, NetlinkError> {
+        room::make_room(&mut self.netlink)
     }
 
     fn read_back(&mut self) -> Result<Installed, NetlinkError> {

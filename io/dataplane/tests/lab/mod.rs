@@ -5,7 +5,7 @@ use sealane_catalog::{
     Endpoint, EndpointPort, Entry, Labels, NamespacedName, Protocol, Service, ServicePort, ServiceType,
     Slice, TrafficPolicy,
 };
-use sealane_dataplane::{NftSink, netlink_socket};
+use sealane_dataplane::{IptablesSink, NftSink, Variant, netlink_socket};
 use sealane_proxy::{NodeContext, RuleSink, Table};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -68,6 +68,10 @@ impl Namespace {
 
     pub fn sink(&self) -> NftSink {
         NftSink::open(self.run(netlink_socket).unwrap()).unwrap()
+    }
+
+    pub fn iptables(&self, variant: Variant) -> IptablesSink {
+        self.run(move || IptablesSink::open(variant)).unwrap()
     }
 }
 
@@ -261,14 +265,19 @@ pub fn context() -> NodeContext {
 }
 
 /// A table and the sink that follows it.
-pub struct Rules {
+pub struct Rules<S = NftSink> {
     pub table: Table,
-    pub sink: NftSink,
+    pub sink: S,
 }
 
 impl Rules {
     pub fn new(node: &Namespace) -> Self {
-        let mut sink = node.sink();
+        Rules::of(node.sink())
+    }
+}
+
+impl<S: RuleSink> Rules<S> {
+    pub fn of(mut sink: S) -> Self {
         sink.replace(&context(), &BTreeMap::new()).unwrap();
         Self { table: Table::new(context()), sink }
     }
@@ -278,5 +287,6 @@ impl Rules {
         let changes = self.table.update([(&key, Some(&entry))]);
         self.sink.apply(&changes).unwrap();
         self.sink.settle().unwrap();
+        self.sink.forget_flows().unwrap();
     }
 }

@@ -132,7 +132,11 @@ impl Site {
         match &row.fate {
             Fate::Reject => expect(self.attempt(row, PATIENT), &Seen::Refused),
             Fate::Drop => expect(self.attempt(row, BRIEF), &Seen::Silent),
-            Fate::Pass => match (endpoint(row.packet.destination, 8080), self.attempt(row, BRIEF)) {
+            // Who is spoken to directly answers where he listens.
+            Fate::Pass => match (
+                endpoint(row.packet.destination, 8080).filter(|_| row.packet.port == 8080),
+                self.attempt(row, BRIEF),
+            ) {
                 (Some(number), seen) => expect(seen, &Seen::At(number, row.packet.source)),
                 (None, Seen::At(number, _)) => Err(format!("{number} answers")),
                 (None, _) => Ok(()),
