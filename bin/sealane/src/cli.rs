@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sealane_proxy::config::SinkKind;
 use serde::Deserialize;
 
 /// Kubernetes service discovery and load balancing in one binary.
@@ -106,6 +107,9 @@ pub(crate) struct UpArgs {
     /// Ports of NodePort Services [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub(crate) node_port_range: Option<String>,
+    /// What carries Services out: nftables, iptables or ebpf [default: nftables]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) proxy_mode: Option<SinkKind>,
     /// The node's name [default: the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,

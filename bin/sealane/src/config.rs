@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use sealane_host::Cidr;
+use sealane_proxy::config::SinkKind;
 use serde::Deserialize;
 
 use crate::cli::{LogFormat, UpArgs};
@@ -19,6 +20,7 @@ pub(crate) struct UpConfig {
     pub(crate) pod_cidr: Cidr,
     pub(crate) cluster_domain: String,
     pub(crate) node_ports: (u16, u16),
+    pub(crate) proxy_mode: SinkKind,
     pub(crate) node_name: String,
     pub(crate) no_node: bool,
     pub(crate) log_format: LogFormat,
@@ -120,6 +122,7 @@ impl UpConfig {
             pod_cidr,
             cluster_domain: text(&flags.cluster_domain, &file.cluster_domain, "cluster.local"),
             node_ports: port_range(&ports)?,
+            proxy_mode: flags.proxy_mode.or(file.proxy_mode).unwrap_or_default(),
             node_name: flags.node_name.clone().or(file.node_name).unwrap_or_else(node_name),
             no_node: flags.no_node || file.no_node,
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),

@@ -2,6 +2,7 @@
 
 mod feed;
 mod servers;
+pub(crate) mod sinks;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,13 +12,12 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, watch_catalog};
-use sealane_dataplane::{
-    NftSink, address_sockets, follow_addresses, netlink_socket, set_conntrack, set_oom_score,
-};
+use sealane_dataplane::{Proxy, address_sockets, follow_addresses, set_conntrack, set_oom_score};
 use sealane_proxy::config::{Config, Flags, Problem, USAGE};
 use sealane_proxy::{NodeContext, Table};
 use tokio::sync::watch;
 
+use self::sinks::{Choice, Sinks};
 use crate::cli::LogFormat;
 
 /// Between two looks at the configuration file.
@@ -57,7 +57,7 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
             .map_err(|e| format!("proxy: cannot write {path}: {e}"));
     }
     if flags.cleanup {
-        return sink()?.clear().map_err(|e| format!("proxy: the rules could not be removed: {e}"));
+        return sinks::clear_all().map_err(|e| format!("proxy: the rules could not be removed: {e}"));
     }
     set_conntrack(&config.conntrack).iter().for_each(|why| tracing::warn!("{why}"));
     if flags.init_only {
@@ -90,10 +90,6 @@ fn said(flags: &Flags, problems: &[Problem]) -> String {
     }
 }
 
-fn sink() -> Result<NftSink, String> {
-    netlink_socket().and_then(NftSink::open).map_err(|e| format!("proxy: {e}"))
-}
-
 /// All parts, in the order in which they need each other.
 async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let mut stop = crate::up::Stop::new()?;
@@ -101,12 +97,12 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let name = config.node_name.clone().unwrap_or(host);
     let client = client(&config, flags.master.as_deref()).await?;
     let (updates, inbox) = std::sync::mpsc::channel();
-    let sink = sink()?;
-    let rules = netlink_socket().and_then(|s| sink.watch(s)).map_err(|e| format!("proxy: {e}"))?;
+    let (sink, rules) = Sinks::open(config.sink, true).map_err(|e| format!("proxy: {e}"))?;
+    let choice = sink.choice();
     let table = Table::new(NodeContext::new(name.as_str()));
     let proxy =
         sealane_dataplane::spawn_watched(table, sink, inbox, rules).map_err(|e| format!("proxy: {e}"))?;
-    tracing::info!(node = name, mode = servers::MODE, "the service proxy starts");
+    tracing::info!(node = name, mode = %config.sink, "the service proxy starts");
 
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let sources = [Source::Services, Source::EndpointSlices, Source::Nodes];
@@ -117,14 +113,15 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let (own, addresses) = watch::channel(None::<std::collections::BTreeSet<IpAddr>>);
     address_sockets().and_then(|s| follow_addresses(s, own)).map_err(|e| format!("proxy: {e}"))?;
 
-    let state = servers::State::new(Arc::clone(&config), Arc::clone(proxy.metrics()));
+    let (change, configs) = watch::channel(Arc::clone(&config));
+    let state = servers::State::new(configs.clone(), choice.clone(), Arc::clone(proxy.metrics()));
     let state = Arc::new(state);
-    let feed = feed::Feed { config: Arc::clone(&config), name: name.into(), state: Arc::clone(&state) };
+    let feed = feed::Feed { configs, name: name.into(), state: Arc::clone(&state) };
     let fed = tokio::spawn(feed.run(snapshots, addresses, updates));
     let ended = tokio::select! {
         () = stop.asked() => Ok(()),
         why = servers::serve(&config, &state) => Err(why),
-        why = changed(flags.config.as_deref()) => Err(why),
+        why = follow_file(flags, &change, &choice, &proxy) => Err(why),
     };
     // Its senders gone, the thread finishes what it does.
     watched.abort();
@@ -134,20 +131,41 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     ended
 }
 
-/// Comes when the configuration file is another one: like kube-proxy, the proxy ends, to be started with it.
-async fn changed(path: Option<&str>) -> String {
+/// Follows the configuration file: another mode is put into force, connections or not. Where anything else is another,
+/// it comes with that: like kube-proxy, the proxy ends, to be started with it.
+async fn follow_file(
+    flags: &Flags,
+    change: &watch::Sender<Arc<Config>>,
+    choice: &Choice,
+    proxy: &Proxy,
+) -> String {
     use std::os::unix::fs::MetadataExt as _;
-    let Some(path) = path else { return std::future::pending().await };
+    let Some(path) = flags.config.as_deref() else { return std::future::pending().await };
     let look = || {
         let found = std::fs::metadata(Path::new(path)).ok()?;
         Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
     };
-    let first = look();
+    let (mut known, mut last) = (look(), None);
     loop {
         tokio::time::sleep(LOOK).await;
-        // Gone for a moment, while it is replaced, is no change.
-        if look().is_some_and(|now| Some(now) != first) {
+        // Gone for a moment, while it is replaced, is no change; and what is being written is read when it is done.
+        let Some(now) = look() else { continue };
+        if Some(now) == known || last.replace(now) != Some(now) {
+            continue;
+        }
+        known = Some(now);
+        let read = std::fs::read_to_string(path).ok().and_then(|text| flags.config(Some(&text)).ok());
+        let before = change.borrow().clone();
+        let Some(new) = read.filter(|new| new.differs_in_mode_alone(&before)) else {
             return format!("proxy: {path} was changed; start it again with the new one");
+        };
+        match choice.want(new.sink) {
+            Ok(()) => {
+                new.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                change.send_replace(Arc::new(new));
+                proxy.rewrite();
+            }
+            Err(error) => tracing::error!("{path}: {error}; rules stay as they are"),
         }
     }
 }

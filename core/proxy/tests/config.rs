@@ -4,7 +4,7 @@
 
 use sealane_catalog::Node;
 use sealane_proxy::PodInterface;
-use sealane_proxy::config::{Config, Flags, LocalMode, Mode, NodePorts, Problem, Span, parse};
+use sealane_proxy::config::{Config, Flags, LocalMode, Mode, NodePorts, Problem, SinkKind, Span, parse};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -107,7 +107,7 @@ fn kubeadms_document_is_kube_proxys_defaults() {
 const REFUSED: &[(&str, &str, (usize, usize))] = &[
     (
         "mode: userspace",
-        "mode: Invalid value: \"userspace\": must be iptables, ipvs, nftables or blank",
+        "mode: Invalid value: \"userspace\": must be nftables, iptables, ebpf, ipvs or blank",
         (3, 7),
     ),
     ("moode: nftables", "unknown field `moode`", (3, 1)),
@@ -203,7 +203,6 @@ fn every_refusal_has_a_sentence_and_a_place() {
 fn what_takes_no_effect_is_said() {
     let table = [
         ("mode: ipvs", "mode: "),
-        ("mode: iptables", "mode: "),
         ("featureGates: {Magic: true}", "featureGates: Magic "),
         ("enableProfiling: true", "enableProfiling: "),
         ("portRange: 1-2", "portRange: "),
@@ -378,5 +377,39 @@ proptest::proptest! {
         if let Ok(flags) = Flags::parse(&words) {
             let _ = flags.config(None);
         }
+    }
+}
+
+#[test]
+fn the_mode_says_what_rules_are_written_to() {
+    for (written, mode, sink, warned) in [
+        ("", Mode::Iptables, SinkKind::Nftables, false),
+        ("iptables", Mode::Iptables, SinkKind::Iptables, false),
+        ("nftables", Mode::Nftables, SinkKind::Nftables, false),
+        ("ebpf", Mode::Ebpf, SinkKind::Ebpf, false),
+        ("ipvs", Mode::Ipvs, SinkKind::Nftables, true),
+    ] {
+        let found = parse(&format!("{HEAD}mode: \"{written}\"\n")).unwrap();
+        assert_eq!((found.mode, found.sink, !found.warnings.is_empty()), (mode, sink, warned), "{written}");
+    }
+    for kind in SinkKind::ALL {
+        assert_eq!(kind.to_string().parse(), Ok(kind));
+    }
+    assert!("ipvs".parse::<SinkKind>().is_err());
+}
+
+/// What a running proxy can change to, and what it has to be started anew for.
+#[test]
+fn modes_change_without_a_new_start() {
+    let of = |more: &str| parse(&format!("{HEAD}{more}")).unwrap();
+    let before = of("mode: nftables\nclusterCIDR: 10.1.0.0/16\n");
+    for (after, alone) in [
+        ("mode: iptables\nclusterCIDR: 10.1.0.0/16\n", true),
+        ("mode: iptables\nclusterCIDR: 10.1.0.0/16\niptables: {masqueradeBit: 5}\n", true),
+        ("clusterCIDR: 10.1.0.0/16\n", true),
+        ("mode: iptables\nclusterCIDR: 10.2.0.0/16\n", false),
+        ("mode: iptables\nclusterCIDR: 10.1.0.0/16\nmetricsBindAddress: 127.0.0.1:1\n", false),
+    ] {
+        assert_eq!(before.differs_in_mode_alone(&of(after)), alone, "{after}");
     }
 }

@@ -9,6 +9,7 @@ use sealane_proxy::{Change, FlowTable, Frontend, NodeContext, RuleSink, Table, T
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -43,10 +44,16 @@ pub struct Update {
 pub struct Proxy {
     applied: watch::Receiver<u64>,
     metrics: Arc<Metrics>,
+    rewrite: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Proxy {
+    /// Has everything written anew before long, for a sink that is to do it otherwise from now on.
+    pub fn rewrite(&self) {
+        self.rewrite.store(true, Ordering::Release);
+    }
+
     /// The last revision in force: new connections follow it. 0 before the first.
     pub fn applied(&self) -> &watch::Receiver<u64> {
         &self.applied
@@ -89,12 +96,14 @@ where
 {
     let (publish, applied) = watch::channel(0);
     let metrics = Arc::new(Metrics::default());
+    let rewrite = Arc::new(AtomicBool::new(false));
     let worker = Arc::new(Mutex::new(Worker {
         table,
         sink,
         publish,
         metrics: metrics.clone(),
         watch: watch.clone(),
+        rewrite: rewrite.clone(),
         unserved: Unserved::default(),
         waiting: Tally::default(),
         state: State::Waiting,
@@ -121,7 +130,7 @@ where
             tracing::error!("the proxy's watch panicked");
         }
     })?;
-    Ok(Proxy { applied, metrics, thread })
+    Ok(Proxy { applied, metrics, rewrite, thread })
 }
 
 /// A poisoned lock holds a worker whose last step broke off: that is repaired as any failure is.
@@ -189,6 +198,8 @@ struct Worker<S> {
     publish: watch::Sender<u64>,
     metrics: Arc<Metrics>,
     watch: Option<Arc<Watch>>,
+    /// All is to be written anew.
+    rewrite: Arc<AtomicBool>,
     unserved: Unserved,
     /// What is in the table and not in force.
     waiting: Tally,
@@ -259,6 +270,9 @@ impl<S: RuleSink> Worker<S> {
 
     /// Does what is due: carries out what updates changed, tries again what failed, looks around.
     fn turn(&mut self, changes: Option<&[Vec<Change>; 2]>, now: Instant) {
+        if self.state == State::Whole && self.rewrite.swap(false, Ordering::Acquire) {
+            self.state = State::Unknown;
+        }
         match (self.state, changes) {
             (State::Waiting, _) => return,
             (State::Whole, Some(changes)) => {
@@ -512,6 +526,7 @@ mod tests {
             publish: watch::channel(0).0,
             metrics: Arc::default(),
             watch: None,
+            rewrite: Arc::default(),
             unserved: Unserved::default(),
             waiting: Tally::default(),
             state: State::Waiting,

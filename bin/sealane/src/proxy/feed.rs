@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// What it goes by.
 pub(super) struct Feed {
-    pub(super) config: Arc<Config>,
+    pub(super) configs: watch::Receiver<Arc<Config>>,
     /// The Node's name.
     pub(super) name: Arc<str>,
     pub(super) state: Arc<State>,
@@ -40,21 +40,21 @@ struct Given {
 impl Feed {
     /// Runs until the catalog's or the proxy's thread ends. The first update waits for all lists and the addresses.
     pub(super) async fn run(
-        self,
+        mut self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
         mut addresses: watch::Receiver<Option<BTreeSet<IpAddr>>>,
         updates: Sender<Update>,
     ) {
         let mut given = Given::default();
-        let least = self.config.min_sync_period.get();
         let mut waits = false;
         loop {
+            let config = self.configs.borrow_and_update().clone();
             let now = snapshots.borrow_and_update().clone();
             let own = addresses.borrow_and_update().clone();
             if let Some(own) = own.filter(|_| now.synced()) {
                 let node = now.node(&self.name).cloned();
                 self.state.set_eligible(node.as_ref().is_some_and(|n| !n.leaving));
-                let context = self.config.node_context(&self.name, node.as_deref(), &own);
+                let context = config.node_context(&self.name, node.as_deref(), &own);
                 if context.is_none() && !std::mem::replace(&mut waits, true) {
                     tracing::warn!(
                         "detectLocalMode NodeCIDR: Node {} has no podCIDRs; no rules are written until it has",
@@ -71,13 +71,14 @@ impl Feed {
             let open = tokio::select! {
                 changed = snapshots.changed() => changed.is_ok(),
                 changed = addresses.changed() => changed.is_ok(),
+                changed = self.configs.changed() => changed.is_ok(),
                 () = tokio::time::sleep(AGAIN), if given.missing => true,
             };
             if !open {
                 return;
             }
             // Whoever asks for a pause between writes gets it; what comes meanwhile goes in at once.
-            tokio::time::sleep_until(begun + least).await;
+            tokio::time::sleep_until(begun + config.min_sync_period.get()).await;
         }
     }
 
@@ -107,7 +108,8 @@ impl Feed {
             return false;
         }
         if listen {
-            let all = [false, true].map(|ipv6| self.config.all_addresses(node, ipv6));
+            let config = self.configs.borrow().clone();
+            let all = [false, true].map(|ipv6| config.all_addresses(node, ipv6));
             let wanted = self.state.checks().listeners(&context, all);
             self.listen(given, &wanted);
         }

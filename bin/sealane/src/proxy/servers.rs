@@ -9,15 +9,17 @@ use jiff::Timestamp;
 use sealane_dataplane::{Answerer, Metrics, Serving, http_listener, serve_http};
 use sealane_proxy::config::Config;
 use sealane_proxy::health::{Answer, HealthChecks};
+use tokio::sync::watch;
 
-/// What rules are written to, whatever mode was asked for.
-pub(super) const MODE: &str = "nftables";
+use super::sinks::Choice;
+
 /// Before an address that was taken is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What answers are made of.
 pub(super) struct State {
-    config: Arc<Config>,
+    configs: watch::Receiver<Arc<Config>>,
+    choice: Choice,
     metrics: Arc<Metrics>,
     /// The Node is known and stays.
     eligible: AtomicBool,
@@ -25,8 +27,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
-        Self { config, metrics, eligible: AtomicBool::new(false), checks: Mutex::default() }
+    pub(super) fn new(configs: watch::Receiver<Arc<Config>>, choice: Choice, metrics: Arc<Metrics>) -> Self {
+        Self { configs, choice, metrics, eligible: AtomicBool::new(false), checks: Mutex::default() }
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.configs.borrow().clone()
     }
 
     pub(super) fn set_eligible(&self, eligible: bool) {
@@ -39,12 +45,12 @@ impl State {
 
     /// What a Service's health check is told.
     pub(super) fn check(&self, listener: SocketAddr) -> Answer {
-        let healthy = self.metrics.progress().healthy(self.config.sync_period, Timestamp::now());
+        let healthy = self.metrics.progress().healthy(self.config().sync_period, Timestamp::now());
         self.checks().answer(listener, healthy)
     }
 
     fn health(&self, path: &str) -> Answer {
-        let (period, now) = (self.config.sync_period, Timestamp::now());
+        let (period, now) = (self.config().sync_period, Timestamp::now());
         let live = path == "/livez";
         let answer = match path {
             "/healthz" => self.metrics.progress().healthz(period, self.eligible.load(Ordering::Relaxed), now),
@@ -63,8 +69,8 @@ impl State {
                     vec![("Content-Type", "text/plain; version=0.0.4; charset=utf-8".to_owned())];
                 answer
             }
-            "/proxyMode" => Answer::text(MODE),
-            "/configz" => Answer::json(200, self.config.configz()),
+            "/proxyMode" => Answer::text(self.choice.in_force().to_string()),
+            "/configz" => Answer::json(200, self.config().configz()),
             "/healthz" => Answer::text("ok"),
             _ => Answer::not_found(),
         }

@@ -9,7 +9,7 @@ use kube::Api as Objects;
 use kube::runtime::wait::await_condition;
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
-use sealane_dataplane::{NetlinkError, NftSink, Proxy, Update, netlink_socket};
+use sealane_dataplane::{Proxy, Update};
 use sealane_host::{Host, HostConfig, Rootless};
 use sealane_node::{Agent, AgentConfig, NodeHandle};
 use sealane_pki::Pki;
@@ -22,6 +22,7 @@ use super::api::Api;
 use super::report::Report;
 use super::{adapters, files, shown, system};
 use crate::config::UpConfig;
+use crate::proxy::sinks::Sinks;
 
 /// How long `up` waits for DNS before it goes on without: its Corefile may be wrong.
 const DNS_PATIENCE: Duration = Duration::from_secs(15);
@@ -157,7 +158,7 @@ async fn start_node(
         stopping: stopping.clone(),
     };
     let joined = network.join().await?;
-    report.part("proxy", "nftables");
+    report.part("proxy", &config.proxy_mode.to_string());
 
     api.create_all(&system::kube_dns(config)).await?;
     let images = crate::image::open(&config.data_dir)?;
@@ -220,13 +221,10 @@ impl Network {
         let at = system::api_for_pods(self.host.config().gateway());
         let bound = self.host.node_network(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
         let api = self.api.serve(bound.map_err(|e| format!("{at} in the node's network: {e}"))?)?;
-        let both = || Ok::<_, NetlinkError>((netlink_socket()?, netlink_socket()?));
-        let opened = self.host.node_network(both).await.map_err(|e| e.to_string())?;
-        let open = |(socket, second)| {
-            let sink = NftSink::open(socket)?;
-            Ok::<_, NetlinkError>((sink.watch(second)?, sink))
-        };
-        let (rules, sink) = opened.and_then(open).map_err(|e| e.to_string())?;
+        let mode = self.config.proxy_mode;
+        // The network is new: nobody left any rules in it.
+        let opened = self.host.node_network(move || Sinks::open(mode, false)).await;
+        let (sink, rules) = opened.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         let mut context = NodeContext::new(self.config.node_name.as_str());
         context.addresses = vec![self.host.config().gateway().into()];
         context.node_port_addresses = vec![self.host.config().gateway().into()];

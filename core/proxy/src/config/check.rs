@@ -25,7 +25,8 @@ fn on(field: Option<bool>) -> bool {
 /// The sections of a mode's settings: kube-proxy reads those of iptables where nothing is said.
 fn section(document: &Document) -> &'static str {
     match text(&document.mode) {
-        "nftables" => "nftables",
+        // What kube-proxy does not have goes by what it would be compared with.
+        "nftables" | "ebpf" => "nftables",
         "ipvs" => "ipvs",
         _ => "iptables",
     }
@@ -67,13 +68,14 @@ pub(super) fn config(document: Document, min_sync_period: Span) -> Result<Config
         return Err(problems);
     }
     let masquerade_all = match mode {
-        Mode::Nftables => document.nftables.as_ref().and_then(|n| n.masquerade_all),
-        _ => document.iptables.as_ref().and_then(|n| n.masquerade_all),
+        Mode::Nftables | Mode::Ebpf => document.nftables.as_ref().and_then(|n| n.masquerade_all),
+        Mode::Iptables | Mode::Ipvs => document.iptables.as_ref().and_then(|n| n.masquerade_all),
     };
     let logging = document.logging.clone().unwrap_or_default();
     let filled = |field: &Option<String>| Some(text(field).to_owned()).filter(|t| !t.is_empty());
     Ok(Config {
         mode,
+        sink: mode.sink(text(&document.mode)),
         node_name: filled(&document.hostname_override).map(|name| name.trim().to_lowercase()),
         bind_address,
         healthz,
@@ -107,11 +109,9 @@ impl Checker {
     fn mode(&mut self) -> Mode {
         match text(&self.document.mode).to_owned().as_str() {
             "nftables" => Mode::Nftables,
-            "" => Mode::Iptables,
-            "iptables" => {
-                self.warn("mode: rules are written to nftables, not to iptables; they mean the same");
-                Mode::Iptables
-            }
+            // Blank is the fastest; its settings are those of kube-proxy's default.
+            "" | "iptables" => Mode::Iptables,
+            "ebpf" => Mode::Ebpf,
             "ipvs" => {
                 self.warn(
                     "mode: rules are written to nftables, not to IPVS; endpoints are chosen at random, and ipvs.* \
@@ -120,7 +120,7 @@ impl Checker {
                 Mode::Ipvs
             }
             other => {
-                let why = "must be iptables, ipvs, nftables or blank";
+                let why = "must be nftables, iptables, ebpf, ipvs or blank";
                 self.refuse("mode", other, why);
                 Mode::Iptables
             }
@@ -306,7 +306,7 @@ impl Checker {
     fn node_ports(&mut self, mode: Mode) -> NodePorts {
         const PRIMARY: &str = "primary";
         let written = self.document.node_port_addresses.clone().unwrap_or_default();
-        if written.is_empty() && mode == Mode::Nftables {
+        if written.is_empty() && matches!(mode, Mode::Nftables | Mode::Ebpf) {
             return NodePorts::Primary;
         }
         if written == [PRIMARY] {

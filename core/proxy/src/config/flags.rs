@@ -15,7 +15,7 @@ The service proxy alone, in kube-proxy's place: same flags, same KubeProxyConfig
   --kubeconfig FILE                 how to reach the API; without it, as a Pod's ServiceAccount does
   --master URL                      the API server, whatever the kubeconfig says
   --hostname-override NAME          the Node's name [default: the host's]
-  --proxy-mode MODE                 nftables, iptables or ipvs; rules are written to nftables
+  --proxy-mode MODE                 nftables, iptables or ebpf [default: nftables]; ipvs is nftables
   --cluster-cidr CIDR[,CIDR]        the Pods' ranges: others who speak to cluster addresses are masqueraded
   --detect-local-mode MODE          ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix
   --pod-bridge-interface NAME       for BridgeInterface

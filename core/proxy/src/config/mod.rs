@@ -26,9 +26,11 @@ pub use flags::{Flags, USAGE};
 
 use crate::{Cidr, NodeContext, PodInterface};
 use sealane_catalog::Node;
+use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Port of `/healthz` and `/livez` (pkg/cluster/ports, ProxyHealthzPort).
@@ -57,6 +59,60 @@ pub enum Mode {
     Ipvs,
     /// `nftables`.
     Nftables,
+    /// `ebpf`, which kube-proxy does not have.
+    Ebpf,
+}
+
+impl Mode {
+    /// What rules are written to. What is left blank is ours to choose; and for IPVS there is no sink.
+    pub fn sink(self, written: &str) -> SinkKind {
+        match self {
+            Mode::Iptables if !written.is_empty() => SinkKind::Iptables,
+            Mode::Ebpf => SinkKind::Ebpf,
+            Mode::Iptables | Mode::Ipvs | Mode::Nftables => SinkKind::Nftables,
+        }
+    }
+}
+
+/// What rules are written to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkKind {
+    /// nftables.
+    #[default]
+    Nftables,
+    /// iptables.
+    Iptables,
+    /// eBPF.
+    Ebpf,
+}
+
+impl SinkKind {
+    /// All of them.
+    pub const ALL: [SinkKind; 3] = [SinkKind::Nftables, SinkKind::Iptables, SinkKind::Ebpf];
+
+    fn name(self) -> &'static str {
+        match self {
+            SinkKind::Nftables => "nftables",
+            SinkKind::Iptables => "iptables",
+            SinkKind::Ebpf => "ebpf",
+        }
+    }
+}
+
+impl fmt::Display for SinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SinkKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        found.ok_or_else(|| "must be nftables, iptables or ebpf".to_owned())
+    }
 }
 
 impl fmt::Display for Mode {
@@ -65,6 +121,7 @@ impl fmt::Display for Mode {
             Mode::Iptables => "iptables",
             Mode::Ipvs => "ipvs",
             Mode::Nftables => "nftables",
+            Mode::Ebpf => "ebpf",
         })
     }
 }
@@ -119,6 +176,8 @@ impl Conntrack {
 pub struct Config {
     /// `mode`.
     pub mode: Mode,
+    /// What rules are written to.
+    pub sink: SinkKind,
     /// `hostnameOverride`: the Node's name; `None`: the host's.
     pub node_name: Option<String>,
     /// `bindAddress`, where it says the node's address of its family.
@@ -207,6 +266,21 @@ impl Config {
         let min_sync = check::written_min_sync(&document);
         document.fill();
         check::config(document, min_sync)
+    }
+
+    /// Whether another configuration differs at most in the mode and what comes with it: a running proxy can change to
+    /// it, as nothing but the rules depends on that.
+    pub fn differs_in_mode_alone(&self, other: &Config) -> bool {
+        let rest = |config: &Config| Document {
+            mode: None,
+            iptables: None,
+            nftables: None,
+            ipvs: None,
+            ..config.document.clone()
+        };
+        rest(self) == rest(other)
+            && (&self.node_name, self.healthz, self.metrics)
+                == (&other.node_name, other.healthz, other.metrics)
     }
 
     /// The document with defaults, as `--write-config-to` writes it.
