@@ -10,7 +10,9 @@
 use rustix::net::{AddressFamily, SocketType, connect, socket};
 use sealane_bpf::{BpfSink, cgroup2_root};
 use sealane_catalog::{NamespacedName, Protocol};
-use sealane_proxy::{Backend, Change, Class, Frontend, FrontendKey, Masquerade, NodeContext, RuleSink, Target};
+use sealane_proxy::{
+    Backend, Change, Class, Frontend, FrontendKey, Masquerade, NodeContext, RuleSink, Target,
+};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -94,7 +96,11 @@ fn measure(label: &str, kind: SocketType, times: usize, server: SocketAddr, grou
     let (missed, found) = (over(&taken[1], &taken[0]), over(&taken[2], &taken[0]));
     let [plain, inside, led] = taken.map(|mut t| median(&mut t));
     println!("{label}: direct {plain:.0} ns, direct under the programs {inside:.0} ns, Service {led:.0} ns");
-    println!("  Service over direct: {:.3} us by medians, {:.3} us by neighbours", (led - plain) / 1e3, found / 1e3);
+    println!(
+        "  Service over direct: {:.3} us by medians, {:.3} us by neighbours",
+        (led - plain) / 1e3,
+        found / 1e3
+    );
     println!("  a look that finds nothing: {:.3} us", missed / 1e3);
 }
 
@@ -125,7 +131,11 @@ fn run(endpoints: u32, times: usize, group: &Path) {
     println!("programs loaded and attached in {:.3} s", begun.elapsed().as_secs_f64());
     let begun = Instant::now();
     sink.replace(&node, &table).unwrap();
-    println!("{endpoints} endpoints of {} Services in {:.3} s", endpoints / EACH, begun.elapsed().as_secs_f64());
+    println!(
+        "{endpoints} endpoints of {} Services in {:.3} s",
+        endpoints / EACH,
+        begun.elapsed().as_secs_f64()
+    );
     // One endpoint of a Service is another.
     let mut one: Vec<f64> = Vec::new();
     for (number, old) in table.values().filter(|f| f.target.backends().len() > 1).take(2000).enumerate() {

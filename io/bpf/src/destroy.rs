@@ -3,7 +3,7 @@
 use crate::BpfError;
 use crate::cgroup::namespaces;
 use crate::diag::{Diag, Socket};
-use crate::raw::{self, FlowKey, Key, Place};
+use crate::raw::{self, COMES, FlowKey, Key, LEAVES, Place, Track, TrackKey};
 use aya::maps::{HashMap, MapData, MapError};
 use rustix::fd::AsFd;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -79,6 +79,46 @@ pub(crate) fn end_sockets(
             .map_err(|e| failed(rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::AGAIN)))?;
         worker.join().map_err(|_| failed(rustix::io::Errno::CANCELED))?
     })
+}
+
+/// Forgets which backends flows of UDP from outside were led to, where those no longer serve them: the next datagram is
+/// led anew.
+pub(crate) fn forget_tracks(
+    tracks: &mut HashMap<MapData, TrackKey, Track>,
+    dead: &Dead,
+) -> Result<(), BpfError> {
+    if dead.lost.is_empty() {
+        return Ok(());
+    }
+    let mut stale = Vec::new();
+    for entry in tracks.iter() {
+        let (key, to) = entry.map_err(BpfError::map("tracks"))?;
+        let at =
+            Key { address: key.destination, port: key.destination_port, protocol: key.protocol, zero: 0 };
+        let backend = Backend { address: raw::ip(to.address), port: u16::from_be_bytes(to.port) };
+        let lost =
+            key.direction == COMES && at.frontend().is_some_and(|at| dead.lost.contains(&(backend, at)));
+        if lost {
+            let answers = TrackKey {
+                source: to.address,
+                destination: key.source,
+                source_port: to.port,
+                destination_port: key.source_port,
+                direction: LEAVES,
+                ..key
+            };
+            stale.extend([key, answers]);
+        }
+    }
+    for key in stale {
+        match tracks.remove(&key) {
+            // The eldest are forgotten by themselves.
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(why) => return Err(BpfError::map("tracks")(why)),
+        }
+    }
+    Ok(())
 }
 
 /// What a socket believes its peer to be, where a program led it there.

@@ -1,13 +1,20 @@
 //! One set of maps, and the programs that read them.
 
 use crate::BpfError;
-use crate::query::attached;
+use crate::maglev;
+use crate::query::{Target as Hooked, attached};
 use crate::ranges::Ranges;
-use crate::raw::{self, Choice, ChoiceKey, FlowKey, Key, Place, Range, Source, Value, flag, target};
+use crate::raw::{
+    self, Choice, ChoiceKey, FlowKey, Key, Place, Range, Source, Track, TrackKey, Value, flag, target,
+};
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{
+    CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, tc,
+};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader, Pod};
 use rustix::thread::{MembarrierCommand, membarrier};
 use sealane_proxy::{Backend, Cidr, Class, Frontend, FrontendKey, Masquerade, Target};
 use std::collections::BTreeMap;
@@ -31,6 +38,16 @@ const PROGRAMS: [(&str, u32); 8] = [
     ("getpeername6", 30),
 ];
 
+/// Programs at links from outside, with the kernel's numbers of their hooks (`BPF_TCX_INGRESS`, `BPF_TCX_EGRESS`).
+const AT_LINKS: [(&str, TcAttachType, u32); 2] =
+    [("from_outside", TcAttachType::Ingress, 46), ("to_outside", TcAttachType::Egress, 47)];
+
+/// The id of the Pods' ranges in `sources`.
+pub(crate) const PODS: u32 = 0;
+
+/// `BPF_NOEXIST`.
+const NEW_ALONE: u64 = 1;
+
 /// Entries that a map has room for at least.
 const SMALLEST: usize = 1 << 12;
 
@@ -40,14 +57,31 @@ pub(crate) struct Sizes {
     pub frontends: usize,
     pub backends: usize,
     pub sources: usize,
+    pub hashes: usize,
+}
+
+/// What programs need to know beside frontends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    /// The node's own addresses, whose ports are the node's.
+    pub own: Vec<IpAddr>,
+    /// The Pods' ranges.
+    pub pods: Vec<Cidr>,
+    /// The mark by which other rules masquerade.
+    pub mark: u32,
+    /// Links from outside.
+    pub links: Vec<String>,
 }
 
 impl Sizes {
-    pub fn of<'a>(frontends: impl IntoIterator<Item = &'a Arc<Frontend>>) -> Self {
-        let mut sizes = Self::default();
+    pub fn of<'a>(frontends: impl IntoIterator<Item = &'a Arc<Frontend>>, facts: &Facts) -> Self {
+        let mut sizes = Self { sources: facts.pods.len(), ..Self::default() };
         for frontend in frontends {
             sizes.frontends += 1;
             sizes.backends += places(frontend);
+            if !facts.links.is_empty() {
+                sizes.hashes += maglev::length(from_outside(frontend).len());
+            }
             sizes.sources += frontend.sources.as_ref().map_or(0, |s| s.len());
         }
         sizes
@@ -58,6 +92,14 @@ impl Sizes {
 fn places(frontend: &Frontend) -> usize {
     let targets = [Some(&frontend.target), frontend.outside.as_ref()];
     targets.into_iter().flatten().map(|t| t.backends().len()).sum()
+}
+
+/// Slots for who comes from outside, where that is what the address is for.
+fn from_outside(frontend: &Frontend) -> &[Backend] {
+    match frontend.class {
+        Class::External => frontend.outside.as_ref().unwrap_or(&frontend.target).backends(),
+        Class::ClusterIp => &[],
+    }
 }
 
 /// Room for twice of it.
@@ -95,13 +137,15 @@ pub(crate) struct Generation {
     pub cluster: Hash<raw::Address, u32>,
     pub sources: LpmTrie<MapData, Source, u32>,
     pub flows: Hash<FlowKey, Place>,
+    pub tracks: Hash<TrackKey, Track>,
     choices: Hash<ChoiceKey, Choice>,
+    hashes: Array<MapData, u32>,
     ranges: Ranges,
+    tables: Ranges,
     standing: BTreeMap<FrontendKey, Standing>,
     /// How many frontends a cluster address has.
     addresses: BTreeMap<IpAddr, usize>,
-    /// The node's own addresses, whose ports are the node's.
-    own: Vec<IpAddr>,
+    facts: Facts,
     next_id: u32,
     /// Source ranges that no frontend leads to any more.
     stale: Vec<(u32, Arc<[Cidr]>)>,
@@ -118,65 +162,90 @@ impl fmt::Debug for Generation {
 
 impl Generation {
     /// Makes maps with room for twice of what is to be held. No program is attached yet.
-    pub fn load(sizes: Sizes, own: Vec<IpAddr>) -> Result<Self, BpfError> {
+    pub fn load(sizes: Sizes, facts: Facts) -> Result<Self, BpfError> {
         // Before 5.18 a program cannot say why it refuses, and one that would is refused itself.
-        Self::load_as(sizes, own.clone(), 1).or_else(|_| Self::load_as(sizes, own, 0))
+        Self::load_as(sizes, facts.clone(), 1).or_else(|_| Self::load_as(sizes, facts, 0))
     }
 
-    fn load_as(sizes: Sizes, own: Vec<IpAddr>, says_why: u8) -> Result<Self, BpfError> {
+    fn load_as(sizes: Sizes, facts: Facts, says_why: u8) -> Result<Self, BpfError> {
         let (frontends, backends) = (room(sizes.frontends), room(sizes.backends));
-        let sources = room(sizes.sources);
+        let (sources, hashes) = (room(sizes.sources), room(sizes.hashes));
         let mut ebpf = EbpfLoader::new()
             .override_global("says_why", &says_why, true)
+            .override_global("masquerade_mark", &facts.mark, true)
             .map_max_entries("frontends", frontends)
             .map_max_entries("cluster", frontends)
             .map_max_entries("backends", backends)
             .map_max_entries("sources", sources)
+            .map_max_entries("hashes", hashes)
             .load(OBJECT)?;
         for (name, _) in PROGRAMS {
-            program(&mut ebpf, name)?.load().map_err(|why| refused(name, why))?;
+            socket_program(&mut ebpf, name)?.load().map_err(|why| refused(name, why))?;
         }
-        Ok(Self {
+        if !facts.links.is_empty() {
+            for (name, ..) in AT_LINKS {
+                link_program(&mut ebpf, name)?.load().map_err(|why| refused(name, why))?;
+            }
+        }
+        let mut generation = Self {
             frontends: take(&mut ebpf, "frontends")?,
             backends: take(&mut ebpf, "backends")?,
             cluster: take(&mut ebpf, "cluster")?,
             sources: take(&mut ebpf, "sources")?,
             flows: take(&mut ebpf, "flows")?,
+            tracks: take(&mut ebpf, "tracks")?,
             choices: take(&mut ebpf, "choices")?,
+            hashes: take(&mut ebpf, "hashes")?,
             ranges: Ranges::new(backends),
+            tables: Ranges::new(hashes),
             standing: BTreeMap::new(),
             addresses: BTreeMap::new(),
-            own,
-            next_id: 1,
+            next_id: PODS + 1,
             stale: Vec::new(),
-            prefixes: 0,
+            prefixes: facts.pods.len(),
             room: (frontends as usize, sources as usize),
             ids: Vec::new(),
+            facts,
             ebpf,
-        })
+        };
+        for range in &generation.facts.pods {
+            let written = generation.sources.insert(&prefix(PODS, range), 1, 0);
+            written.map_err(BpfError::map("sources"))?;
+        }
+        Ok(generation)
     }
 
-    /// Takes over which sockets and clients an older generation led where.
+    /// Takes over which sockets, flows and clients an older generation led where, but for those that are known here.
     pub fn inherit(&mut self, older: &Generation) -> Result<(), BpfError> {
-        for entry in older.flows.iter() {
-            let (key, value) = entry.map_err(BpfError::map("flows"))?;
-            self.flows.insert(key, value, 0).map_err(BpfError::map("flows"))?;
-        }
-        for entry in older.choices.iter() {
-            let (key, value) = entry.map_err(BpfError::map("choices"))?;
-            self.choices.insert(key, value, 0).map_err(BpfError::map("choices"))?;
-        }
-        Ok(())
+        copy(&older.flows, &mut self.flows).map_err(BpfError::map("flows"))?;
+        copy(&older.tracks, &mut self.tracks).map_err(BpfError::map("tracks"))?;
+        copy(&older.choices, &mut self.choices).map_err(BpfError::map("choices"))
     }
 
-    /// Attaches all programs. Where an older generation's are still attached, a connection that both see is led by the
-    /// first, and is none of the second's business any more.
+    /// Attaches all programs; those at links in the network namespace of the calling thread. Where an older
+    /// generation's are still attached, what one has led is none of the other's business any more: at links the new
+    /// ones come first, so that no new flow is the old ones' alone.
     pub fn attach(&mut self, cgroup: &File) -> Result<(), BpfError> {
         for (name, _) in PROGRAMS {
-            let program = program(&mut self.ebpf, name)?;
+            let program = socket_program(&mut self.ebpf, name)?;
             // A link stands beside others' whatever the mode, and the kernel takes it with none alone.
             program.attach(cgroup, CgroupAttachMode::Single).map_err(|why| refused(name, why))?;
             self.ids.push(program.info().map_err(|why| refused(name, why))?.id());
+        }
+        for link in &self.facts.links {
+            if !has_tcx() {
+                // It may be there: then the programs stand in it, and else they say what is wrong.
+                let _ = tc::qdisc_add_clsact(link);
+            }
+            for (name, side, _) in AT_LINKS {
+                let program = link_program(&mut self.ebpf, name)?;
+                let attached = if has_tcx() {
+                    program.attach_with_options(link, side, TcAttachOptions::TcxOrder(LinkOrder::first()))
+                } else {
+                    program.attach(link, side)
+                };
+                attached.map_err(|why| refused(name, why))?;
+            }
         }
         Ok(())
     }
@@ -184,8 +253,21 @@ impl Generation {
     /// Whether all programs are still attached.
     pub fn is_attached(&self, cgroup: &File) -> Result<bool, BpfError> {
         for ((_, hook), id) in PROGRAMS.iter().zip(&self.ids) {
-            if !attached(cgroup, *hook).map_err(BpfError::Query)?.contains(id) {
+            if !attached(&Hooked::Cgroup(cgroup), *hook).map_err(BpfError::Query)?.contains(id) {
                 return Ok(false);
+            }
+        }
+        // Older kernels keep filters in a list of their own, which goes with the link.
+        let links = self.facts.links.iter().filter(|_| has_tcx());
+        for link in links {
+            for (name, _, hook) in AT_LINKS {
+                let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
+                    return Ok(false);
+                };
+                let id = program.info().map_err(|why| refused(name, why))?.id();
+                if !attached(&Hooked::Link(link), hook).map_err(BpfError::Query)?.contains(&id) {
+                    return Ok(false);
+                }
             }
         }
         Ok(self.ids.len() == PROGRAMS.len())
@@ -202,11 +284,12 @@ impl Generation {
         let absent = Target::Drop;
         let before = standing.map(|s| (s.frontend.outside.as_ref().unwrap_or(&absent), s.value.outside));
         let outside = self.lay(frontend.outside.as_ref().unwrap_or(&absent), before)?;
+        let hashes = self.hash(frontend, standing)?;
         let id = match standing.filter(|s| s.frontend.sources == frontend.sources) {
             Some(standing) => standing.value.id,
             None => self.admit(frontend.sources.as_ref())?,
         };
-        let value = value(frontend, inside, outside, id);
+        let value = value(frontend, (inside, outside, hashes), id);
         // What it leads to stands.
         let key = Key::from(frontend.key);
         self.frontends.insert(key, value, 0).map_err(BpfError::map("frontends"))?;
@@ -242,7 +325,7 @@ impl Generation {
             }
             self.prefixes -= ranges.len();
         }
-        if self.ranges.crowded() {
+        if self.ranges.crowded() || self.tables.crowded() {
             self.wait_for_readers();
         }
         Ok(())
@@ -254,7 +337,32 @@ impl Generation {
     fn wait_for_readers(&mut self) {
         if membarrier(MembarrierCommand::Global).is_ok() {
             self.ranges.release();
+            self.tables.release();
         }
+    }
+
+    /// A run with the table that flows from outside are led by.
+    fn hash(&mut self, frontend: &Frontend, old: Option<&Standing>) -> Result<Range, Refusal> {
+        let slots = from_outside(frontend);
+        if self.facts.links.is_empty() {
+            return Ok(Range::default());
+        }
+        if let Some(old) = old.filter(|o| from_outside(&o.frontend) == slots) {
+            return Ok(old.value.hashes);
+        }
+        let count = u32::try_from(maglev::length(slots.len())).map_err(|_| Refusal::Full)?;
+        let mut range = self.tables.take(count);
+        if range.is_none() {
+            self.wait_for_readers();
+            range = self.tables.take(count);
+        }
+        let range = range.ok_or(Refusal::Full)?;
+        if range.count > 0 {
+            for (index, slot) in (range.base..).zip(maglev::table(slots)) {
+                self.hashes.set(index, slot, 0).map_err(BpfError::map("hashes"))?;
+            }
+        }
+        Ok(range)
     }
 
     /// A run with a target's backends: the old one where they are the same.
@@ -300,6 +408,9 @@ impl Generation {
         if new.is_none_or(|n| n.outside != old.value.outside) {
             self.ranges.give(old.value.outside);
         }
+        if new.is_none_or(|n| n.hashes != old.value.hashes) {
+            self.tables.give(old.value.hashes);
+        }
         if let Some(sources) = &old.frontend.sources
             && new.is_none_or(|n| n.id != old.value.id)
         {
@@ -315,7 +426,7 @@ impl Generation {
         if count == 0 {
             self.addresses.remove(&address);
         }
-        if self.own.contains(&address) {
+        if self.facts.own.contains(&address) {
             return Ok(());
         }
         match count {
@@ -333,7 +444,7 @@ impl Generation {
     }
 }
 
-fn value(frontend: &Frontend, inside: Range, outside: Range, id: u32) -> Value {
+fn value(frontend: &Frontend, (inside, outside, hashes): (Range, Range, Range), id: u32) -> Value {
     let kind = |target: Option<&Target>| match target {
         Some(Target::Balance(_)) => target::BALANCE,
         Some(Target::Reject) => target::REJECT,
@@ -348,6 +459,7 @@ fn value(frontend: &Frontend, inside: Range, outside: Range, id: u32) -> Value {
     Value {
         inside,
         outside,
+        hashes,
         id,
         affinity: frontend.affinity.unwrap_or(0),
         target: kind(Some(&frontend.target)),
@@ -368,9 +480,31 @@ fn prefix(id: u32, range: &Cidr) -> Prefix<Source> {
     Prefix::new(bits, Source { id, address: raw::address(range.network()) })
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, BpfError> {
+fn socket_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, BpfError> {
     let program = ebpf.program_mut(name).ok_or(BpfError::Foreign(name))?;
     program.try_into().map_err(|why| refused(name, why))
+}
+
+fn link_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, BpfError> {
+    let program = ebpf.program_mut(name).ok_or(BpfError::Foreign(name))?;
+    program.try_into().map_err(|why| refused(name, why))
+}
+
+/// Copies entries whose keys the other map has not.
+fn copy<K: Pod, V: Pod>(from: &Hash<K, V>, to: &mut Hash<K, V>) -> Result<(), MapError> {
+    for entry in from.iter() {
+        let (key, value) = entry?;
+        match to.insert(key, value, NEW_ALONE) {
+            Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether programs at links are links of eBPF themselves, in an order of their own (6.6), or filters of a qdisc.
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0))
 }
 
 fn refused(name: &'static str, why: ProgramError) -> BpfError {

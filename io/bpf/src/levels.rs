@@ -9,11 +9,11 @@ use std::time::Duration;
 /// The sockets' level, and beside it rules for packets: for what comes from outside, from processes of other cgroups,
 /// and for what sockets leave to them.
 #[derive(Debug)]
-pub struct Levels<P> {
+pub struct Levels<'a, P> {
     /// Sockets.
-    pub sockets: BpfSink,
+    pub sockets: &'a mut BpfSink,
     /// Packets.
-    pub packets: P,
+    pub packets: &'a mut P,
 }
 
 /// Why one of them did not do what it was told.
@@ -30,7 +30,7 @@ pub enum LevelsError<E: std::error::Error + Send + Sync + 'static> {
     Differ(FrontendKey),
 }
 
-impl<P: RuleSink> RuleSink for Levels<P> {
+impl<P: RuleSink> RuleSink for Levels<'_, P> {
     type Error = LevelsError<P::Error>;
 
     fn replace(

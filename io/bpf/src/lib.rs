@@ -1,8 +1,8 @@
 //! Puts the service table into eBPF maps, and programs that read them into a cgroup: a local process that connects or
 //! sends to a Service's address reaches an endpoint at once, and no packet is rewritten on the way.
 //!
-//! What comes from outside of the node, and what a socket's level cannot decide (see [`SocketFate::Left`]), is for
-//! packets' rules: [`Levels`] keeps both in step. It decides nothing: which frontend leads where is
+//! At links from outside packets are led by the same maps ([`BpfSink::outside`]). What neither decides (see
+//! [`SocketFate::Left`], [`PacketFate::Left`]) is for other rules: [`Levels`] keeps both in step. It decides nothing: which frontend leads where is
 //! [`sealane_proxy`]'s.
 //!
 //! Nothing is pinned: the programs end with the process, and what they did the packets' rules do from then on.
@@ -25,6 +25,7 @@ mod diag;
 mod error;
 mod generation;
 mod levels;
+mod maglev;
 mod query;
 mod ranges;
 mod raw;
@@ -36,4 +37,4 @@ pub use cgroup::cgroup2_root;
 pub use error::BpfError;
 pub use levels::{Levels, LevelsError};
 pub use sink::BpfSink;
-pub use trace::{SocketFate, Sockets};
+pub use trace::{PacketFate, SocketFate, State};

@@ -1,6 +1,7 @@
-//! Which programs a cgroup has. aya asks that for some kinds of programs, and not for these.
+//! Which programs a cgroup or a link has. aya asks that for some kinds of programs, and not for these.
 #![allow(unsafe_code, reason = "bpf(2) has no safe wrapper for BPF_PROG_QUERY")]
 
+use rustix::net::{AddressFamily, SocketType};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -21,11 +22,29 @@ struct Query {
     zero: u32,
 }
 
-/// Ids of the programs of one kind that are attached to a cgroup itself.
-pub(crate) fn attached(cgroup: &File, attach_type: u32) -> io::Result<Vec<u32>> {
+/// Where programs are attached.
+pub(crate) enum Target<'a> {
+    /// To a cgroup itself.
+    Cgroup(&'a File),
+    /// To a link of the calling thread's network namespace.
+    Link(&'a str),
+}
+
+/// Ids of the programs of one kind that are attached; none to a link that is not there.
+pub(crate) fn attached(target: &Target<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    let target = match target {
+        Target::Cgroup(cgroup) => cgroup.as_raw_fd() as u32,
+        Target::Link(name) => {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+            let Ok(index) = rustix::net::netdevice::name_to_index(&socket, name) else {
+                return Ok(Vec::new());
+            };
+            index
+        }
+    };
     let mut ids = [0u32; MOST];
     let mut query = Query {
-        target: cgroup.as_raw_fd() as u32,
+        target,
         attach_type,
         query_flags: 0,
         attach_flags: 0,

@@ -81,6 +81,7 @@ pub(crate) mod flag {
 pub(crate) struct Value {
     pub inside: Range,
     pub outside: Range,
+    pub hashes: Range,
     pub id: u32,
     pub affinity: u32,
     pub target: u8,
@@ -122,7 +123,7 @@ pub(crate) struct FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChoiceKey {
-    pub client: u64,
+    pub client: Address,
     pub frontend: Key,
     pub kind: u32,
 }
@@ -133,6 +134,30 @@ pub(crate) struct Choice {
     pub at: u64,
     pub backend: Place,
     pub slot: u32,
+}
+
+/// Directions of a flow from outside.
+pub(crate) const COMES: u8 = 0;
+pub(crate) const LEAVES: u8 = 1;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TrackKey {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: [u8; 2],
+    pub destination_port: [u8; 2],
+    pub protocol: u8,
+    pub direction: u8,
+    pub zero: [u8; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Track {
+    pub address: Address,
+    pub port: [u8; 2],
+    pub masquerade: u16,
 }
 
 /// What follows the number of bits in a key of `sources`.
@@ -156,10 +181,12 @@ macro_rules! plain {
 plain! {
     Key, 20;
     Range, 8;
-    Value, 28;
+    Value, 36;
     Place, 20;
     FlowKey, 32;
-    ChoiceKey, 32;
+    ChoiceKey, 40;
+    TrackKey, 40;
+    Track, 20;
     Choice, 32;
     Source, 20;
 }

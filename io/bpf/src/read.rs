@@ -1,7 +1,7 @@
 //! What stands in the maps, as frontends.
 
 use crate::BpfError;
-use crate::generation::Generation;
+use crate::generation::{Generation, PODS};
 use crate::raw::{self, Range, Value, flag, target};
 use sealane_catalog::NamespacedName;
 use sealane_proxy::{Cidr, Class, Frontend, FrontendKey, Installed, Masquerade, Target};
@@ -25,6 +25,11 @@ pub(crate) fn frontends(generation: &Generation) -> Result<Installed, BpfError> 
 pub(crate) fn cluster(generation: &Generation) -> Result<BTreeSet<IpAddr>, BpfError> {
     let keys = generation.cluster.keys();
     keys.map(|k| k.map(raw::ip).map_err(BpfError::map("cluster"))).collect()
+}
+
+/// The Pods' ranges.
+pub(crate) fn pods(generation: &Generation) -> Result<Vec<Cidr>, BpfError> {
+    Ok(sources(generation)?.remove(&PODS).unwrap_or_default())
 }
 
 /// Source ranges by the id of who has them.

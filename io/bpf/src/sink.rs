@@ -1,13 +1,12 @@
 //! The sink: frontends in maps.
 
 use crate::destroy::{self, Dead};
-use crate::generation::{Generation, Refusal, Sizes};
-use crate::{BpfError, Sockets, cgroup, read};
+use crate::generation::{Facts, Generation, Refusal, Sizes};
+use crate::{BpfError, State, cgroup, read};
 use sealane_catalog::Protocol;
-use sealane_proxy::{Backend, Change, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
+use sealane_proxy::{Backend, Change, Cidr, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ use std::sync::Arc;
 pub struct BpfSink {
     path: PathBuf,
     cgroup: File,
-    own: Vec<IpAddr>,
+    facts: Facts,
     installed: BTreeMap<FrontendKey, Arc<Frontend>>,
     live: Option<Generation>,
     /// Flows whose end is due: backends of UDP that a frontend lost, endpoints of TCP that are gone altogether.
@@ -39,12 +38,21 @@ impl BpfSink {
         Ok(Self {
             cgroup: cgroup::open(cgroup)?,
             path: cgroup.to_owned(),
-            own: Vec::new(),
+            facts: Facts::default(),
             installed: BTreeMap::new(),
             live: None,
             dead: Dead::default(),
             destroyed: 0,
         })
+    }
+
+    /// Leads packets as well, which come in by these Ethernet links of the network namespace that `replace` is called
+    /// in. A new flow gets the backend that any other node would lead it to. Who is to be masqueraded is marked with
+    /// the node's masquerade bit, for other rules to do it.
+    #[must_use]
+    pub fn outside(mut self, links: impl IntoIterator<Item = String>) -> Self {
+        self.facts.links = links.into_iter().collect();
+        self
     }
 
     /// Ends, with the next `forget_flows`, what connections of TCP the programs led to endpoints that no slice has any more:
@@ -63,11 +71,12 @@ impl BpfSink {
     /// # Errors
     ///
     /// They could not be read.
-    pub fn sockets(&self) -> Result<Sockets, BpfError> {
+    pub fn state(&self) -> Result<State, BpfError> {
         let Some(live) = &self.live else {
-            return Ok(Sockets { frontends: Installed::new(), cluster: BTreeSet::new() });
+            return Ok(State { pods: Vec::new(), frontends: Installed::new(), cluster: BTreeSet::new() });
         };
-        Ok(Sockets { frontends: read::frontends(live)?, cluster: read::cluster(live)? })
+        let (frontends, cluster) = (read::frontends(live)?, read::cluster(live)?);
+        Ok(State { pods: read::pods(live)?, frontends, cluster })
     }
 
     /// Takes the programs away.
@@ -78,7 +87,8 @@ impl BpfSink {
 
     /// New maps and programs in the place of the old.
     fn rebuild(&mut self) -> Result<(), BpfError> {
-        let mut fresh = Generation::load(Sizes::of(self.installed.values()), self.own.clone())?;
+        let sizes = Sizes::of(self.installed.values(), &self.facts);
+        let mut fresh = Generation::load(sizes, self.facts.clone())?;
         for frontend in self.installed.values() {
             match fresh.set(frontend) {
                 Ok(()) => {}
@@ -90,6 +100,10 @@ impl BpfSink {
             fresh.inherit(old)?;
         }
         fresh.attach(&self.cgroup)?;
+        // And what the old ones led meanwhile.
+        if let Some(old) = &self.live {
+            fresh.inherit(old)?;
+        }
         self.live = Some(fresh);
         Ok(())
     }
@@ -116,7 +130,9 @@ impl RuleSink for BpfSink {
         node: &NodeContext,
         frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
     ) -> Result<(), BpfError> {
-        self.own = node.addresses.iter().chain(&node.node_port_addresses).copied().collect();
+        self.facts.own = node.addresses.iter().chain(&node.node_port_addresses).copied().collect();
+        self.facts.pods = Cidr::outermost(node.pod_cidrs.iter().copied());
+        self.facts.mark = 1 << (node.masquerade_bit & 31);
         let old = std::mem::replace(&mut self.installed, frontends.clone());
         for (key, before) in &old {
             self.note(Some(before), frontends.get(key).map(|f| &**f));
@@ -156,8 +172,9 @@ impl RuleSink for BpfSink {
     }
 
     fn forget_flows(&mut self) -> Result<(), BpfError> {
-        let Some(live) = &self.live else { return Ok(()) };
+        let Some(live) = &mut self.live else { return Ok(()) };
         if !self.dead.is_empty() {
+            destroy::forget_tracks(&mut live.tracks, &self.dead)?;
             self.destroyed += destroy::end_sockets(&self.path, &live.flows, &self.dead)?;
             self.dead = Dead::default();
         }

@@ -37,6 +37,8 @@ struct range {
 struct frontend {
 	struct range inside;
 	struct range outside;
+	/* A run of `hashes`, for who comes from outside; empty where there is none. */
+	struct range hashes;
 	/* Whom `sources` names it by. */
 	__u32 id;
 	/* Seconds. */
@@ -72,10 +74,11 @@ struct flow {
 /* Who was led somewhere by a frontend. */
 #define CHOICE_OF_CLIENT 1
 #define CHOICE_OF_SOCKET 2
+#define CHOICE_OF_ADDRESS 3
 
 struct choice_key {
-	/* A network namespace's cookie, or a socket's. */
-	__u64 client;
+	/* An address; or the cookie of a network namespace or socket, twice. */
+	struct address client;
 	struct frontend_key frontend;
 	__u32 kind;
 };
@@ -88,7 +91,28 @@ struct choice {
 	__u32 slot;
 };
 
-/* Some addresses of one frontend. */
+/* A flow from outside, as its packets come, or as the answers to it leave. */
+#define COMES 0
+#define LEAVES 1
+
+struct track_key {
+	struct address source;
+	struct address destination;
+	__u16 source_port;
+	__u16 destination_port;
+	__u8 protocol;
+	__u8 direction;
+	__u8 zero[2];
+};
+
+/* Where they go, or of answers where they seem to come from. */
+struct track {
+	struct address address;
+	__u16 port;
+	__u16 masquerade;
+};
+
+/* Some addresses of one frontend; of id 0 the Pods' ranges. */
 struct source_key {
 	__u32 bits;
 	__u32 id;
@@ -141,3 +165,19 @@ struct {
 	__type(key, struct choice_key);
 	__type(value, struct choice);
 } choices SEC(".maps");
+
+/* For each frontend that is reached from outside a table of places in its range, which is the same on every node
+ * (Maglev). */
+struct {
+	__uint(type, MAP_ARRAY);
+	__uint(max_entries, 1 << 12);
+	__type(key, __u32);
+	__type(value, __u32);
+} hashes SEC(".maps");
+
+struct {
+	__uint(type, MAP_LRU_HASH);
+	__uint(max_entries, 1 << 17);
+	__type(key, struct track_key);
+	__type(value, struct track);
+} tracks SEC(".maps");
