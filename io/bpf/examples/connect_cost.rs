@@ -3,8 +3,8 @@
 //!     cargo run --release -p sealane-bpf --example connect_cost -- [ENDPOINTS] [CONNECTIONS]
 //!
 //! Sockets of three kinds connect in turn: outside of the cgroup to the endpoint (no program runs), inside to the
-//! endpoint (a program looks and finds nothing), inside to the Service. All of them are opened beforehand. Medians are
-//! printed, and the median of the differences between neighbours.
+//! endpoint (a program looks and finds nothing), inside to the Service. They are opened beforehand, a handful at a time, and
+//! closed when the handful is done. Medians are printed, and the median of the differences between neighbours.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "an example")]
 
 use rustix::net::{AddressFamily, SocketType, connect, socket};
@@ -71,25 +71,28 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
+/// Sockets of each kind that are open at once.
+const HANDFUL: usize = 50;
+
 fn measure(label: &str, kind: SocketType, times: usize, server: SocketAddr, group: &Path) {
-    let open = move || -> Vec<OwnedFd> {
-        (0..times).map(|_| socket(AddressFamily::INET, kind, None).unwrap()).collect()
+    let open = || -> Vec<OwnedFd> {
+        (0..HANDFUL).map(|_| socket(AddressFamily::INET, kind, None).unwrap()).collect()
     };
-    let outside = open();
-    let (home, all) = (group.to_owned(), move || (open(), open()));
-    let (inside, led) = std::thread::spawn(move || {
-        join(&home);
-        all()
-    })
-    .join()
-    .unwrap();
+    let root = cgroup2_root().unwrap();
     let mut taken: [Vec<f64>; 3] = Default::default();
-    for (number, ((outside, inside), led)) in outside.iter().zip(&inside).zip(&led).enumerate() {
-        // Each kind is as often first as second and third.
-        for place in 0..3 {
-            let which = (number + place) % 3;
-            let (socket, to) = [(outside, &server), (inside, &server), (led, &SERVICE)][which];
-            taken[which].push(time(socket, to));
+    for _ in 0..times.div_ceil(HANDFUL) {
+        // A socket is in the cgroup of the thread that opens it.
+        join(group);
+        let (inside, led) = (open(), open());
+        join(&root);
+        let outside = open();
+        for (number, ((outside, inside), led)) in outside.iter().zip(&inside).zip(&led).enumerate() {
+            // Each kind is as often first as second and third.
+            for place in 0..3 {
+                let which = (number + place) % 3;
+                let (socket, to) = [(outside, &server), (inside, &server), (led, &SERVICE)][which];
+                taken[which].push(time(socket, to));
+            }
         }
     }
     let over = |a: &[f64], b: &[f64]| median(&mut a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
@@ -150,16 +153,6 @@ fn run(endpoints: u32, times: usize, group: &Path) {
     if !one.is_empty() {
         println!("a change of one endpoint: {:.1} us (median)", median(&mut one) / 1e3);
     }
-    let times = times.min(room());
     measure("TCP", SocketType::STREAM, times, server, group);
     measure("UDP", SocketType::DGRAM, times, server, group);
-}
-
-/// Sockets of each kind that may be open at once.
-fn room() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let wanted = rustix::process::Rlimit { current: limit.maximum, ..limit };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted);
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(usize::MAX, |l| (l as usize).saturating_sub(200) / 6)
 }

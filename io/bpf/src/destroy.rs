@@ -3,10 +3,9 @@
 use crate::BpfError;
 use crate::cgroup::namespaces;
 use crate::diag::{Diag, Socket};
+use crate::namespace::within;
 use crate::raw::{self, COMES, FlowKey, Key, LEAVES, Place, Track, TrackKey};
 use aya::maps::{HashMap, MapData, MapError};
-use rustix::fd::AsFd;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sealane_catalog::Protocol;
 use sealane_proxy::{Backend, FrontendKey};
 use std::collections::BTreeSet;
@@ -53,32 +52,20 @@ pub(crate) fn end_sockets(
     dead: &Dead,
 ) -> Result<u64, BpfError> {
     let namespaces = namespaces(cgroup);
-    // A thread of its own: who enters a namespace does not come back.
-    let work = || {
+    let ended = within(&namespaces, || {
         let mut ended = 0;
-        for namespace in &namespaces {
-            let kind = Some(LinkNameSpaceType::Network);
-            move_into_link_name_space(namespace.as_fd(), kind)
-                .map_err(|errno| BpfError::Sockets { what: "enter their network namespace", errno })?;
-            let mut diag = Diag::open()?;
-            for protocol in dead.protocols() {
-                for socket in diag.connected(protocol)? {
-                    let flow = flow(flows, &socket)?;
-                    if dead.has(&socket, flow.as_ref()) {
-                        ended += u64::from(diag.destroy(&socket)?);
-                    }
+        let mut diag = Diag::open()?;
+        for protocol in dead.protocols() {
+            for socket in diag.connected(protocol)? {
+                let flow = flow(flows, &socket)?;
+                if dead.has(&socket, flow.as_ref()) {
+                    ended += u64::from(diag.destroy(&socket)?);
                 }
             }
         }
         Ok(ended)
-    };
-    std::thread::scope(|scope| {
-        let worker = std::thread::Builder::new().name("proxy-sockets".to_owned()).spawn_scoped(scope, work);
-        let failed = |errno| BpfError::Sockets { what: "start a thread", errno };
-        let worker = worker
-            .map_err(|e| failed(rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::AGAIN)))?;
-        worker.join().map_err(|_| failed(rustix::io::Errno::CANCELED))?
-    })
+    })?;
+    Ok(ended.into_iter().sum())
 }
 
 /// Forgets which backends flows of UDP from outside were led to, where those no longer serve them: the next datagram is

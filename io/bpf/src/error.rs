@@ -51,6 +51,9 @@ pub enum BpfError {
     /// The kernel does not say which programs a cgroup has.
     #[error("the kernel does not say which eBPF programs are attached: {0}")]
     Query(std::io::Error),
+    /// A network namespace is out of reach.
+    #[error("a network namespace could not be entered: {0}; it needs root (CAP_SYS_ADMIN)")]
+    Namespace(Errno),
     /// Sockets could not be listed or ended.
     #[error("sockets of endpoints that are gone: {what}: {errno}")]
     Sockets {

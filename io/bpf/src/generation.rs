@@ -2,6 +2,7 @@
 
 use crate::BpfError;
 use crate::maglev;
+use crate::namespace::within;
 use crate::query::{Target as Hooked, attached};
 use crate::ranges::Ranges;
 use crate::raw::{
@@ -222,45 +223,38 @@ impl Generation {
         copy(&older.choices, &mut self.choices).map_err(BpfError::map("choices"))
     }
 
-    /// Attaches all programs; those at links in the network namespace of the calling thread. Where an older
-    /// generation's are still attached, what one has led is none of the other's business any more: at links the new
+    /// Attaches all programs; those at links in a network namespace. Where an older generation's are still attached, what one has led is none of the other's business any more: at links the new
     /// ones come first, so that no new flow is the old ones' alone.
-    pub fn attach(&mut self, cgroup: &File) -> Result<(), BpfError> {
+    pub fn attach(&mut self, cgroup: &File, namespace: &File) -> Result<(), BpfError> {
         for (name, _) in PROGRAMS {
             let program = socket_program(&mut self.ebpf, name)?;
             // A link stands beside others' whatever the mode, and the kernel takes it with none alone.
             program.attach(cgroup, CgroupAttachMode::Single).map_err(|why| refused(name, why))?;
             self.ids.push(program.info().map_err(|why| refused(name, why))?.id());
         }
-        for link in &self.facts.links {
-            if !has_tcx() {
-                // It may be there: then the programs stand in it, and else they say what is wrong.
-                let _ = tc::qdisc_add_clsact(link);
-            }
-            for (name, side, _) in AT_LINKS {
-                let program = link_program(&mut self.ebpf, name)?;
-                let attached = if has_tcx() {
-                    program.attach_with_options(link, side, TcAttachOptions::TcxOrder(LinkOrder::first()))
-                } else {
-                    program.attach(link, side)
-                };
-                attached.map_err(|why| refused(name, why))?;
-            }
+        if self.facts.links.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let (ebpf, links) = (&mut self.ebpf, &self.facts.links);
+        within([namespace], || links.iter().try_for_each(|link| attach_to(link, ebpf))).map(drop)
     }
 
     /// Whether all programs are still attached.
-    pub fn is_attached(&self, cgroup: &File) -> Result<bool, BpfError> {
+    pub fn is_attached(&self, cgroup: &File, namespace: &File) -> Result<bool, BpfError> {
         for ((_, hook), id) in PROGRAMS.iter().zip(&self.ids) {
             if !attached(&Hooked::Cgroup(cgroup), *hook).map_err(BpfError::Query)?.contains(id) {
                 return Ok(false);
             }
         }
+        if self.ids.len() != PROGRAMS.len() {
+            return Ok(false);
+        }
         // Older kernels keep filters in a list of their own, which goes with the link.
-        let links = self.facts.links.iter().filter(|_| has_tcx());
-        for link in links {
-            for (name, _, hook) in AT_LINKS {
+        if self.facts.links.is_empty() || !has_tcx() {
+            return Ok(true);
+        }
+        let found = within([namespace], || {
+            for (link, (name, _, hook)) in self.facts.links.iter().flat_map(|l| AT_LINKS.map(|p| (l, p))) {
                 let Some(Program::SchedClassifier(program)) = self.ebpf.program(name) else {
                     return Ok(false);
                 };
@@ -269,8 +263,9 @@ impl Generation {
                     return Ok(false);
                 }
             }
-        }
-        Ok(self.ids.len() == PROGRAMS.len())
+            Ok(true)
+        })?;
+        Ok(found == [true])
     }
 
     /// Puts a frontend in the place of what its key has.
@@ -498,6 +493,24 @@ fn copy<K: Pod, V: Pod>(from: &Hash<K, V>, to: &mut Hash<K, V>) -> Result<(), Ma
             Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
             done => done?,
         }
+    }
+    Ok(())
+}
+
+/// Attaches the programs at links to one of the calling thread's namespace.
+fn attach_to(link: &str, ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    if !has_tcx() {
+        // It may be there: then the programs stand in it, and else they say what is wrong.
+        let _ = tc::qdisc_add_clsact(link);
+    }
+    for (name, side, _) in AT_LINKS {
+        let program = link_program(ebpf, name)?;
+        let attached = if has_tcx() {
+            program.attach_with_options(link, side, TcAttachOptions::TcxOrder(LinkOrder::first()))
+        } else {
+            program.attach(link, side)
+        };
+        attached.map_err(|why| refused(name, why))?;
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ mod error;
 mod generation;
 mod levels;
 mod maglev;
+mod namespace;
 mod query;
 mod ranges;
 mod raw;

@@ -2,7 +2,7 @@
 
 use crate::destroy::{self, Dead};
 use crate::generation::{Facts, Generation, Refusal, Sizes};
-use crate::{BpfError, State, cgroup, read};
+use crate::{BpfError, State, cgroup, namespace, read};
 use sealane_catalog::Protocol;
 use sealane_proxy::{Backend, Change, Cidr, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,9 @@ use std::sync::Arc;
 pub struct BpfSink {
     path: PathBuf,
     cgroup: File,
+    namespace: File,
+    /// Links from outside are those of default routes.
+    by_routes: bool,
     facts: Facts,
     installed: BTreeMap<FrontendKey, Arc<Frontend>>,
     live: Option<Generation>,
@@ -33,10 +36,12 @@ impl BpfSink {
     ///
     /// # Errors
     ///
-    /// There is no such cgroup.
+    /// There is no such cgroup, or no `/proc`.
     pub fn open(cgroup: &Path) -> Result<Self, BpfError> {
         Ok(Self {
             cgroup: cgroup::open(cgroup)?,
+            namespace: namespace::current()?,
+            by_routes: false,
             path: cgroup.to_owned(),
             facts: Facts::default(),
             installed: BTreeMap::new(),
@@ -46,13 +51,32 @@ impl BpfSink {
         })
     }
 
-    /// Leads packets as well, which come in by these Ethernet links of the network namespace that `replace` is called
-    /// in. A new flow gets the backend that any other node would lead it to. Who is to be masqueraded is marked with
+    /// Leads packets as well, which come in by these Ethernet links of the network namespace of the thread that opened
+    /// the sink. A new flow gets the backend that any other node would lead it to. Who is to be masqueraded is marked with
     /// the node's masquerade bit, for other rules to do it.
+    ///
+    /// Which flows were led is known to these programs alone: when the sink is dropped, connections that came in by them
+    /// break, where those of sockets go on. Hence nobody has to have it.
     #[must_use]
     pub fn outside(mut self, links: impl IntoIterator<Item = String>) -> Self {
         self.facts.links = links.into_iter().collect();
         self
+    }
+
+    /// As [`outside`](Self::outside), with the links that default routes lead out by, which are followed.
+    #[must_use]
+    pub fn outside_by_routes(mut self) -> Self {
+        self.by_routes = true;
+        self
+    }
+
+    /// The links that packets from outside come in by now.
+    fn links(&self) -> Result<Vec<String>, BpfError> {
+        if !self.by_routes {
+            return Ok(self.facts.links.clone());
+        }
+        let found = namespace::within([&self.namespace], || Ok(namespace::outside()))?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Ends, with the next `forget_flows`, what connections of TCP the programs led to endpoints that no slice has any more:
@@ -87,6 +111,7 @@ impl BpfSink {
 
     /// New maps and programs in the place of the old.
     fn rebuild(&mut self) -> Result<(), BpfError> {
+        self.facts.links = self.links()?;
         let sizes = Sizes::of(self.installed.values(), &self.facts);
         let mut fresh = Generation::load(sizes, self.facts.clone())?;
         for frontend in self.installed.values() {
@@ -99,7 +124,7 @@ impl BpfSink {
         if let Some(old) = &self.live {
             fresh.inherit(old)?;
         }
-        fresh.attach(&self.cgroup)?;
+        fresh.attach(&self.cgroup, &self.namespace)?;
         // And what the old ones led meanwhile.
         if let Some(old) = &self.live {
             fresh.inherit(old)?;
@@ -183,7 +208,9 @@ impl RuleSink for BpfSink {
 
     fn intact(&mut self) -> Result<bool, BpfError> {
         match &self.live {
-            Some(live) => live.is_attached(&self.cgroup),
+            Some(live) => {
+                Ok(self.links()? == self.facts.links && live.is_attached(&self.cgroup, &self.namespace)?)
+            }
             None => Ok(self.installed.is_empty()),
         }
     }

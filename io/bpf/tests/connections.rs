@@ -26,23 +26,18 @@ fn real_connections_agree() {
     let site = real::Site::new();
     group.take(&site.lab.node);
     site.lab.pods.iter().for_each(|pod| group.take(pod));
-    let sockets = group.sink().outside(["out".to_owned()]);
-    let mut both = (sockets, site.lab.node.sink());
+    let mut sockets = group.sink_in(&site.lab.node).outside(["out".to_owned()]);
+    let mut packets = site.lab.node.sink();
     let (mut wrong, mut rows, mut led) = (Vec::new(), 0, 0);
     for mut cluster in clusters(PACKETS).unwrap() {
         site.own(&cluster, true);
         let mut table = Table::new(cluster.node.clone());
         table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
-        // Programs are attached to links of the namespace that they are attached in.
-        let node = cluster.node.clone();
-        both = site.lab.node.run(move || {
-            let mut levels = Levels { sockets: &mut both.0, packets: &mut both.1 };
-            levels.replace(&node, table.frontends()).unwrap();
-            levels.settle().unwrap();
-            assert!(levels.intact().unwrap());
-            both
-        });
-        led += expect(&mut cluster, &both.0);
+        let mut levels = Levels { sockets: &mut sockets, packets: &mut packets };
+        levels.replace(&cluster.node, table.frontends()).unwrap();
+        levels.settle().unwrap();
+        assert!(levels.intact().unwrap());
+        led += expect(&mut cluster, &sockets);
         rows += cluster.rows.len();
         for (row, why) in site.check_all(&cluster.rows) {
             wrong.push(format!("line {}: {}, {}\n  {why}", row.line, cluster.title, row.text));
@@ -298,20 +293,21 @@ fn packets_from_outside_are_led() {
         ..service("web", &["10.96.0.20"])
     };
     web.ports.iter_mut().for_each(|p| p.node_port = 30_080);
-    let mut sink = group.sink().outside(["out".to_owned()]);
-    let mut set = |mut sink: BpfSink, numbers: &[usize], afresh: bool| {
+    // The way out is by `out`.
+    let mut sink = group.sink_in(&lab.node).outside_by_routes();
+    let mut set = |sink: &mut BpfSink, numbers: &[usize], afresh: bool| {
         let endpoints: Vec<(IpAddr, &str)> = numbers.iter().map(|n| (pod_ip(*n), "n1")).collect();
         let changes = table.update([(&name("web"), Some(&entry(web.clone(), &endpoints)))]);
-        let all = table.frontends().clone();
-        lab.node.run(move || {
-            if afresh { sink.replace(&lab::context(), &all) } else { sink.apply(&changes) }.unwrap();
-            sink.settle().unwrap();
-            sink.forget_flows().unwrap();
-            assert!(sink.intact().unwrap());
-            sink
-        })
+        if afresh {
+            sink.replace(&lab::context(), table.frontends()).unwrap();
+        } else {
+            sink.apply(&changes).unwrap();
+        }
+        sink.settle().unwrap();
+        sink.forget_flows().unwrap();
+        assert!(sink.intact().unwrap());
     };
-    sink = set(sink, &[0, 1], true);
+    set(&mut sink, &[0, 1], true);
     let to = "192.0.2.10:30080";
     let mut seen = BTreeSet::new();
     for (number, source) in answers(&lab.outside, to, 60) {
@@ -326,26 +322,21 @@ fn packets_from_outside_are_led() {
     });
     let (first, _) = ask(&socket).unwrap();
     // A flow stays while its backend does, whoever comes beside it, and when all is written anew.
-    sink = set(sink, &[0, 1, 2], false);
+    set(&mut sink, &[0, 1, 2], false);
     assert_eq!(ask(&socket).unwrap().0, first);
-    sink = set(sink, &[0, 1, 2], true);
+    set(&mut sink, &[0, 1, 2], true);
     assert_eq!(ask(&socket).unwrap().0, first);
     let rest: Vec<usize> = (0..3).filter(|n| *n != first).collect();
-    sink = set(sink, &rest, false);
+    set(&mut sink, &rest, false);
     let (second, _) = ask(&socket).unwrap();
     assert!(rest.contains(&second), "{second}");
     // Which backend follows from the flow alone: forgotten and met again, it is the same.
-    sink.clear();
-    sink = set(group.sink().outside(["out".to_owned()]), &rest, true);
+    let mut sink = group.sink_in(&lab.node).outside(["out".to_owned()]);
+    set(&mut sink, &rest, true);
     assert_eq!(ask(&socket).unwrap().0, second);
     // Others take the programs away, or the link with them.
     lab.node.ip("link del out");
-    let (sink, intact) = lab.node.run(move || {
-        let mut sink = sink;
-        let intact = sink.intact().unwrap();
-        (sink, intact)
-    });
-    assert!(!intact, "{sink:?}");
+    assert!(!sink.intact().unwrap());
 }
 
 #[test]

@@ -28,7 +28,7 @@ INLINE struct backend *choose(struct bpf_sock_addr *ctx, const struct frontend_k
 	 * would. */
 	struct choice_key who = { .frontend = *key };
 	__u64 now = 0, longest = 0;
-	if (frontend->flags & HAS_AFFINITY) {
+	if (__builtin_expect(frontend->flags & HAS_AFFINITY, 0)) {
 		__u64 space = netns_cookie(ctx);
 		who.client = twice(space);
 		who.kind = CHOICE_OF_CLIENT;

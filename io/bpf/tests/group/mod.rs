@@ -30,6 +30,12 @@ impl Group {
         BpfSink::open(&self.path).unwrap()
     }
 
+    /// A sink that belongs to a namespace: its links are the ones that the sink attaches to.
+    pub fn sink_in(&self, namespace: &Namespace) -> BpfSink {
+        let path = self.path.clone();
+        namespace.run(move || BpfSink::open(&path).unwrap())
+    }
+
     /// Takes a namespace's thread in; those that it started before stay outside.
     pub fn take(&self, namespace: &Namespace) {
         let file = self.path.join("cgroup.threads");
