@@ -6,6 +6,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -353,6 +354,140 @@ fn a_changed_file_is_its_end() {
     assert_eq!(proxy.0.wait().unwrap().code(), Some(1));
 }
 
+/// Whether a mode's rules stand.
+fn stands(node: &Machine, mode: &str) -> bool {
+    let (program, words, sign) = match mode {
+        "nftables" => ("nft", vec!["list", "tables"], "sealane"),
+        _ => ("iptables-save", vec![], "KUBE-"),
+    };
+    run(node.command(program).args(words), b"").ok().contains(sign)
+}
+
+fn alone(place: &Place, mode: &str) {
+    eventually(&format!("{mode} alone"), || {
+        let said = place.get("127.0.0.1:10249", "/proxyMode")?.body;
+        let stands = ["nftables", "iptables"].map(|m| (m, stands(place.node(), m)));
+        let right = said == mode && stands.iter().all(|(m, stands)| *stands == (*m == mode));
+        if right { Ok(()) } else { Err(format!("{said}: {stands:?}")) }
+    });
+}
+
+#[test]
+fn iptables_carry_it_too() {
+    let place = Place::new();
+    place.up.apply(&web("")).ok();
+    place.up.apply(&slice("web-1", "web", "n1")).ok();
+    let config = place.config("nodePortAddresses: [192.0.2.0/24]\n").clone();
+    let text = std::fs::read_to_string(&config).unwrap();
+    // What another mode left goes once the new one stands.
+    assert_eq!(place.proxy(&["--config", &config]).stop(), 0);
+    assert!(stands(place.node(), "nftables"));
+    std::fs::write(&config, text.replace("mode: nftables", "mode: iptables")).unwrap();
+    let mut proxy = place.proxy(&["--config", &config]);
+    alone(&place, "iptables");
+    place.reaches(place.node(), "10.96.0.50:80", "10.244.0.1");
+    place.reaches(&place.outside, "192.0.2.10:30080", "10.244.0.1");
+    assert!(source(&place.pod, "10.244.0.1:30080").is_err());
+    place.up.ok(&["delete", "endpointslice", "web-1"]);
+    eventually("nobody serves", || match source(place.node(), "10.96.0.50:80") {
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    place.up.apply(&slice("web-1", "web", "n1")).ok();
+    place.reaches(place.node(), "10.96.0.50:80", "10.244.0.1");
+    // Somebody flushes everything.
+    run(place.node().command("iptables").args(["-t", "nat", "-F"]), b"").ok();
+    place.reaches(place.node(), "10.96.0.50:80", "10.244.0.1");
+    // The rules outlive it, and the next start in the other mode removes them.
+    assert_eq!(proxy.stop(), 0);
+    place.reaches(place.node(), "10.96.0.50:80", "10.244.0.1");
+    std::fs::write(&config, &text).unwrap();
+    let mut proxy = place.proxy(&["--config", &config]);
+    alone(&place, "nftables");
+    assert_eq!(proxy.stop(), 0);
+    // All modes' rules go.
+    std::fs::write(&config, text.replace("mode: nftables", "mode: iptables")).unwrap();
+    assert_eq!(place.proxy(&["--config", &config]).stop(), 0);
+    run(place.node().command(sealane()).args(["proxy", "--cleanup"]), b"").ok();
+    assert!(!stands(place.node(), "nftables") && !stands(place.node(), "iptables"));
+}
+
+/// Speaks to an echo over one connection until told to stop; how often it was answered.
+fn keeps_talking(from: &Machine, to: &str, done: &AtomicBool) -> std::io::Result<usize> {
+    let to: SocketAddr = to.parse().unwrap();
+    from.within(move || {
+        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut answered = 0;
+        while !done.load(Ordering::Relaxed) {
+            stream.write_all(b"x")?;
+            stream.read_exact(&mut [0])?;
+            answered += 1;
+        }
+        Ok(answered)
+    })
+}
+
+/// Connects again and again until told to stop; how often it could, and why not.
+fn keeps_connecting(from: &Machine, to: &str, done: &AtomicBool) -> (usize, Vec<String>) {
+    let (mut reached, mut failed) = (0, Vec::new());
+    while !done.load(Ordering::Relaxed) {
+        match source(from, to) {
+            Ok(source) if source == "10.244.0.1" => reached += 1,
+            other => failed.push(format!("{other:?}")),
+        }
+    }
+    (reached, failed)
+}
+
+#[test]
+fn the_mode_changes_while_connections_go_on() {
+    let place = Place::new();
+    let listener = place.pod.within(|| TcpListener::bind("10.244.0.2:8082").unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            std::thread::spawn(move || {
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
+            });
+        }
+    });
+    place.up.apply(&web("")).ok();
+    place.up.apply(&slice("web-1", "web", "n1")).ok();
+    let echo = "apiVersion: v1\nkind: Service\nmetadata: {name: echo}\nspec:\n  clusterIP: 10.96.0.51\n  \
+                ports: [{port: 80, targetPort: 8082}]\n";
+    place.up.apply(echo).ok();
+    place.up.apply(&slice("echo-1", "echo", "n1").replace("port: 8080", "port: 8082")).ok();
+    let config = place.config("nodePortAddresses: [192.0.2.0/24]\n");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut proxy = place.proxy(&["--config", &config]);
+    place.reaches(&place.outside, "192.0.2.10:30080", "10.244.0.1");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let place = &place;
+        let talking = [place.node(), &place.outside]
+            .map(|from| scope.spawn(|| keeps_talking(from, "10.96.0.51:80", &done)));
+        let connecting = [(place.node(), "10.96.0.50:80"), (&place.outside, "192.0.2.10:30080")]
+            .map(|(from, to)| scope.spawn(|| keeps_connecting(from, to, &done)));
+        for mode in ["iptables", "nftables", "iptables"] {
+            std::fs::write(&config, text.replace("mode: nftables", &format!("mode: {mode}"))).unwrap();
+            alone(place, mode);
+        }
+        done.store(true, Ordering::Relaxed);
+        for clients in connecting {
+            let (reached, failed) = clients.join().unwrap();
+            assert!(reached > 20 && failed.is_empty(), "{reached} and {failed:?}");
+        }
+        for answered in talking.map(|t| t.join().unwrap().unwrap()) {
+            assert!(answered > 20, "{answered}");
+        }
+    });
+    let page = place.get("127.0.0.1:10249", "/configz").unwrap();
+    assert!(page.body.contains("\"Mode\":\"iptables\""), "{page:?}");
+    assert_eq!(place.figure("sealane_proxy_failures_total{task=\"rules\"}"), 0.0);
+    assert_eq!(proxy.stop(), 0);
+}
+
 #[test]
 fn what_is_wrong_is_said_in_a_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -380,6 +515,11 @@ fn what_is_wrong_is_said_in_a_line() {
         (vec!["--config", &lost], 1, "no way to the API: /no/such/file".to_owned()),
         (vec!["--cluster-cidr=10.0.0.0"], 1, "proxy: clusterCIDR: Invalid value: \"10.0.0.0\"".to_owned()),
         (vec!["--conntrack-max-per-core=0"], 1, "give --kubeconfig".to_owned()),
+        (
+            vec!["--conntrack-max-per-core=0", "--proxy-mode=ebpf"],
+            1,
+            "proxy: proxy mode ebpf is not in this build: build Sealane with the feature ebpf".to_owned(),
+        ),
     ] {
         let machine = Machine::new();
         let done = run(machine.command(sealane()).arg("proxy").args(&words), b"");

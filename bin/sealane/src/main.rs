@@ -12,6 +12,7 @@ mod image;
 mod logging;
 mod proxy;
 mod shell;
+mod sinks;
 mod up;
 
 use std::path::Path;

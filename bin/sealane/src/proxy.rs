@@ -2,7 +2,6 @@
 
 mod feed;
 mod servers;
-pub(crate) mod sinks;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -17,8 +16,8 @@ use sealane_proxy::config::{Config, Flags, Problem, USAGE};
 use sealane_proxy::{NodeContext, Table};
 use tokio::sync::watch;
 
-use self::sinks::{Choice, Sinks};
 use crate::cli::LogFormat;
+use crate::sinks::{Choice, Sinks, clear_all};
 
 /// Between two looks at the configuration file.
 const LOOK: Duration = Duration::from_secs(1);
@@ -57,7 +56,7 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
             .map_err(|e| format!("proxy: cannot write {path}: {e}"));
     }
     if flags.cleanup {
-        return sinks::clear_all().map_err(|e| format!("proxy: the rules could not be removed: {e}"));
+        return clear_all().map_err(|e| format!("proxy: the rules could not be removed: {e}"));
     }
     set_conntrack(&config.conntrack).iter().for_each(|why| tracing::warn!("{why}"));
     if flags.init_only {
@@ -95,10 +94,10 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let mut stop = crate::up::Stop::new()?;
     let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
     let name = config.node_name.clone().unwrap_or(host);
-    let client = client(&config, flags.master.as_deref()).await?;
     let (updates, inbox) = std::sync::mpsc::channel();
     let (sink, rules) = Sinks::open(config.sink, true).map_err(|e| format!("proxy: {e}"))?;
     let choice = sink.choice();
+    let client = client(&config, flags.master.as_deref()).await?;
     let table = Table::new(NodeContext::new(name.as_str()));
     let proxy =
         sealane_dataplane::spawn_watched(table, sink, inbox, rules).map_err(|e| format!("proxy: {e}"))?;

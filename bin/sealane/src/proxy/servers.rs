@@ -11,7 +11,7 @@ use sealane_proxy::config::Config;
 use sealane_proxy::health::{Answer, HealthChecks};
 use tokio::sync::watch;
 
-use super::sinks::Choice;
+use crate::sinks::Choice;
 
 /// Before an address that was taken is tried again.
 const AGAIN: Duration = Duration::from_secs(5);

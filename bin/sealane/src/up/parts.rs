@@ -22,7 +22,7 @@ use super::api::Api;
 use super::report::Report;
 use super::{adapters, files, shown, system};
 use crate::config::UpConfig;
-use crate::proxy::sinks::Sinks;
+use crate::sinks::Sinks;
 
 /// How long `up` waits for DNS before it goes on without: its Corefile may be wrong.
 const DNS_PATIENCE: Duration = Duration::from_secs(15);

@@ -136,11 +136,11 @@ pub(super) fn static_chains(node: &NodeContext, ipv6: bool) -> BTreeMap<(TableNa
 fn from_pods(node: &NodeContext, ipv6: bool) -> Vec<String> {
     let ranges = node.pod_cidrs.iter().filter(|c| c.network().is_ipv6() == ipv6);
     let ranges = ranges.map(|range| format!("-s {}", shown(range)));
-    let link = node.pod_interface.as_ref().and_then(|interface| match interface {
-        PodInterface::Named(name) => Some(name.to_string()),
+    let link = node.pod_interface.as_ref().map(|interface| match interface {
+        PodInterface::Named(name) => name.to_string(),
         // A prefix as long as a name is one.
-        PodInterface::Prefix(prefix) if prefix.len() == LONGEST_LINK => Some(prefix.to_string()),
-        PodInterface::Prefix(prefix) => Some(format!("{prefix}+")),
+        PodInterface::Prefix(prefix) if prefix.len() == LONGEST_LINK => prefix.to_string(),
+        PodInterface::Prefix(prefix) => format!("{prefix}+"),
     });
     let link = link.filter(|name| (1..=LONGEST_LINK).contains(&name.len()));
     ranges.chain(link.map(|name| format!("-i {name}"))).collect()
@@ -434,4 +434,196 @@ fn node_port(
         own.iter().map(|address| format!(" -d {address}")).collect()
     };
     at.into_iter().map(move |at| format!("{head}{at} -j {chain}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealane_proxy::Table;
+    use sealane_proxy::cases::clusters;
+
+    /// A cluster in the words of sealane_proxy's cases, and IPv4's rules: `CHAIN RULE`, where `web` stands for the hash of
+    /// the Service port, and `a` and `b` for those of its endpoints.
+    const TABLE: &[(&str, &str)] = &[
+        (
+            "node pods\nservice web ClusterIP at=cluster ports=http/tcp\nendpoints web a@here b@there",
+            "\
+filter KUBE-SERVICES
+nat KUBE-SEP-a -m comment --comment \"default/web:http-tcp\" -s 10.244.0.2/32 -j KUBE-MARK-MASQ
+nat KUBE-SEP-a -m comment --comment \"default/web:http-tcp\" -p tcp -m tcp -j DNAT --to-destination 10.244.0.2:8080
+nat KUBE-SEP-b -m comment --comment \"default/web:http-tcp\" -s 10.244.1.2/32 -j KUBE-MARK-MASQ
+nat KUBE-SEP-b -m comment --comment \"default/web:http-tcp\" -p tcp -m tcp -j DNAT --to-destination 10.244.1.2:8080
+nat KUBE-SERVICES -m comment --comment \"default/web:http-tcp cluster IP\" -p tcp -m tcp --dport 80 -d 10.96.0.20 -j KUBE-SVC-web
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp cluster IP\" -p tcp -m tcp --dport 80 -d 10.96.0.20 ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.0.2:8080\" -m statistic --mode random --probability 0.50000 -j KUBE-SEP-a
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.1.2:8080\" -j KUBE-SEP-b",
+        ),
+        // Nobody serves it.
+        (
+            "node pods\nservice web NodePort nodeports at=cluster ports=http/tcp",
+            "\
+filter KUBE-EXTERNAL-SERVICES -m comment --comment \"default/web:http-tcp has no endpoints\" -p tcp -m tcp --dport 30080 -d 192.0.2.10 -j REJECT
+filter KUBE-SERVICES -m comment --comment \"default/web:http-tcp has no endpoints\" -p tcp -m tcp --dport 80 -d 10.96.0.20 -j REJECT",
+        ),
+        // Served elsewhere alone, both policies Local.
+        (
+            "node pods\nservice web NodePort nodeports inside=Local outside=Local at=cluster ports=http/tcp\nendpoints web b@there",
+            "\
+filter KUBE-EXTERNAL-SERVICES -m comment --comment \"default/web:http-tcp has no local endpoints\" -p tcp -m tcp --dport 30080 -d 192.0.2.10 -j DROP
+filter KUBE-SERVICES -m comment --comment \"default/web:http-tcp has no local endpoints\" -p tcp -m tcp --dport 80 -d 10.96.0.20 -j DROP
+nat KUBE-EXT-web -m comment --comment \"pod traffic for default/web:http-tcp external destinations\" -s 10.244.0.0/16 -j KUBE-SVC-web
+nat KUBE-EXT-web -m comment --comment \"masquerade LOCAL traffic for default/web:http-tcp external destinations\" -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ
+nat KUBE-EXT-web -m comment --comment \"route LOCAL traffic for default/web:http-tcp external destinations\" -m addrtype --src-type LOCAL -j KUBE-SVC-web
+nat KUBE-NODEPORTS -m comment --comment \"default/web:http-tcp\" -p tcp -m tcp --dport 30080 -j KUBE-EXT-web
+nat KUBE-SEP-b -m comment --comment \"default/web:http-tcp\" -s 10.244.1.2/32 -j KUBE-MARK-MASQ
+nat KUBE-SEP-b -m comment --comment \"default/web:http-tcp\" -p tcp -m tcp -j DNAT --to-destination 10.244.1.2:8080
+nat KUBE-SERVICES -m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule in this chain\" -d 192.0.2.10 -j KUBE-NODEPORTS
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.1.2:8080\" -j KUBE-SEP-b",
+        ),
+        // Local policies have a chain of their own, and the same endpoints' chains.
+        (
+            "node pods\nservice web ClusterIP inside=Local outside=Local at=cluster ports=http/tcp external=external\nendpoints web a@here b@there",
+            "\
+nat KUBE-EXT-web -m comment --comment \"pod traffic for default/web:http-tcp external destinations\" -s 10.244.0.0/16 -j KUBE-SVC-web
+nat KUBE-EXT-web -m comment --comment \"masquerade LOCAL traffic for default/web:http-tcp external destinations\" -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ
+nat KUBE-EXT-web -m comment --comment \"route LOCAL traffic for default/web:http-tcp external destinations\" -m addrtype --src-type LOCAL -j KUBE-SVC-web
+nat KUBE-EXT-web -j KUBE-SVL-web
+nat KUBE-SERVICES -m comment --comment \"default/web:http-tcp cluster IP\" -p tcp -m tcp --dport 80 -d 10.96.0.20 -j KUBE-SVL-web
+nat KUBE-SERVICES -m comment --comment \"default/web:http-tcp external IP\" -p tcp -m tcp --dport 80 -d 203.0.113.1 -j KUBE-EXT-web
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.0.2:8080\" -m statistic --mode random --probability 0.50000 -j KUBE-SEP-a
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.1.2:8080\" -j KUBE-SEP-b
+nat KUBE-SVL-web -m comment --comment \"default/web:http-tcp cluster IP\" -p tcp -m tcp --dport 80 -d 10.96.0.20 ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ
+nat KUBE-SVL-web -m comment --comment \"default/web:http-tcp -> 10.244.0.2:8080\" -j KUBE-SEP-a",
+        ),
+        // Source ranges and affinity.
+        (
+            "node masquerade-all\nservice web LoadBalancer sticky=60 at=cluster ports=http/tcp balancer=balancer ranges=198.18.0.0/16\nendpoints web a@here",
+            "\
+filter KUBE-PROXY-FIREWALL -m comment --comment \"default/web:http-tcp traffic not accepted by KUBE-FW-web\" -p tcp -m tcp --dport 80 -d 198.51.100.1 -j DROP
+nat KUBE-EXT-web -m comment --comment \"masquerade traffic for default/web:http-tcp external destinations\" -j KUBE-MARK-MASQ
+nat KUBE-EXT-web -j KUBE-SVC-web
+nat KUBE-FW-web -m comment --comment \"default/web:http-tcp loadbalancer IP\" -s 198.18.0.0/16 -j KUBE-EXT-web
+nat KUBE-FW-web -m comment --comment \"other traffic to default/web:http-tcp will be dropped by KUBE-PROXY-FIREWALL\"
+nat KUBE-SEP-a -m comment --comment \"default/web:http-tcp\" -s 10.244.0.2/32 -j KUBE-MARK-MASQ
+nat KUBE-SEP-a -m comment --comment \"default/web:http-tcp\" -m recent --name KUBE-SEP-a --set -p tcp -m tcp -j DNAT --to-destination 10.244.0.2:8080
+nat KUBE-SERVICES -m comment --comment \"default/web:http-tcp cluster IP\" -p tcp -m tcp --dport 80 -d 10.96.0.20 -j KUBE-SVC-web
+nat KUBE-SERVICES -m comment --comment \"default/web:http-tcp loadbalancer IP\" -p tcp -m tcp --dport 80 -d 198.51.100.1 -j KUBE-FW-web
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp cluster IP\" -p tcp -m tcp --dport 80 -d 10.96.0.20 -j KUBE-MARK-MASQ
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.0.2:8080\" -m recent --name KUBE-SEP-a --rcheck --seconds 60 --reap -j KUBE-SEP-a
+nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.0.2:8080\" -j KUBE-SEP-a",
+        ),
+    ];
+
+    fn backend(last: &str) -> Backend {
+        Backend { address: format!("10.244.{last}.2").parse().unwrap(), port: 8080 }
+    }
+
+    fn lines(given: &str) -> Vec<String> {
+        let cluster = clusters(&format!("cluster x\n{given}")).unwrap().remove(0);
+        let mut table = Table::new(cluster.node.clone());
+        table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
+        let frontends: Vec<&Frontend> = table.frontends().values().map(|f| &**f).collect();
+        let port = ServicePort::of(frontends[0]);
+        let laid = lay_out(&port, frontends.into_iter(), &cluster.node);
+        let mut chains: BTreeMap<(&str, String), Rules> = BTreeMap::new();
+        for shared in Shared::ALL {
+            let (table, name) = shared.place();
+            chains
+                .insert((table.name(), name.to_owned()), shared_chain(shared, [(&port, &laid)].into_iter()));
+        }
+        chains.extend(laid.own.into_iter().map(|(chain, rules)| (("nat", chain), rules)));
+        let plain = |text: String| {
+            let text = text.replace(&port.endpoint_chain(&backend("0")), "KUBE-SEP-a");
+            let text = text.replace(&port.endpoint_chain(&backend("1")), "KUBE-SEP-b");
+            text.replace(port.chain("").as_str(), "web")
+        };
+        let rules = chains.into_iter().flat_map(|((table, chain), rules)| {
+            rules.into_iter().map(move |rule| format!("{table} {chain} {rule}"))
+        });
+        rules.map(plain).collect()
+    }
+
+    #[test]
+    fn frontends_come_to_kube_proxys_rules() {
+        for (given, expected) in TABLE {
+            let found = lines(given);
+            // What a row before has told of endpoints' chains is not told again.
+            let told: Vec<&str> = expected.lines().filter(|l| l.split(' ').count() > 2).collect();
+            let of_endpoints = |l: &&String| l.starts_with("nat KUBE-SEP-");
+            let skip = !told.iter().any(|l| l.starts_with("nat KUBE-SEP-"));
+            let mut found: Vec<String> =
+                found.iter().filter(|l| !(skip && of_endpoints(l))).cloned().collect();
+            found.sort_by_key(|line| {
+                line.split(' ').take(2).collect::<Vec<_>>().join(" ").replace("web", "~")
+            });
+            let mut told: Vec<String> = told.into_iter().map(str::to_owned).collect();
+            told.sort_by_key(|line| {
+                line.split(' ').take(2).collect::<Vec<_>>().join(" ").replace("web", "~")
+            });
+            assert_eq!(found.join("\n"), told.join("\n"), "{given}");
+        }
+    }
+
+    /// Whatever is asked of an endpoint that has more than its share: a rule for each.
+    #[test]
+    fn shares_and_many_endpoints() {
+        let cluster = clusters(
+            "cluster x\nnode\nservice web ClusterIP at=cluster ports=http/tcp\nendpoints web a@here b@here",
+        )
+        .unwrap()
+        .remove(0);
+        let mut table = Table::new(cluster.node.clone());
+        table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
+        let plain = table.frontends().values().next().unwrap();
+        let of = |backends: Vec<Backend>| Frontend {
+            target: Target::Balance(backends.into()),
+            affinity: Some(9),
+            ..Frontend::clone(plain)
+        };
+        let port = ServicePort::of(plain);
+        let rules = |frontend: &Frontend| {
+            let laid = lay_out(&port, [frontend].into_iter(), &cluster.node);
+            laid.own[&port.chain(SVC)].clone()
+        };
+        let uneven = rules(&of(vec![backend("0"), backend("1"), backend("0")]));
+        assert_eq!(uneven.iter().filter(|r| r.contains("recent")).count(), 2);
+        let chances: Vec<&str> =
+            uneven.iter().filter_map(|r| r.split_once("--probability ")).map(|(_, r)| &r[..7]).collect();
+        assert_eq!(chances, ["0.33333", "0.50000"]);
+        let first = port.endpoint_chain(&backend("0"));
+        assert_eq!(uneven.iter().filter(|r| !r.contains("recent") && r.contains(&first)).count(), 2);
+        let many = rules(&of((0..200).map(|n| backend(&n.to_string())).collect()));
+        let chance = |n: usize| {
+            many[200 + n].split("--probability ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(
+            (chance(0), chance(100), chance(198)),
+            ("0.0050000000".into(), "0.01000".into(), "0.50000".into())
+        );
+    }
+
+    #[test]
+    fn pods_are_told_by_ranges_and_links() {
+        let node = |cidrs: &[&str], interface: Option<PodInterface>| NodeContext {
+            pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
+            pod_interface: interface,
+            ..NodeContext::new("n1")
+        };
+        let prefix = |text: &str| Some(PodInterface::Prefix(text.into()));
+        let table: &[(NodeContext, &[&str])] = &[
+            (node(&[], None), &[]),
+            (node(&["10.1.0.0/16", "fd00::/64", "10.2.0.0/16"], None), &["-s 10.1.0.0/16", "-s 10.2.0.0/16"]),
+            (node(&[], prefix("veth")), &["-i veth+"]),
+            (node(&[], prefix("fifteen-letters")), &["-i fifteen-letters"]),
+            (node(&[], prefix("sixteen-letters-")), &[]),
+            (node(&[], Some(PodInterface::Named("cni0".into()))), &["-i cni0"]),
+        ];
+        for (node, expected) in table {
+            assert_eq!(from_pods(node, false), *expected, "{node:?}");
+            let several = static_chains(node, false).contains_key(&(TableName::Nat, OFF_CLUSTER));
+            assert_eq!(several, expected.len() > 1);
+        }
+        let bit = NodeContext { masquerade_bit: 5, ..NodeContext::new("n1") };
+        assert_eq!(static_chains(&bit, true)[&(TableName::Nat, MARK_MASQ)], ["-j MARK --or-mark 0x20"]);
+    }
 }
