@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("io/node", &["core/*", "io/host", "io/pki"]),
     ("io/dnsserver", &["core/*", "io/host", "io/pki"]),
     ("io/dataplane", &["core/*", "io/host", "io/pki"]),
+    ("io/bpf", &["core/*", "io/host", "io/pki"]),
     ("io/gateway", &["core/*", "io/host", "io/pki"]),
     // Programs that run inside Pods: clients like anybody's, which share the DNS codec alone.
     ("bin/demo", &["core/dns"]),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "ebpf")]
+use sealane_bpf::{BpfSink, Levels, LevelsError, cgroup2_root};
 use sealane_dataplane::{IptablesError, IptablesSink, NetlinkError, NftSink, Variant, Watch, netlink_socket};
 use sealane_proxy::config::SinkKind;
 use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
@@ -15,7 +17,11 @@ pub(crate) enum SinkError {
     Nftables(#[from] NetlinkError),
     #[error(transparent)]
     Iptables(#[from] IptablesError),
-    /// The eBPF sink stands here where it is built in.
+    /// Programs and maps, or nftables beside them.
+    #[cfg(feature = "ebpf")]
+    #[error(transparent)]
+    Ebpf(#[from] LevelsError<NetlinkError>),
+    /// eBPF where it is not built in.
     #[error(
         "proxy mode {0} is not in this build: build Sealane with the feature ebpf, which needs clang, or choose nftables \
          or iptables"
@@ -31,7 +37,7 @@ pub(crate) struct Choice(Arc<Mutex<Chosen>>);
 struct Chosen {
     wanted: SinkKind,
     /// Opened for what is wanted, not yet taken.
-    iptables: Option<IptablesSink>,
+    opened: Opened,
     in_force: SinkKind,
 }
 
@@ -48,19 +54,46 @@ impl Choice {
     /// Has rules written to another sink from the next time on that all are written. Called in the network namespace
     /// whose rules they are.
     pub(crate) fn want(&self, kind: SinkKind) -> Result<(), SinkError> {
-        let iptables = iptables_for(kind)?;
+        let opened = Opened::of(kind)?;
         let mut chosen = self.lock();
-        (chosen.wanted, chosen.iptables) = (kind, iptables);
+        (chosen.wanted, chosen.opened) = (kind, opened);
         Ok(())
     }
 }
 
 /// What a kind needs beside nftables' socket, which is always there.
-fn iptables_for(kind: SinkKind) -> Result<Option<IptablesSink>, SinkError> {
-    match kind {
-        SinkKind::Nftables => Ok(None),
-        SinkKind::Iptables => Ok(Some(IptablesSink::open(Variant::Default)?)),
-        SinkKind::Ebpf => Err(SinkError::Absent(kind)),
+#[derive(Debug, Default)]
+struct Opened {
+    iptables: Option<IptablesSink>,
+    /// The level of sockets; nftables has what that leaves.
+    #[cfg(feature = "ebpf")]
+    sockets: Option<BpfSink>,
+}
+
+impl Opened {
+    fn of(kind: SinkKind) -> Result<Self, SinkError> {
+        let mut opened = Self::default();
+        match kind {
+            SinkKind::Nftables => {}
+            SinkKind::Iptables => opened.iptables = Some(IptablesSink::open(Variant::Default)?),
+            #[cfg(feature = "ebpf")]
+            SinkKind::Ebpf => {
+                let sink = cgroup2_root().and_then(|root| BpfSink::open(&root));
+                opened.sockets = Some(sink.map_err(LevelsError::Sockets)?);
+            }
+            #[cfg(not(feature = "ebpf"))]
+            SinkKind::Ebpf => return Err(SinkError::Absent(kind)),
+        }
+        Ok(opened)
+    }
+
+    /// Takes in what was opened since.
+    fn take(&mut self, newer: Opened) {
+        self.iptables = newer.iptables.or(self.iptables.take());
+        #[cfg(feature = "ebpf")]
+        {
+            self.sockets = newer.sockets.or(self.sockets.take());
+        }
     }
 }
 
@@ -68,7 +101,7 @@ fn iptables_for(kind: SinkKind) -> Result<Option<IptablesSink>, SinkError> {
 #[derive(Debug)]
 pub(crate) struct Sinks {
     nftables: NftSink,
-    iptables: Option<IptablesSink>,
+    opened: Opened,
     in_force: Option<SinkKind>,
     /// What is to be removed, and whether it has to be: it was in force; else it may be there from an earlier run.
     leaving: BTreeMap<SinkKind, bool>,
@@ -80,12 +113,17 @@ pub(crate) struct Sinks {
 /// Does something with the sink of a kind.
 macro_rules! on {
     ($sinks:expr, $kind:expr, $sink:ident => $call:expr) => {
-        match ($kind, &mut $sinks.iptables) {
+        match ($kind, &mut $sinks.opened) {
             (SinkKind::Nftables, _) => {
                 let $sink = &mut $sinks.nftables;
                 $call.map_err(SinkError::from)
             }
-            (SinkKind::Iptables, Some($sink)) => $call.map_err(SinkError::from),
+            (SinkKind::Iptables, Opened { iptables: Some($sink), .. }) => $call.map_err(SinkError::from),
+            #[cfg(feature = "ebpf")]
+            (SinkKind::Ebpf, Opened { sockets: Some(sockets), .. }) => {
+                let $sink = &mut Levels { sockets, packets: &mut $sinks.nftables };
+                $call.map_err(SinkError::from)
+            }
             (kind @ (SinkKind::Iptables | SinkKind::Ebpf), _) => Err(SinkError::Absent(kind)),
         }
     };
@@ -95,13 +133,13 @@ impl Sinks {
     /// Opens what a kind needs, in the network namespace of the calling thread, with the watch over nftables. `cleans`:
     /// what other kinds left there is removed.
     pub(crate) fn open(kind: SinkKind, cleans: bool) -> Result<(Sinks, Watch), SinkError> {
-        let iptables = iptables_for(kind)?;
+        let opened = Opened::of(kind)?;
         let nftables = NftSink::open(netlink_socket()?)?;
         let watch = nftables.watch(netlink_socket()?)?;
-        let chosen = Chosen { wanted: kind, iptables: None, in_force: kind };
+        let chosen = Chosen { wanted: kind, opened: Opened::default(), in_force: kind };
         let choice = Choice(Arc::new(Mutex::new(chosen)));
         let leaving = BTreeMap::new();
-        Ok((Sinks { nftables, iptables, in_force: None, leaving, cleans, choice }, watch))
+        Ok((Sinks { nftables, opened, in_force: None, leaving, cleans, choice }, watch))
     }
 
     /// By which the sink can be changed later.
@@ -117,9 +155,13 @@ impl Sinks {
     fn clear(&mut self, kind: SinkKind) -> Result<(), SinkError> {
         match kind {
             SinkKind::Nftables => Ok(self.nftables.clear()?),
-            SinkKind::Iptables => clear_iptables(self.iptables.take()),
-            // A build without it has left nothing.
-            SinkKind::Ebpf => Ok(()),
+            SinkKind::Iptables => clear_iptables(self.opened.iptables.take()),
+            SinkKind::Ebpf => {
+                // Programs end with who loaded them; what stood beside them may be what is in force now.
+                #[cfg(feature = "ebpf")]
+                drop(self.opened.sockets.take());
+                if self.now() == SinkKind::Nftables { Ok(()) } else { Ok(self.nftables.clear()?) }
+            }
         }
     }
 }
@@ -148,9 +190,9 @@ impl RuleSink for Sinks {
     ) -> Result<(), SinkError> {
         let (wanted, opened) = {
             let mut chosen = self.choice.lock();
-            (chosen.wanted, chosen.iptables.take())
+            (chosen.wanted, mem::take(&mut chosen.opened))
         };
-        self.iptables = opened.or(self.iptables.take());
+        self.opened.take(opened);
         let before = self.in_force;
         if let Err(error) = on!(self, wanted, sink => sink.replace(node, frontends)) {
             // As long as the new one cannot, the old one goes on.
@@ -166,6 +208,10 @@ impl RuleSink for Sinks {
             None => {}
         }
         self.leaving.remove(&wanted);
+        if wanted == SinkKind::Ebpf {
+            // Stands beside it.
+            self.leaving.remove(&SinkKind::Nftables);
+        }
         if before.is_some_and(|old| old != wanted) {
             tracing::info!(mode = %wanted, "the service rules are another mode's now");
         }

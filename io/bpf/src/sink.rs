@@ -1,0 +1,221 @@
+//! The sink: frontends in maps.
+
+use crate::destroy::{self, Dead};
+use crate::generation::{Facts, Generation, Refusal, Sizes};
+use crate::{BpfError, State, cgroup, namespace, read};
+use sealane_catalog::Protocol;
+use sealane_proxy::{Backend, Change, Cidr, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Puts frontends into eBPF maps, and the programs that read them into a cgroup. A change costs what changed.
+///
+/// A connection looks up one frontend, which is exchanged whole: a changed target gets fresh places in the map of
+/// backends, and the old ones are written again only when no program can be reading them. `replace` makes new maps and
+/// programs, and takes the old ones away when the new ones are in force.
+#[derive(Debug)]
+pub struct BpfSink {
+    path: PathBuf,
+    cgroup: File,
+    namespace: File,
+    /// Links from outside are those of default routes.
+    by_routes: bool,
+    facts: Facts,
+    installed: BTreeMap<FrontendKey, Arc<Frontend>>,
+    live: Option<Generation>,
+    /// Flows whose end is due: backends of UDP that a frontend lost, endpoints of TCP that are gone altogether.
+    dead: Dead,
+    destroyed: u64,
+}
+
+impl BpfSink {
+    /// A sink for the processes of a cgroup of version 2 and those below it. Processes that are in none of them, and
+    /// machines outside, are for packets' rules. Nothing is loaded before the first `replace`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such cgroup, or no `/proc`.
+    pub fn open(cgroup: &Path) -> Result<Self, BpfError> {
+        Ok(Self {
+            cgroup: cgroup::open(cgroup)?,
+            namespace: namespace::current()?,
+            by_routes: false,
+            path: cgroup.to_owned(),
+            facts: Facts::default(),
+            installed: BTreeMap::new(),
+            live: None,
+            dead: Dead::default(),
+            destroyed: 0,
+        })
+    }
+
+    /// Leads packets as well, which come in by these Ethernet links of the network namespace of the thread that opened
+    /// the sink. A new flow gets the backend that any other node would lead it to. Who is to be masqueraded is marked with
+    /// the node's masquerade bit, for other rules to do it.
+    ///
+    /// Which flows were led is known to these programs alone: when the sink is dropped, connections that came in by them
+    /// break, where those of sockets go on. Hence nobody has to have it.
+    #[must_use]
+    pub fn outside(mut self, links: impl IntoIterator<Item = String>) -> Self {
+        self.facts.links = links.into_iter().collect();
+        self
+    }
+
+    /// As [`outside`](Self::outside), with the links that default routes lead out by, which are followed.
+    #[must_use]
+    pub fn outside_by_routes(mut self) -> Self {
+        self.by_routes = true;
+        self
+    }
+
+    /// The links that packets from outside come in by now.
+    fn links(&self) -> Result<Vec<String>, BpfError> {
+        if !self.by_routes {
+            return Ok(self.facts.links.clone());
+        }
+        let found = namespace::within([&self.namespace], || Ok(namespace::outside()))?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Ends, with the next `forget_flows`, what connections of TCP the programs led to endpoints that no slice has any more:
+    /// nobody is there who could end them.
+    pub fn left(&mut self, endpoints: impl IntoIterator<Item = Backend>) {
+        self.dead.gone.extend(endpoints);
+    }
+
+    /// How many sockets were ended because their endpoint was gone.
+    pub fn destroyed(&self) -> u64 {
+        self.destroyed
+    }
+
+    /// The maps as they are, to trace connections through.
+    ///
+    /// # Errors
+    ///
+    /// They could not be read.
+    pub fn state(&self) -> Result<State, BpfError> {
+        let Some(live) = &self.live else {
+            return Ok(State { pods: Vec::new(), frontends: Installed::new(), cluster: BTreeSet::new() });
+        };
+        let (frontends, cluster) = (read::frontends(live)?, read::cluster(live)?);
+        Ok(State { pods: read::pods(live)?, frontends, cluster })
+    }
+
+    /// Takes the programs away.
+    pub fn clear(&mut self) {
+        self.live = None;
+        self.installed.clear();
+    }
+
+    /// New maps and programs in the place of the old.
+    fn rebuild(&mut self) -> Result<(), BpfError> {
+        self.facts.links = self.links()?;
+        let sizes = Sizes::of(self.installed.values(), &self.facts);
+        let mut fresh = Generation::load(sizes, self.facts.clone())?;
+        for frontend in self.installed.values() {
+            match fresh.set(frontend) {
+                Ok(()) => {}
+                Err(Refusal::Failed(error)) => return Err(error),
+                Err(Refusal::Full) => return Err(BpfError::Foreign("backends")),
+            }
+        }
+        if let Some(old) = &self.live {
+            fresh.inherit(old)?;
+        }
+        fresh.attach(&self.cgroup, &self.namespace)?;
+        // And what the old ones led meanwhile.
+        if let Some(old) = &self.live {
+            fresh.inherit(old)?;
+        }
+        self.live = Some(fresh);
+        Ok(())
+    }
+
+    /// Notes which flows of UDP a change leaves at backends that no longer serve them.
+    fn note(&mut self, before: Option<&Frontend>, after: Option<&Frontend>) {
+        let Some(before) = before.filter(|f| f.key.protocol == Protocol::Udp) else { return };
+        let kept: BTreeSet<Backend> = after.into_iter().flat_map(|f| f.flows_to()).copied().collect();
+        let lost = before.flows_to().filter(|b| !kept.contains(b)).map(|b| (*b, before.key));
+        self.dead.lost.extend(lost);
+        if let Some(after) = after {
+            for backend in kept {
+                self.dead.lost.remove(&(backend, after.key));
+            }
+        }
+    }
+}
+
+impl RuleSink for BpfSink {
+    type Error = BpfError;
+
+    fn replace(
+        &mut self,
+        node: &NodeContext,
+        frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
+    ) -> Result<(), BpfError> {
+        self.facts.own = node.addresses.iter().chain(&node.node_port_addresses).copied().collect();
+        self.facts.pods = Cidr::outermost(node.pod_cidrs.iter().copied());
+        self.facts.mark = 1 << (node.masquerade_bit & 31);
+        let old = std::mem::replace(&mut self.installed, frontends.clone());
+        for (key, before) in &old {
+            self.note(Some(before), frontends.get(key).map(|f| &**f));
+        }
+        self.rebuild()
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Result<(), BpfError> {
+        let mut full = false;
+        for change in changes {
+            self.note(change.before().map(|f| &**f), change.after().map(|f| &**f));
+            let key = change.key();
+            match change.after() {
+                Some(new) => self.installed.insert(key, new.clone()),
+                None => self.installed.remove(&key),
+            };
+            let Some(live) = self.live.as_mut().filter(|_| !full) else {
+                full = true;
+                continue;
+            };
+            let done = match change.after() {
+                Some(new) => live.set(new),
+                None => live.remove(&key).map_err(Refusal::from),
+            };
+            match done {
+                Ok(()) => {}
+                Err(Refusal::Full) => full = true,
+                Err(Refusal::Failed(error)) => return Err(error),
+            }
+        }
+        if full { self.rebuild() } else { Ok(()) }
+    }
+
+    fn settle(&mut self) -> Result<(), BpfError> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        live.tidy()
+    }
+
+    fn forget_flows(&mut self) -> Result<(), BpfError> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        if !self.dead.is_empty() {
+            destroy::forget_tracks(&mut live.tracks, &self.dead)?;
+            self.destroyed += destroy::end_sockets(&self.path, &live.flows, &self.dead)?;
+            self.dead = Dead::default();
+        }
+        Ok(())
+    }
+
+    fn intact(&mut self) -> Result<bool, BpfError> {
+        match &self.live {
+            Some(live) => {
+                Ok(self.links()? == self.facts.links && live.is_attached(&self.cgroup, &self.namespace)?)
+            }
+            None => Ok(self.installed.is_empty()),
+        }
+    }
+
+    fn read_back(&mut self) -> Result<Installed, BpfError> {
+        self.live.as_ref().map_or_else(|| Ok(Installed::new()), read::frontends)
+    }
+}
