@@ -106,6 +106,13 @@ pub(crate) struct UpArgs {
     /// Ports of NodePort Services [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub(crate) node_port_range: Option<String>,
+    /// Addresses of Services of type LoadBalancer, as ranges like 10.9.0.0/24 or 10.9.0.5-10.9.0.20; `none`: they are
+    /// somebody else's to give [default: the last but one part of the Service range]
+    #[arg(long, value_name = "RANGE,…")]
+    pub(crate) load_balancer_pool: Option<String>,
+    /// Addresses of those that say by an annotation that they are internal [default: the last part of the Service range]
+    #[arg(long, value_name = "RANGE,…")]
+    pub(crate) internal_load_balancer_pool: Option<String>,
     /// The node's name [default: the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,

@@ -1,11 +1,14 @@
 //! What `sealane up` runs with: flags, over the configuration file, over the defaults; typed once, here.
 
+pub(crate) mod pools;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use sealane_host::Cidr;
 use serde::Deserialize;
 
+use self::pools::LoadBalancers;
 use crate::cli::{LogFormat, UpArgs};
 
 /// `up`'s settings.
@@ -19,6 +22,7 @@ pub(crate) struct UpConfig {
     pub(crate) pod_cidr: Cidr,
     pub(crate) cluster_domain: String,
     pub(crate) node_ports: (u16, u16),
+    pub(crate) load_balancers: LoadBalancers,
     pub(crate) node_name: String,
     pub(crate) no_node: bool,
     pub(crate) log_format: LogFormat,
@@ -107,6 +111,15 @@ impl UpConfig {
                 "--pod-cidr {pod_cidr} and --service-cidr {service_cidr} overlap; give two that don't"
             ));
         }
+        let pool = |flag: &Option<String>, file: &Option<String>| flag.clone().or_else(|| file.clone());
+        let external = pool(&flags.load_balancer_pool, &file.load_balancer_pool);
+        let internal = pool(&flags.internal_load_balancer_pool, &file.internal_load_balancer_pool);
+        let load_balancers = LoadBalancers::new(
+            [external.as_deref(), internal.as_deref()],
+            service_cidr,
+            pod_cidr,
+            flags.no_node || file.no_node,
+        )?;
         let ports = text(&flags.node_port_range, &file.node_port_range, "30000-32767");
         Ok(UpConfig {
             kubeconfig: flags
@@ -120,6 +133,7 @@ impl UpConfig {
             pod_cidr,
             cluster_domain: text(&flags.cluster_domain, &file.cluster_domain, "cluster.local"),
             node_ports: port_range(&ports)?,
+            load_balancers,
             node_name: flags.node_name.clone().or(file.node_name).unwrap_or_else(node_name),
             no_node: flags.no_node || file.no_node,
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),

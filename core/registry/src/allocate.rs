@@ -13,6 +13,8 @@ pub struct Ranges {
     pub service_network: Ipv4Addr,
     /// Its prefix length in bits, 8 to 30.
     pub service_prefix: u8,
+    /// So many addresses at its end are no Service's: load balancers have them.
+    pub reserved: u32,
     /// First node port.
     pub first_port: u16,
     /// Last node port.
@@ -24,6 +26,7 @@ impl Default for Ranges {
         Ranges {
             service_network: Ipv4Addr::new(10, 96, 0, 0),
             service_prefix: 12,
+            reserved: 0,
             first_port: 30000,
             last_port: 32767,
         }
@@ -31,9 +34,10 @@ impl Default for Ranges {
 }
 
 impl Ranges {
-    /// Addresses that may be allocated: without network and broadcast address.
+    /// Addresses that may be allocated: without network and broadcast address, and what is reserved.
     fn usable(&self) -> u64 {
-        (1u64 << (32 - u32::from(self.service_prefix.min(30)))) - 2
+        let size = 1u64 << (32 - u32::from(self.service_prefix.min(30)));
+        (size - 2).min(size.saturating_sub(u64::from(self.reserved) + 1))
     }
 
     /// The `n`th address of the range (1: the `kubernetes` Service, 10: DNS).
@@ -217,6 +221,17 @@ mod tests {
         }
         assert!(all.take_address(Ipv4Addr::new(10, 96, 0, 10)).is_ok());
         assert_eq!(all.take_address(Ipv4Addr::new(10, 96, 0, 10)), Err(Refusal::Taken));
+    }
+
+    #[test]
+    fn what_is_reserved_is_nobodys() {
+        let mut all = Allocations::new(Ranges { service_prefix: 24, reserved: 32, ..Ranges::default() });
+        for random in 0..223 {
+            let Claim::Address(a) = all.next_address(random).unwrap() else { panic!("not an address") };
+            assert!((1..224).contains(&a.octets()[3]), "{a}");
+        }
+        assert_eq!(all.next_address(0), Err(Refusal::Full));
+        assert_eq!(all.take_address(Ipv4Addr::new(10, 96, 0, 224)), Err(Refusal::Outside));
     }
 
     proptest! {

@@ -39,4 +39,5 @@ mod warm;
 pub use catalog::{CatalogOptions, watch_catalog};
 pub use controllers::{ControllersConfig, run_controllers};
 pub use imports::watch_imports;
+pub use sealane_controllers::{Pool, Pools};
 pub use warm::WarmStart;

@@ -66,8 +66,11 @@ pub(crate) async fn start(
     write_kubeconfig(&config, &pki, address)?;
     report.part("api", &format!("https://{address} ({} ms)", begun.elapsed().as_millis()));
 
-    let controllers =
-        ControllersConfig { root_ca_pem: pki.ca_pem().to_owned(), ..ControllersConfig::default() };
+    let controllers = ControllersConfig {
+        root_ca_pem: pki.ca_pem().to_owned(),
+        load_balancers: config.load_balancers.pools.clone(),
+        ..ControllersConfig::default()
+    };
     let client = api.client("system:kube-controller-manager", &["system:masters"]);
     tokio::spawn(run_controllers(client, controllers, ended(stopping.clone())));
     report.part("controllers", "running");
@@ -232,6 +235,9 @@ impl Network {
         context.node_port_addresses = vec![self.host.config().gateway().into()];
         let cidr = self.config.pod_cidr;
         context.pod_cidrs = cidr.to_string().parse().into_iter().collect();
+        context.service_cidrs = self.config.service_cidr.to_string().parse().into_iter().collect();
+        let networks = self.config.load_balancers.networks.clone();
+        self.host.route_like_services(networks).await.map_err(|e| e.to_string())?;
         let (updates, inbox) = std::sync::mpsc::channel();
         let proxy = sealane_dataplane::spawn_watched(Table::new(context), sink, inbox, rules)
             .map_err(|e| e.to_string())?;
