@@ -94,8 +94,8 @@ pub(crate) struct UpArgs {
     /// [default: 127.0.0.1:6443]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) api_address: Option<SocketAddr>,
-    /// Range of Service addresses [default: 10.96.0.0/12]
-    #[arg(long, value_name = "CIDR")]
+    /// Range of Service addresses; a second one, of IPv6, for Services of two families [default: 10.96.0.0/12]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
     pub(crate) service_cidr: Option<String>,
     /// Range of Pod addresses [default: 10.244.0.0/16]
     #[arg(long, value_name = "CIDR")]
@@ -113,6 +113,9 @@ pub(crate) struct UpArgs {
     /// Addresses of those that say by an annotation that they are internal [default: the last part of the Service range]
     #[arg(long, value_name = "RANGE,…")]
     pub(crate) internal_load_balancer_pool: Option<String>,
+    /// Answer on this link for load balancers' addresses (ARP, neighbour discovery), so that its network reaches them
+    #[arg(long, value_name = "LINK")]
+    pub(crate) announce: Option<String>,
     /// The node's name [default: the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,

@@ -176,8 +176,11 @@ async fn serve(flags: Flags) -> Result<(), String> {
         }
         let warm = needs.one_warm_start()?;
         let warm_start = warm.map(|file| WarmStart { path: file.path.clone().into(), max_age: file.max_age });
-        let options =
-            CatalogOptions { warm_start, loaded: Some(Box::new(memory::give_back)), proxy_on: None };
+        let options = CatalogOptions {
+            warm_start,
+            loaded: Some(Box::new(memory::give_back)),
+            ..CatalogOptions::default()
+        };
         let stopped = stopped.clone();
         let ended = async move { stopped.notified().await };
         catalog = tokio::spawn(async move { watch_catalog(client, &sources, options, publish, ended).await });

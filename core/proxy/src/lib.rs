@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod announce;
 pub mod cases;
 mod compile;
 pub mod config;
@@ -55,6 +56,7 @@ mod table;
 mod tally;
 mod trace;
 
+pub use announce::announced;
 pub use compile::service_table;
 pub use context::{Cidr, CidrError, NodeContext, PodInterface};
 pub use frontend::{Backend, Class, Frontend, FrontendKey, Masquerade, Target};

@@ -21,6 +21,7 @@
 #![deny(missing_docs)]
 
 mod addresses;
+mod announce;
 mod conntrack;
 mod http;
 mod message;
@@ -32,6 +33,7 @@ mod system;
 mod watch;
 
 pub use addresses::{AddressSockets, address_sockets, follow_addresses};
+pub use announce::{AnnounceError, Announcer};
 pub use http::{Answerer, Servers, Serving, http_listener, serve_http};
 pub use metrics::Metrics;
 pub use netlink::{Netlink, NetlinkError, netlink_socket};

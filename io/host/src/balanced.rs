@@ -14,6 +14,8 @@ const RTA_DST: u16 = 1;
 const RTA_CACHEINFO: u16 = 12;
 const AF_INET: u8 = 2;
 const TABLE_MAIN: u8 = 254;
+/// RTNH_F_ONLINK.
+const ON_LINK: u32 = 4;
 /// Bytes of `struct rtmsg`.
 const HEADER: usize = 12;
 
@@ -43,7 +45,10 @@ impl Host {
 fn route_like(like: Cidr, networks: &[Cidr]) -> io::Result<()> {
     let socket = Socket::route()?;
     let mut batch = Batch::default();
-    batch.begin(RTM_GETROUTE, flag::DUMP, "read the routes").raw(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]).raw(&[0; 4]);
+    batch
+        .begin(RTM_GETROUTE, flag::DUMP, "read the routes")
+        .raw(&[AF_INET, 0, 0, 0, 0, 0, 0, 0])
+        .raw(&[0; 4]);
     let routes = socket.dump(batch)?;
     let model = routes.iter().find(|route| leads_to(route, like));
     let model = model.ok_or_else(|| io::Error::other(format!("there is no route to {like}")))?;
@@ -53,10 +58,13 @@ fn route_like(like: Cidr, networks: &[Cidr]) -> io::Result<()> {
         batch.begin(RTM_NEWROUTE, flag::ACK | flag::CREATE | flag::REPLACE, step);
         let mut header = model.payload[..HEADER].to_vec();
         header[1] = network.prefix;
-        // Of its flags what it was made with: to a neighbour on the link.
-        header[8..].copy_from_slice(&(u32::from_ne_bytes([header[8], header[9], header[10], header[11]]) & 4).to_ne_bytes());
+        // Of its flags what it was made with: that the neighbour is on the link.
+        let flags = header[8..].try_into().map_or(0, u32::from_ne_bytes) & ON_LINK;
+        header[8..].copy_from_slice(&flags.to_ne_bytes());
         batch.raw(&header).address(RTA_DST, network.network);
-        for (kind, value) in model.attributes(HEADER).filter(|(kind, _)| ![RTA_DST, RTA_CACHEINFO].contains(kind)) {
+        for (kind, value) in
+            model.attributes(HEADER).filter(|(kind, _)| ![RTA_DST, RTA_CACHEINFO].contains(kind))
+        {
             batch.attribute(kind, value);
         }
     }

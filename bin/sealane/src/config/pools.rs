@@ -113,7 +113,11 @@ mod tests {
         assert_eq!(new(None, Some("none"), "10.96.0.0/12").unwrap().reserved, 512);
         assert_eq!(new(Some("192.0.2.4"), None, "10.96.0.0/12").unwrap().reserved, 256);
         for (external, internal, why) in [
-            ("10.96.0.0/24", "none", "--load-balancer-pool 10.96.0.0/24 overlaps --service-cidr 10.96.0.0/12"),
+            (
+                "10.96.0.0/24",
+                "none",
+                "--load-balancer-pool 10.96.0.0/24 overlaps --service-cidr 10.96.0.0/12",
+            ),
             ("none", "10.244.1.0/24", "--internal-load-balancer-pool 10.244.1.0/24 overlaps --pod-cidr"),
             ("192.0.2.0/24", "192.0.2.8", "is in a pool already"),
             ("all", "none", "--load-balancer-pool: \"all\" is neither a range"),
