@@ -115,8 +115,8 @@ impl Place {
     }
 
     fn mac(&self, at: usize) -> String {
-        let mac = run(self.nodes[at].command("cat").arg("/sys/class/net/eth0/address"), b"").ok();
-        mac.trim().to_owned()
+        let link = run(self.nodes[at].command("ip").args(["-br", "link", "show", "eth0"]), b"").ok();
+        link.split_whitespace().nth(2).unwrap().to_owned()
     }
 
     /// Connects, and says which node the client's network took for the address.
