@@ -78,8 +78,10 @@ fn names_and_services_work_from_a_machine_outside() {
         ip(machine, &format!("addr add {address}/24 dev {link}"));
         ip(machine, &format!("link set {link} up"));
     }
-    // All that it knows of the cluster: the way to its Pods, the API, and the address of its DNS.
-    ip(&outside, "route add default via 192.0.2.1");
+    // All that it knows of the cluster: the way to its Pods, the API, and the address of its DNS. Whatever else is asked
+    // for on its wire, nobody there has it.
+    ip(&outside, "route add 10.244.0.0/16 via 192.0.2.1");
+    ip(&outside, "route add default dev eth0");
     let _resolver = Resolver::new(
         &outside,
         "nameserver 10.96.0.10\nsearch default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n",

@@ -334,6 +334,28 @@ mod tests {
     }
 
     #[test]
+    fn a_balancer_with_policy_local_gets_a_port_for_health_checks() {
+        let kind = by_kind("v1", "Service").unwrap();
+        let mut all = Allocations::new(Ranges::default());
+        let namespace = sealane_api::Object::new(json!({"metadata": {"name": "shop"}}));
+        let context = crate::Context { namespace: Some(&namespace), ..crate::Context::default() };
+        let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+        let mut made = crate::create(kind, service(spec), "shop", &context).unwrap();
+        allocate(kind, &mut made, None, &mut all, 3).unwrap();
+        assert!(made["spec"]["healthCheckNodePort"].is_null());
+        let mut local = made.clone();
+        local["spec"]["externalTrafficPolicy"] = json!("Local");
+        let old = sealane_api::Object::new(made.clone());
+        let mut changed = crate::replace(kind, crate::Part::Whole, local, &old, None).unwrap().unwrap();
+        allocate(kind, &mut changed, Some(&made), &mut all, 3).unwrap();
+        assert!(int(&changed["spec"]["healthCheckNodePort"]) >= 30_000, "{changed}");
+        let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+        let mut made = crate::create(kind, service(spec), "shop", &context).unwrap();
+        allocate(kind, &mut made, None, &mut all, 3).unwrap();
+        assert!(int(&made["spec"]["healthCheckNodePort"]) >= 30_000, "{made}");
+    }
+
+    #[test]
     fn headless_and_external_services_hold_nothing() {
         let kind = by_kind("v1", "Service").unwrap();
         let mut all = Allocations::new(Ranges::default());
