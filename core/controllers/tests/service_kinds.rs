@@ -87,14 +87,24 @@ fn what_a_service_asks_for_it_gets_or_hears_why_not() {
             format!("10.9.0.1 is asked for and not in --load-balancer-pool {both}"),
         ),
         // The network's own address is nobody's.
-        (asked("10.1.0.0"), v4.clone(), &[], format!("10.1.0.0 is asked for and not in --load-balancer-pool {both}")),
+        (
+            asked("10.1.0.0"),
+            v4.clone(),
+            &[],
+            format!("10.1.0.0 is asked for and not in --load-balancer-pool {both}"),
+        ),
         (
             json!({AZURE: "true", "sealane.dev/load-balancer-ips": "10.1.0.1"}),
             v4.clone(),
             &[],
             format!("10.1.0.1 is asked for and not in {internal}"),
         ),
-        (asked("fd00::1"), v4.clone(), &[], "fd00::1 is asked for, of a family that is not in ipFamilies".into()),
+        (
+            asked("fd00::1"),
+            v4.clone(),
+            &[],
+            "fd00::1 is asked for, of a family that is not in ipFamilies".into(),
+        ),
         (asked("ten"), v4, &[], "\"ten\" is asked for, which is no address".into()),
         (
             json!({AZURE: "true"}),
@@ -146,7 +156,13 @@ fn addresses_are_given_back_and_given_again() {
     assert_eq!(given(&c, last), ["10.1.0.2"]);
     // Back again, it waits; what is asked for and taken is said to be.
     said(&mut c);
-    c.merge("services", "shop", "b", json!({"spec": {"type": "LoadBalancer", "loadBalancerIP": "10.1.0.1"}}), None);
+    c.merge(
+        "services",
+        "shop",
+        "b",
+        json!({"spec": {"type": "LoadBalancer", "loadBalancerIP": "10.1.0.1"}}),
+        None,
+    );
     c.settle();
     let taken = format!("10.1.0.1 is asked for and taken by Service shop/{first}");
     assert!(said(&mut c).last().unwrap().ends_with(&taken));
@@ -300,7 +316,10 @@ fn slices(c: &Cluster) -> Vec<String> {
         .iter()
         .map(|slice| {
             let labels = &slice["metadata"]["labels"];
-            assert_eq!(labels["endpointslice.kubernetes.io/managed-by"], "endpointslicemirroring-controller.k8s.io");
+            assert_eq!(
+                labels["endpointslice.kubernetes.io/managed-by"],
+                "endpointslicemirroring-controller.k8s.io"
+            );
             assert_eq!(labels["kubernetes.io/service-name"], "db");
             assert_eq!(slice["metadata"]["ownerReferences"][0]["kind"], "Endpoints");
             let list = |key: &str| slice[key].as_array().cloned().unwrap_or_default();
@@ -372,8 +391,11 @@ fn endpoints_that_somebody_wrote_become_slices() {
 #[test]
 fn slices_follow_their_endpoints() {
     let mut c = mirroring();
-    hand_made(&mut c, json!({"metadata": {"labels": {"team": "db"}, "annotations": {"a": "1",
-        "kubectl.kubernetes.io/last-applied-configuration": "{}"}}}));
+    hand_made(
+        &mut c,
+        json!({"metadata": {"labels": {"team": "db"}, "annotations": {"a": "1",
+        "kubectl.kubernetes.io/last-applied-configuration": "{}"}}}),
+    );
     c.settle();
     assert!(slices(&c).is_empty(), "without a Service nobody asks");
     selectorless(&mut c);
@@ -455,11 +477,17 @@ fn hints_of_traffic_distribution() {
             json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}],
                 "trafficDistribution": wanted}}),
         );
-        for (name, node, ip, ready) in
-            [("a", "n1", "10.244.0.1", true), ("b", "n2", "10.244.0.2", true), ("c", "n1", "10.244.0.3", false)]
-        {
+        for (name, node, ip, ready) in [
+            ("a", "n1", "10.244.0.1", true),
+            ("b", "n2", "10.244.0.2", true),
+            ("c", "n1", "10.244.0.3", false),
+        ] {
             let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": "i"}]});
-            c.create("pods", "shop", json!({"metadata": {"name": name, "labels": {"app": "web"}}, "spec": spec}));
+            c.create(
+                "pods",
+                "shop",
+                json!({"metadata": {"name": name, "labels": {"app": "web"}}, "spec": spec}),
+            );
             c.pod_status("shop", name, ip, ready);
         }
         c.settle();
@@ -467,8 +495,9 @@ fn hints_of_traffic_distribution() {
         for endpoint in slice["endpoints"].as_array().unwrap() {
             let name = text(endpoint, "/targetRef/name");
             // n2 is in no zone; c is not ready.
-            let zone = (zones && name == "a").then(|| json!([{"name": "zone-a"}])).unwrap_or_default();
-            let node = (nodes && name != "c").then(|| json!([{"name": endpoint["nodeName"]}])).unwrap_or_default();
+            let zone = if zones && name == "a" { json!([{"name": "zone-a"}]) } else { Value::Null };
+            let node =
+                if nodes && name != "c" { json!([{"name": endpoint["nodeName"]}]) } else { Value::Null };
             let hints = &endpoint["hints"];
             assert_eq!((&hints["forZones"], &hints["forNodes"]), (&zone, &node), "{wanted} {endpoint}");
         }

@@ -288,7 +288,10 @@ impl Cluster {
         let config = Config {
             root_ca: "CA".to_owned(),
             started: "2026-01-01T00:00:00Z".parse().unwrap(),
-            load_balancers: Pools { external: external.parse().unwrap(), internal: internal.parse().unwrap() },
+            load_balancers: Pools {
+                external: external.parse().unwrap(),
+                internal: internal.parse().unwrap(),
+            },
             ..Config::default()
         };
         let mut index = Index::new(config);
