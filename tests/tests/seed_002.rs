@@ -1,13 +1,16 @@
-//! Article 002: Services, kuard, readiness, NodePort, endpoints that are watched, variables. The article's commands
-//! were pictures; these are the ones of the book that it translates ("Kubernetes: Up and Running", Service Discovery).
-//! What needs a LoadBalancer's address or Endpoints that a user writes waits for a later proxy.
+//! Article 002: Services, kuard, readiness, NodePort, load balancers, internal ones by annotation, endpoints that are
+//! watched, variables, Endpoints that a user writes. The article's commands were pictures; these are the ones of the
+//! book that it translates ("Kubernetes: Up and Running", Service Discovery). What it says of machines outside the
+//! cluster is in outside_proxy.rs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::TcpListener;
 use std::process::Command;
 
-use sealane_tests::{Start, Stream, Up, demo, eventually, field, run, table};
+use sealane_tests::{Machine, Start, Stream, Up, demo, eventually, field, run, table};
 use serde_json::{Value, json};
 
 const BLUE: &str = "gcr.io/kuar-demo/kuard-amd64:blue";
@@ -108,6 +111,8 @@ fn services_readiness_and_endpoints() {
 
     readiness(&up);
     node_port(&up, &cluster_ip);
+    load_balancer(&up);
+    internal_load_balancers(&up);
     watched_endpoints(&up);
     variables(&up, &cluster_ip, &bandicoots);
 
@@ -185,6 +190,133 @@ fn node_port(up: &Up, cluster_ip: &str) {
         let seen: BTreeSet<String> = (0..60).filter_map(|_| heading(&up.curl(&address))).collect();
         assert_eq!(seen, names, "{address}");
     }
+}
+
+/// Which of the three Pods of alpaca-prod answer at an address, over many connections.
+#[track_caller]
+fn answering(up: &Up, address: &str) -> BTreeSet<String> {
+    let names = up.ready_pods("default", "app=alpaca-prod", 3);
+    let heading = |page: &str| names.iter().find(|n| page.contains(&format!("<h1>{n}</h1>"))).cloned();
+    (0..60).filter_map(|_| heading(&up.curl(address))).collect()
+}
+
+/// `kubectl edit` once more: pending, then an address, which the machine itself reaches.
+fn load_balancer(up: &Up) {
+    let mut watch = up.follow(&["get", "services", "alpaca-prod", "--watch"]);
+    watch.expect_line("a NodePort", |line| line.starts_with("alpaca-prod ") && line.contains(" NodePort "));
+    assert_eq!(
+        edit(up, "service/alpaca-prod", "s/type: NodePort/type: LoadBalancer/"),
+        "service/alpaca-prod edited\n"
+    );
+    watch.expect_line("pending", |line| line.contains(" LoadBalancer ") && line.contains("<pending>"));
+    let row = watch
+        .expect_line("an address", |line| line.contains(" LoadBalancer ") && !line.contains("<pending>"));
+    watch.interrupt();
+    let address = table(&row)[0][3].clone();
+    assert_eq!(table(&up.ok(&["get", "services", "alpaca-prod"]))[1][3], address);
+    let described = up.ok(&["describe", "service", "alpaca-prod"]);
+    assert_eq!(field(&described, "Type"), "LoadBalancer");
+    assert_eq!(field(&described, "LoadBalancer Ingress"), format!("{address} (VIP)"));
+    assert_eq!(field(&described, "Endpoints").split(',').count(), 3);
+    assert_eq!(answering(up, &format!("{address}:8080")).len(), 3);
+    // The NodePort is there still.
+    let node = up.value(&["get", "nodes"], "{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}");
+    let port = up.value(&["get", "service", "alpaca-prod"], "{.spec.ports[0].nodePort}");
+    assert_eq!(answering(up, &format!("{node}:{port}")).len(), 3);
+}
+
+/// The article's list of annotations: addresses that the outside does not have.
+fn internal_load_balancers(up: &Up) {
+    let outside = up.value(&["get", "service", "alpaca-prod"], "{.status.loadBalancer.ingress[0].ip}");
+    let (public, _) = outside.rsplit_once('.').unwrap();
+    let mut given = BTreeSet::new();
+    for (cloud, annotation) in [
+        ("azure", "service.beta.kubernetes.io/azure-load-balancer-internal: \"true\""),
+        ("aws", "service.beta.kubernetes.io/aws-load-balancer-internal: \"true\""),
+        ("alibaba", "service.beta.kubernetes.io/alibaba-cloud-loadbalancer-address-type: \"intranet\""),
+        ("google", "cloud.google.com/load-balancer-type: \"Internal\""),
+    ] {
+        let name = format!("alpaca-{cloud}");
+        let yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  annotations:\n    {annotation}\nspec:\n  \
+             type: LoadBalancer\n  selector:\n    app: alpaca-prod\n  ports:\n  - port: 8080\n    protocol: TCP\n    \
+             targetPort: 8080\n"
+        );
+        up.apply(&yaml).ok();
+        let address = eventually(&name, || match table(&up.ok(&["get", "service", &name]))[1][3].clone() {
+            pending if pending == "<pending>" => Err(pending),
+            address => Ok(address),
+        });
+        assert!(!address.starts_with(public), "{cloud}: {address} is of the pool of {outside}");
+        assert_eq!(answering(up, &format!("{address}:8080")).len(), 3, "{cloud}");
+        given.insert(address);
+        assert_eq!(
+            up.ok(&["delete", "service", &name]),
+            format!("service \"{name}\" deleted from default namespace\n")
+        );
+    }
+    assert_eq!(given.len(), 1, "one after the other they have the same: {given:?}");
+}
+
+/// A database outside of the cluster: a Service without a selector, and Endpoints with its address.
+#[test]
+fn a_database_outside_by_hand_made_endpoints() {
+    let start = Start::new();
+    let database = Machine::new();
+    let ip = |machine: &Machine, words: &str| {
+        run(machine.command("ip").args(words.split_whitespace()), b"").ok();
+    };
+    ip(&start.machine, &format!("link add lan0 type veth peer name eth0 netns {}", database.name()));
+    for (machine, link, address) in [(&*start.machine, "lan0", "192.0.2.1"), (&database, "eth0", "192.0.2.2")]
+    {
+        ip(machine, &format!("addr add {address}/24 dev {link}"));
+        ip(machine, &format!("link set {link} up"));
+    }
+    let listener = database.within(|| TcpListener::bind("192.0.2.2:1433").unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 8\r\n\r\ndatabase");
+        }
+    });
+    let up = start.up();
+    let yaml = "\
+kind: Service
+apiVersion: v1
+metadata:
+  name: my-database-server
+spec:
+  ports:
+  - protocol: TCP
+    port: 1433
+    targetPort: 1433
+---
+kind: Endpoints
+apiVersion: v1
+metadata:
+  name: my-database-server
+subsets:
+- addresses:
+  - ip: 192.0.2.2
+  ports:
+  - port: 1433
+";
+    up.apply(yaml).ok();
+    let described = up.ok(&["describe", "service", "my-database-server"]);
+    assert_eq!(field(&described, "Selector"), "<none>");
+    eventually("the endpoint is there", || match up.ok(&["describe", "service", "my-database-server"]) {
+        text if field(&text, "Endpoints") == "192.0.2.2:1433" => Ok(()),
+        text => Err(text),
+    });
+    up.ok(&["run", "client", "--image=sealane/demo", "--command", "--", "sleep", "3600"]);
+    up.ready_pods("default", "run=client", 1);
+    let said = eventually("a Pod reaches it by its name", || {
+        let done = up.kubectl(&["exec", "client", "--", "curl", "-s", "http://my-database-server:1433/"]);
+        if done.status.success() { Ok(done.stdout) } else { Err(done.to_string()) }
+    });
+    assert_eq!(said, "database");
+    ip(&up.machine, "link del lan0");
+    up.stop();
 }
 
 /// The Deployment is deleted and made anew under the eyes of a watch.

@@ -95,8 +95,8 @@ pub(crate) struct UpArgs {
     /// [default: 127.0.0.1:6443]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) api_address: Option<SocketAddr>,
-    /// Range of Service addresses [default: 10.96.0.0/12]
-    #[arg(long, value_name = "CIDR")]
+    /// Range of Service addresses; a second one, of IPv6, for Services of two families [default: 10.96.0.0/12]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
     pub(crate) service_cidr: Option<String>,
     /// Range of Pod addresses [default: 10.244.0.0/16]
     #[arg(long, value_name = "CIDR")]
@@ -110,6 +110,16 @@ pub(crate) struct UpArgs {
     /// What carries Services out: nftables, iptables or ebpf [default: nftables]
     #[arg(long, value_name = "MODE")]
     pub(crate) proxy_mode: Option<SinkKind>,
+    /// Addresses of Services of type LoadBalancer, as ranges like 10.9.0.0/24 or 10.9.0.5-10.9.0.20; `none`: they are
+    /// somebody else's to give [default: the last but one part of the Service range]
+    #[arg(long, value_name = "RANGE,…")]
+    pub(crate) load_balancer_pool: Option<String>,
+    /// Addresses of those that say by an annotation that they are internal [default: the last part of the Service range]
+    #[arg(long, value_name = "RANGE,…")]
+    pub(crate) internal_load_balancer_pool: Option<String>,
+    /// Answer on this link for load balancers' addresses (ARP, neighbour discovery), so that its network reaches them
+    #[arg(long, value_name = "LINK")]
+    pub(crate) announce: Option<String>,
     /// The node's name [default: the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,

@@ -1,12 +1,15 @@
 //! What `sealane up` runs with: flags, over the configuration file, over the defaults; typed once, here.
 
-use std::net::SocketAddr;
+pub(crate) mod pools;
+
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use sealane_host::Cidr;
 use sealane_proxy::config::SinkKind;
 use serde::Deserialize;
 
+use self::pools::LoadBalancers;
 use crate::cli::{LogFormat, UpArgs};
 
 /// `up`'s settings.
@@ -17,11 +20,16 @@ pub(crate) struct UpConfig {
     /// `None`: the default, or the next free port.
     pub(crate) api_address: Option<SocketAddr>,
     pub(crate) service_cidr: Cidr,
+    /// The IPv6 range of Services: its first address, and its prefix length in bits.
+    pub(crate) service_cidr6: Option<(Ipv6Addr, u8)>,
     pub(crate) pod_cidr: Cidr,
     pub(crate) cluster_domain: String,
     pub(crate) node_ports: (u16, u16),
     pub(crate) proxy_mode: SinkKind,
+    pub(crate) load_balancers: LoadBalancers,
     pub(crate) node_name: String,
+    /// The link on which load balancers' addresses are answered for.
+    pub(crate) announce: Option<String>,
     pub(crate) no_node: bool,
     pub(crate) log_format: LogFormat,
     pub(crate) verbose: u8,
@@ -83,6 +91,16 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
     if first == 0 || first > last { Err(wrong()) } else { Ok((first, last)) }
 }
 
+/// kube-apiserver takes no larger IPv6 range either.
+fn ipv6_range(text: &str) -> Result<(Ipv6Addr, u8), String> {
+    let wrong =
+        || format!("--service-cidr {text}: expected an IPv6 range like fd00:10:96::/108, /108 to /126");
+    let (network, prefix) = text.trim().split_once('/').ok_or_else(wrong)?;
+    let (network, prefix) = (network.parse::<Ipv6Addr>(), prefix.parse::<u8>());
+    let (Ok(network), Ok(prefix @ 108..=126)) = (network, prefix) else { return Err(wrong()) };
+    Ok((Ipv6Addr::from(u128::from(network) & (u128::MAX << (128 - u32::from(prefix)))), prefix))
+}
+
 impl UpConfig {
     /// From flags and the file that they name.
     pub(crate) fn new(flags: &UpArgs) -> Result<Self, String> {
@@ -95,8 +113,10 @@ impl UpConfig {
             flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
         };
         let range = |name: &str, value: String| value.parse::<Cidr>().map_err(|e| format!("{name}: {e}"));
-        let service_cidr =
-            range("--service-cidr", text(&flags.service_cidr, &file.service_cidr, "10.96.0.0/12"))?;
+        let services = text(&flags.service_cidr, &file.service_cidr, "10.96.0.0/12");
+        let (first, second) = services.split_once(',').map_or((&*services, None), |(a, b)| (a, Some(b)));
+        let service_cidr = range("--service-cidr", first.trim().to_owned())?;
+        let service_cidr6 = second.map(ipv6_range).transpose()?;
         let pod_cidr = range("--pod-cidr", text(&flags.pod_cidr, &file.pod_cidr, "10.244.0.0/16"))?;
         if service_cidr.prefix > 28 {
             return Err(format!(
@@ -111,6 +131,15 @@ impl UpConfig {
                 "--pod-cidr {pod_cidr} and --service-cidr {service_cidr} overlap; give two that don't"
             ));
         }
+        let pool = |flag: &Option<String>, file: &Option<String>| flag.clone().or_else(|| file.clone());
+        let external = pool(&flags.load_balancer_pool, &file.load_balancer_pool);
+        let internal = pool(&flags.internal_load_balancer_pool, &file.internal_load_balancer_pool);
+        let load_balancers = LoadBalancers::new(
+            [external.as_deref(), internal.as_deref()],
+            service_cidr,
+            pod_cidr,
+            flags.no_node || file.no_node,
+        )?;
         let ports = text(&flags.node_port_range, &file.node_port_range, "30000-32767");
         Ok(UpConfig {
             kubeconfig: flags
@@ -121,11 +150,14 @@ impl UpConfig {
             data_dir,
             api_address: flags.api_address.or(file.api_address),
             service_cidr,
+            service_cidr6,
             pod_cidr,
             cluster_domain: text(&flags.cluster_domain, &file.cluster_domain, "cluster.local"),
             node_ports: port_range(&ports)?,
             proxy_mode: flags.proxy_mode.or(file.proxy_mode).unwrap_or_default(),
+            load_balancers,
             node_name: flags.node_name.clone().or(file.node_name).unwrap_or_else(node_name),
+            announce: flags.announce.clone().or(file.announce),
             no_node: flags.no_node || file.no_node,
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             verbose: flags.verbose.max(file.verbose),
@@ -161,6 +193,10 @@ mod tests {
         assert_eq!(config.node_name, "flag");
         assert_eq!(config.service_cidr.to_string(), "10.96.0.0/12");
         assert_eq!(config.node_cidr().to_string(), "10.9.0.0/24");
+        assert_eq!((config.service_cidr6, config.load_balancers.reserved), (None, 512));
+        let config =
+            with_file("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/12, fd00:10:96::9/108\n").unwrap();
+        assert_eq!(config.service_cidr6, Some(("fd00:10:96::".parse().unwrap(), 108)));
     }
 
     #[test]
@@ -172,6 +208,12 @@ mod tests {
             ("apiVersion: sealane.dev/v1\npodCidr: 10.96.0.0/16\n", "overlap"),
             ("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/30\n", "too small"),
             ("apiVersion: sealane.dev/v1\nnodePortRange: 5-1\n", "--node-port-range"),
+            (
+                "apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/12,10.112.0.0/16\n",
+                "expected an IPv6 range",
+            ),
+            ("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/12,fd00::/64\n", "expected an IPv6 range"),
+            ("apiVersion: sealane.dev/v1\nloadBalancerPool: 10.244.0.0/24\n", "overlaps --pod-cidr"),
             ("apiVersion: [", "c.yaml"),
         ] {
             let error = with_file(text).unwrap_err();

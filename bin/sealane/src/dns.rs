@@ -210,8 +210,11 @@ impl Watches {
         }
         let sources = sources(needs);
         let warm_start = warm.map(|file| WarmStart { path: file.path.clone().into(), max_age: file.max_age });
-        let options =
-            CatalogOptions { warm_start, loaded: Some(Box::new(memory::give_back)), proxy_on: None };
+        let options = CatalogOptions {
+            warm_start,
+            loaded: Some(Box::new(memory::give_back)),
+            ..CatalogOptions::default()
+        };
         let stopped = self.stopped();
         self.spawn(async move { watch_catalog(client, &sources, options, publish, stopped).await });
         Ok(feeds)

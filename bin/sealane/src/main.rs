@@ -3,6 +3,7 @@
 //! The binary is called by several names: as `sealane`, as the launcher of the node's Pods (its own first process),
 //! and inside the built-in images by the names of their programs.
 
+mod announce;
 mod check;
 mod cli;
 mod config;

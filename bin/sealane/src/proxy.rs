@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use sealane_catalog::{Snapshot, Source};
-use sealane_client::{CatalogOptions, watch_catalog};
+use sealane_client::{CatalogOptions, watch_catalog, watch_service_cidrs};
 use sealane_dataplane::{Observer, Proxy, address_sockets, follow_addresses, set_conntrack, set_oom_score};
 use sealane_host::memory;
 use sealane_proxy::config::{Config, Flags, Problem, USAGE};
@@ -106,12 +106,22 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     tracing::info!(node = name, mode = %config.sink, "the service proxy starts");
 
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let announcer = flags.announce.as_deref().map(crate::announce::open).transpose()?;
     let sources = [Source::Services, Source::EndpointSlices, Source::Nodes];
-    let loaded: Option<Box<dyn Fn() + Send + Sync>> = Some(Box::new(memory::give_back_program));
-    let options = CatalogOptions { loaded, proxy_on: Some(name.clone()), ..CatalogOptions::default() };
+    let options = CatalogOptions {
+        loaded: Some(Box::new(memory::give_back_program)),
+        proxy_on: Some(name.clone()),
+        all_nodes: announcer.is_some(),
+        ..CatalogOptions::default()
+    };
+    let (found, ranges) = watch::channel(None);
+    let followed = tokio::spawn(watch_service_cidrs(client.clone(), found));
     let watched = tokio::spawn(async move {
         watch_catalog(client, &sources, options, publish, std::future::pending()).await;
     });
+    if let Some(announcer) = announcer {
+        tokio::spawn(crate::announce::follow(announcer, snapshots.clone(), Some(name.clone())));
+    }
     let (own, addresses) = watch::channel(None::<std::collections::BTreeSet<IpAddr>>);
     address_sockets().and_then(|s| follow_addresses(s, own)).map_err(|e| format!("proxy: {e}"))?;
 
@@ -119,7 +129,7 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     let state = servers::State::new(configs.clone(), choice.clone(), Arc::clone(proxy.metrics()));
     let state = Arc::new(state);
     let feed = feed::Feed { configs, name: name.into(), state: Arc::clone(&state) };
-    let fed = tokio::spawn(feed.run(snapshots, addresses, updates));
+    let fed = tokio::spawn(feed.run(snapshots, addresses, ranges, updates));
     let ended = tokio::select! {
         () = stop.asked() => Ok(()),
         why = servers::serve(&config, &state) => Err(why),
@@ -127,6 +137,7 @@ async fn serve(flags: &Flags, config: Arc<Config>) -> Result<(), String> {
     };
     // Its senders gone, the thread finishes what it does.
     watched.abort();
+    followed.abort();
     fed.abort();
     let _ = fed.await;
     proxy.join();

@@ -243,6 +243,9 @@ pub(crate) fn node(object: &Object, texts: &mut Interner) -> Option<Node> {
         pod_cidrs,
         leaving: object.is_terminating()
             || list(spec, "taints").iter().any(|t| text(t, "key") == LEAVING_TAINT),
+        ready: list(status, "conditions")
+            .iter()
+            .any(|c| text(c, "type") == "Ready" && text(c, "status") == "True"),
         labels: map(object.get(&["metadata", "labels"]), texts),
     })
 }

@@ -312,6 +312,8 @@ pub struct Node {
     pub pod_cidrs: Vec<Arc<str>>,
     /// On its way out: being deleted, or tainted so by the cluster autoscaler. It should get no traffic from outside.
     pub leaving: bool,
+    /// Condition Ready is True.
+    pub ready: bool,
     /// Labels.
     pub labels: Labels,
 }

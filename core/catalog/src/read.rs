@@ -43,7 +43,7 @@ static NAMESPACE: Fields = fields!("metadata": { "name", "resourceVersion", "lab
 static NODE: Fields = fields!(
     "metadata": { "name", "resourceVersion", "labels", "deletionTimestamp" },
     "spec": { "podCIDR", "podCIDRs", "taints" },
-    "status": { "addresses" },
+    "status": { "addresses", "conditions" },
 );
 static POD: Fields = fields!(
     "metadata": { "namespace", "name", "resourceVersion" },

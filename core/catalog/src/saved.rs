@@ -87,10 +87,11 @@ pub fn save(snapshot: &Snapshot, sources: &[Source], now: u64, out: &mut impl Wr
         let addresses = node.addresses.iter();
         let addresses: Vec<Value> =
             addresses.map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
+        let ready = if node.ready { json!([{"type": "Ready", "status": "True"}]) } else { json!([]) };
         let value = json!({
             "metadata": {"name": &*node.name, "labels": labels(&node.labels)},
             "spec": {"podCIDRs": node.pod_cidrs.iter().map(|range| &**range).collect::<Vec<_>>()},
-            "status": {"addresses": addresses},
+            "status": {"addresses": addresses, "conditions": ready},
         });
         object(Source::Nodes, value)?;
     }

@@ -258,6 +258,16 @@ fn what_a_proxy_reads_beside_names_and_addresses() {
     ] {
         assert_eq!(node(spec.clone(), deleted).leaving, leaving, "{spec}");
     }
+    assert!(!node(json!({}), Value::Null).ready);
+    for (status, ready) in [("True", true), ("False", false), ("Unknown", false)] {
+        let mut builder = Builder::new(&[]);
+        let status = json!({"conditions": [{"type": "DiskPressure", "status": "True"}, {"type": "Ready", "status": status}]});
+        let object = json!({"metadata": {"name": "n"}, "status": status});
+        let fields = sealane_catalog::read::Fields::of(Source::Nodes);
+        let object = fields.read(object.to_string().as_bytes()).unwrap();
+        builder.apply(Event::Applied(Source::Nodes, Object::new(object)));
+        assert_eq!(builder.publish().0.node("n").unwrap().ready, ready, "{status}");
+    }
     let addresses: Vec<String> =
         node(json!({}), Value::Null).addresses.iter().map(|a| a.to_string()).collect();
     assert_eq!(addresses, ["192.0.2.1", "2001:db8::1", "203.0.113.1"]);

@@ -144,10 +144,15 @@ type AddressKey = (Option<IpAddr>, String);
 /// Port by name, number and protocol.
 type PortKey = (String, i32, String, Option<String>);
 
+fn port_key(port: &EndpointPort) -> PortKey {
+    let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+    (port.name.clone().unwrap_or_default(), port.port, protocol, port.app_protocol.clone())
+}
+
 /// Which addresses have a port, and whether they are ready; subsets are ports with the very same addresses
 /// (`pkg/api/v1/endpoints.RepackSubsets`).
 #[derive(Default)]
-struct Subsets {
+pub(crate) struct Subsets {
     addresses: BTreeMap<AddressKey, EndpointAddress>,
     by_port: BTreeMap<Option<PortKey>, BTreeMap<AddressKey, bool>>,
 }
@@ -178,7 +183,32 @@ impl Subsets {
         }
     }
 
-    fn repack(self) -> Vec<EndpointSubset> {
+    /// Subsets as somebody wrote them. Where an address is ready and is not, it is not.
+    pub(crate) fn written(subsets: &[EndpointSubset]) -> Self {
+        let mut all = Subsets::default();
+        for subset in subsets {
+            let ports: Vec<Option<PortKey>> = match subset.ports.as_deref().unwrap_or(&[]) {
+                [] => vec![None],
+                ports => ports.iter().map(|p| Some(port_key(p))).collect(),
+            };
+            for (list, ready) in [(&subset.addresses, true), (&subset.not_ready_addresses, false)] {
+                for address in list.iter().flatten() {
+                    let uid = address.target_ref.as_ref().and_then(|t| t.uid.clone()).unwrap_or_default();
+                    let key = (address.ip.parse().ok(), uid);
+                    all.addresses.entry(key.clone()).or_insert_with(|| address.clone());
+                    for port in &ports {
+                        let known =
+                            all.by_port.entry(port.clone()).or_default().entry(key.clone()).or_insert(ready);
+                        *known &= ready;
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// The fewest subsets that say the same.
+    pub(crate) fn repack(self) -> Vec<EndpointSubset> {
         let mut grouped: BTreeMap<BTreeMap<AddressKey, bool>, Vec<EndpointPort>> = BTreeMap::new();
         for (port, addresses) in self.by_port {
             let group = grouped.entry(addresses).or_default();

@@ -290,21 +290,15 @@ fn endpoint(index: &Index, service: &Service, pod: &Pod, family: &str) -> Option
 }
 
 /// `trafficDistribution` as hints (`trafficdist.go`): endpoints that may take new connections are for their own zone
-/// and, with PreferSameNode, for their own node. Where one of them has none, no slice gets hints.
+/// and, with PreferSameNode, for their own node, as far as these are known.
 fn hints(service: &Service, layout: &mut Layout, before: &[EndpointSlice]) {
     let wanted = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref()).unwrap_or("");
     let by_zone = matches!(wanted, "PreferClose" | "PreferSameZone" | "PreferSameNode");
     let by_node = wanted == "PreferSameNode";
     let is_ready = |e: &Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
-    let all = || {
-        let slices = layout.create.iter().chain(&layout.update).chain(&layout.unchanged);
-        slices.flat_map(|s| s.endpoints.iter().flatten()).filter(|e| is_ready(e))
-    };
-    let zones = by_zone && all().all(|e| e.zone.is_some());
-    let nodes = by_node && all().all(|e| e.node_name.is_some());
     let hint = |e: &Endpoint| {
-        let zone = e.zone.clone().filter(|_| zones && is_ready(e)).map(|name| vec![ForZone { name }]);
-        let node = e.node_name.clone().filter(|_| nodes && is_ready(e)).map(|name| vec![ForNode { name }]);
+        let zone = e.zone.clone().filter(|_| by_zone && is_ready(e)).map(|name| vec![ForZone { name }]);
+        let node = e.node_name.clone().filter(|_| by_node && is_ready(e)).map(|name| vec![ForNode { name }]);
         (zone.is_some() || node.is_some()).then_some(EndpointHints { for_zones: zone, for_nodes: node })
     };
     let apply = |slice: &mut EndpointSlice| {

@@ -3,6 +3,7 @@
 mod apply;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,7 +12,8 @@ use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, discovery::v1 as disc
 use crate::doc::{Doc, Id, Key, Row};
 use crate::labels::{self, Labels};
 use crate::plan::Write;
-use crate::{meta, pods};
+use crate::pool::Pools;
+use crate::{balancer, meta, pods};
 
 /// So many uids of deleted objects are remembered; an older one costs a look-up at the API, nothing else.
 const REMEMBERED_UIDS: usize = 65_536;
@@ -26,11 +28,18 @@ pub struct Config {
     /// So long after its last sign of life a Node counts as unreachable (seconds; upstream's
     /// `--node-monitor-grace-period`).
     pub node_grace_seconds: u32,
+    /// What Services of type LoadBalancer get their addresses from.
+    pub load_balancers: Pools,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { root_ca: String::new(), started: Timestamp::UNIX_EPOCH, node_grace_seconds: 50 }
+        Config {
+            root_ca: String::new(),
+            started: Timestamp::UNIX_EPOCH,
+            node_grace_seconds: 50,
+            load_balancers: Pools::default(),
+        }
     }
 }
 
@@ -121,6 +130,12 @@ pub struct Index {
     relists: HashMap<&'static str, Relist>,
     listed: HashSet<&'static str>,
     assumed: HashMap<Key, Arc<str>>,
+    /// Services by the addresses of their load balancers, those that are being written among them.
+    balanced: BTreeMap<IpAddr, BTreeSet<Key>>,
+    /// Services for which an address that comes free may be.
+    waiting: BTreeSet<Key>,
+    /// Addresses that are being written.
+    promised: HashMap<Key, Vec<IpAddr>>,
 }
 
 impl Index {
@@ -141,6 +156,9 @@ impl Index {
             relists: HashMap::new(),
             listed: HashSet::new(),
             assumed: HashMap::new(),
+            balanced: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            promised: HashMap::new(),
         }
     }
 
@@ -149,17 +167,48 @@ impl Index {
         self.listed.contains(kind.plural)
     }
 
-    /// Notes what a write will do before it is sent: a Pod that is being bound takes up its Node at once.
+    /// Notes what a write will do before it is sent: a Pod that is being bound takes up its Node at once, and a load
+    /// balancer's address is taken.
     pub fn dispatched(&mut self, write: &Write) {
-        if let Write::Bind { key, node, .. } = write {
-            self.assumed.insert(key.clone(), node.as_str().into());
+        match write {
+            Write::Bind { key, node, .. } => {
+                self.assumed.insert(key.clone(), node.as_str().into());
+            }
+            Write::Patch { kind, key, body, .. } if kind.kind == "Service" => {
+                let ingress = body.pointer("/status/loadBalancer/ingress").and_then(|i| i.as_array());
+                let addresses = ingress.into_iter().flatten().filter_map(|i| i["ip"].as_str()?.parse().ok());
+                self.promised.insert(key.clone(), addresses.collect());
+                self.balance(key);
+            }
+            _ => {}
         }
     }
 
     /// Takes that back where the write failed.
     pub fn failed(&mut self, write: &Write) {
-        if let Write::Bind { key, .. } = write {
-            self.assumed.remove(key);
+        match write {
+            Write::Bind { key, .. } => {
+                self.assumed.remove(key);
+            }
+            Write::Patch { kind, key, .. } if kind.kind == "Service" => self.settled(key),
+            _ => {}
+        }
+    }
+
+    /// What was promised to a Service has been written, or has not.
+    fn settled(&mut self, key: &Key) {
+        for address in self.promised.remove(key).unwrap_or_default() {
+            take(&mut self.balanced, &address, key);
+        }
+        self.balance(key);
+    }
+
+    /// Enters the addresses that a Service has and is getting.
+    fn balance(&mut self, key: &Key) {
+        let held: Vec<IpAddr> =
+            self.service(key).map(|s| balancer::addresses(s).collect()).unwrap_or_default();
+        for address in held.iter().chain(self.promised.get(key).into_iter().flatten()) {
+            self.balanced.entry(*address).or_default().insert(key.clone());
         }
     }
 
@@ -184,6 +233,12 @@ impl Index {
             Doc::Service(service) => {
                 if let Some(term) = service_term(&id.key, service) {
                     self.services_by_term.entry(term).or_default().insert(id.key.clone());
+                }
+                for address in balancer::addresses(service) {
+                    self.balanced.entry(address).or_default().insert(id.key.clone());
+                }
+                if balancer::is_waiting(service) {
+                    self.waiting.insert(id.key.clone());
                 }
             }
             Doc::EndpointSlice(slice) => {
@@ -215,6 +270,13 @@ impl Index {
                 if let Some(term) = service_term(&id.key, service) {
                     take(&mut self.services_by_term, &term, &id.key);
                 }
+                let promised = self.promised.get(&id.key);
+                for address in balancer::addresses(service) {
+                    if !promised.is_some_and(|p| p.contains(&address)) {
+                        take(&mut self.balanced, &address, &id.key);
+                    }
+                }
+                self.waiting.remove(&id.key);
             }
             Doc::EndpointSlice(slice) => {
                 if let Some(service) = slice_service(slice) {
@@ -317,6 +379,21 @@ impl Index {
         )
     }
 
+    /// Services that have, or are getting, this address of a load balancer.
+    pub(crate) fn balanced_by(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        self.balanced.get(&address).into_iter().flatten()
+    }
+
+    /// Load balancers' addresses between two, in order.
+    pub(crate) fn balanced(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
+        self.balanced.range(first..=last).map(|(address, _)| *address)
+    }
+
+    /// Services for which an address that comes free may be.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Key> {
+        self.waiting.iter()
+    }
+
     pub(crate) fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Arc<discovery::EndpointSlice>> {
         self.slices_of.get(service).into_iter().flatten().filter_map(|key| {
             match self.get("endpointslices", key) {
@@ -380,11 +457,35 @@ fn service_term(key: &Key, service: &core::Service) -> Option<Term> {
     Some((key.namespace.clone(), k.clone(), v.clone()))
 }
 
-fn take<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(set) = map.get_mut(key) {
+/// A map of sets, ordered or not.
+trait Sets<K, V> {
+    fn set(&mut self, key: &K) -> Option<&mut BTreeSet<V>>;
+    fn drop_set(&mut self, key: &K);
+}
+
+impl<K: std::hash::Hash + Eq, V> Sets<K, V> for HashMap<K, BTreeSet<V>> {
+    fn set(&mut self, key: &K) -> Option<&mut BTreeSet<V>> {
+        self.get_mut(key)
+    }
+    fn drop_set(&mut self, key: &K) {
+        self.remove(key);
+    }
+}
+
+impl<K: Ord, V> Sets<K, V> for BTreeMap<K, BTreeSet<V>> {
+    fn set(&mut self, key: &K) -> Option<&mut BTreeSet<V>> {
+        self.get_mut(key)
+    }
+    fn drop_set(&mut self, key: &K) {
+        self.remove(key);
+    }
+}
+
+fn take<K, V: Ord>(map: &mut impl Sets<K, V>, key: &K, value: &V) {
+    if let Some(set) = map.set(key) {
         set.remove(value);
         if set.is_empty() {
-            map.remove(key);
+            map.drop_set(key);
         }
     }
 }

@@ -22,6 +22,7 @@
 #![deny(missing_docs)]
 
 mod accounts;
+mod balancer;
 mod deployment;
 mod deployment_status;
 mod doc;
@@ -32,16 +33,19 @@ mod garbage;
 mod index;
 mod labels;
 mod meta;
+mod mirroring;
 mod names;
 mod namespace;
 mod nodes;
 mod plan;
 mod pods;
+mod pool;
 mod ports;
 mod replicaset;
 mod revisions;
 mod rollout;
 mod scheduler;
+mod service_lb;
 mod slice_layout;
 mod statefulset;
 mod triggers;
@@ -50,6 +54,7 @@ pub use doc::{Doc, DocError, Key, Row};
 pub use events::Recorder;
 pub use index::{Config, Event, Index};
 pub use plan::{Action, Note, Patch, Plan, Propagation, Write};
+pub use pool::{Pool, PoolError, Pools};
 
 use jiff::Timestamp;
 
@@ -62,6 +67,10 @@ pub enum Controller {
     EndpointSlice,
     /// Keys are Services.
     Endpoints,
+    /// Slices of Endpoints that somebody wrote; keys are Endpoints, which is to say Services.
+    EndpointSliceMirroring,
+    /// Addresses of load balancers; keys are Services.
+    ServiceLb,
     /// Keys are ReplicaSets.
     ReplicaSet,
     /// Keys are Deployments.
@@ -84,10 +93,12 @@ pub enum Controller {
 
 impl Controller {
     /// Every controller.
-    pub const ALL: [Controller; 12] = [
+    pub const ALL: [Controller; 14] = [
         Controller::Scheduler,
         Controller::EndpointSlice,
         Controller::Endpoints,
+        Controller::EndpointSliceMirroring,
+        Controller::ServiceLb,
         Controller::ReplicaSet,
         Controller::Deployment,
         Controller::StatefulSet,
@@ -105,6 +116,8 @@ impl Controller {
             Controller::Scheduler => "default-scheduler",
             Controller::EndpointSlice => "endpoint-slice-controller",
             Controller::Endpoints => "endpoint-controller",
+            Controller::EndpointSliceMirroring => "endpoint-slice-mirroring-controller",
+            Controller::ServiceLb => "service-controller",
             Controller::ReplicaSet => "replicaset-controller",
             Controller::Deployment => "deployment-controller",
             Controller::StatefulSet => "statefulset-controller",
@@ -145,6 +158,8 @@ pub fn plan(controller: Controller, index: &Index, key: &Key, now: Timestamp, ra
         Controller::Scheduler => scheduler::plan(index, key, now, random),
         Controller::EndpointSlice => endpointslice::plan(index, key, &mut names),
         Controller::Endpoints => endpoints::plan(index, key),
+        Controller::EndpointSliceMirroring => mirroring::plan(index, key, &mut names),
+        Controller::ServiceLb => service_lb::plan(index, key),
         Controller::ReplicaSet => replicaset::plan(index, key, now, &mut names),
         Controller::Deployment => deployment::plan(index, key, now),
         Controller::StatefulSet => statefulset::plan(index, key, now),

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::doc::{Doc, Key};
 use crate::index::{Index, slice_service};
-use crate::{Controller, Work, labels, meta, pods};
+use crate::{Controller, Work, balancer, labels, meta, pods};
 
 /// A change from `old` to `new`, already in the index.
 pub(crate) fn changed(index: &Index, old: Option<&Doc>, new: Option<&Doc>, work: &mut Vec<Work>) {
@@ -26,19 +26,30 @@ pub(crate) fn changed(index: &Index, old: Option<&Doc>, new: Option<&Doc>, work:
     match doc {
         Doc::Pod(_) => pod(index, old, new, &key, work),
         Doc::Service(_) => {
-            add(work, Controller::EndpointSlice, key.clone());
-            add(work, Controller::Endpoints, key);
+            for controller in [
+                Controller::EndpointSlice,
+                Controller::Endpoints,
+                Controller::EndpointSliceMirroring,
+                Controller::ServiceLb,
+            ] {
+                add(work, controller, key.clone());
+            }
+            released(index, old, work);
         }
         Doc::EndpointSlice(_) => {
             for slice in [old, new].into_iter().flatten() {
                 if let Doc::EndpointSlice(slice) = slice
                     && let Some(service) = slice_service(slice)
                 {
-                    add(work, Controller::EndpointSlice, service);
+                    add(work, Controller::EndpointSlice, service.clone());
+                    add(work, Controller::EndpointSliceMirroring, service);
                 }
             }
         }
-        Doc::Endpoints(_) => add(work, Controller::Endpoints, key),
+        Doc::Endpoints(_) => {
+            add(work, Controller::Endpoints, key.clone());
+            add(work, Controller::EndpointSliceMirroring, key);
+        }
         Doc::ReplicaSet(set) => {
             add(work, Controller::ReplicaSet, key.clone());
             owner(doc, Controller::Deployment, "Deployment", work);
@@ -90,6 +101,16 @@ pub(crate) fn lost_owner(index: &Index, uid: &str, work: &mut Vec<Work>) {
 pub(crate) fn lost_node(index: &Index, name: &str, work: &mut Vec<Work>) {
     for pod in index.pods_on(name) {
         add(work, Controller::PodGarbage, Key::of(&pod.metadata));
+    }
+}
+
+/// Those that wait for a load balancer's address, where one came free.
+fn released(index: &Index, old: Option<&Doc>, work: &mut Vec<Work>) {
+    let Some(Doc::Service(old)) = old else { return };
+    if balancer::addresses(old).any(|address| index.balanced_by(address).next().is_none()) {
+        for key in index.waiting() {
+            add(work, Controller::ServiceLb, key.clone());
+        }
     }
 }
 

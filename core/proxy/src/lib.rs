@@ -42,6 +42,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod announce;
 pub mod cases;
 mod compile;
 pub mod config;
@@ -58,6 +59,7 @@ mod tally;
 mod trace;
 pub mod weigh;
 
+pub use announce::announced;
 pub use compile::service_table;
 pub use context::{Cidr, CidrError, NodeContext, PodInterface};
 pub use frontend::{Backend, Class, Frontend, FrontendKey, Masquerade, Target};

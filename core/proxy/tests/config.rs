@@ -287,6 +287,7 @@ fn node(addresses: &[&str], pod_cidrs: &[&str]) -> Node {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         pod_cidrs: pod_cidrs.iter().map(|c| (*c).into()).collect(),
         leaving: false,
+        ready: true,
         labels: Default::default(),
     }
 }

@@ -154,6 +154,12 @@ pub fn rbac() -> Vec<Value> {
     roles.chain(bindings).collect()
 }
 
+/// The ServiceCIDR of the cluster's own ranges, by which service proxies know them.
+pub fn service_cidr(ranges: &[String]) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": ranges}})
+}
+
 /// The `kubernetes` Service at its address; `port` is where the API listens.
 pub fn kubernetes_service(address: Ipv4Addr, port: u16) -> Value {
     json!({"apiVersion": "v1", "kind": "Service",
@@ -186,6 +192,7 @@ mod tests {
         let context = crate::Context { namespace: Some(&ns), ..crate::Context::default() };
         let mut all: Vec<Value> = NAMESPACES.iter().map(|n| namespace(n)).collect();
         all.extend(rbac());
+        all.push(service_cidr(&["10.96.0.0/12".to_owned(), "fd00:10:96::/108".to_owned()]));
         all.push(kubernetes_service(Ipv4Addr::new(10, 96, 0, 1), 6443));
         all.extend(kubernetes_endpoints("10.244.0.1:6443".parse().unwrap()));
         for body in all {

@@ -53,6 +53,8 @@ pub struct Context<'a> {
     pub service_account: Option<&'a Object>,
     /// Who writes, for `metadata.managedFields`; "" where nobody is to own what is written.
     pub manager: &'a str,
+    /// Families of the cluster's Services, the default first; none: IPv4.
+    pub families: &'a [&'a str],
     /// The Node that a Pod is created on or bound to, where it exists.
     pub node: Option<&'a Object>,
 }

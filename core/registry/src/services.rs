@@ -1,11 +1,12 @@
 //! What a Service holds of the ranges: its addresses and ports, taken on create and update, given back when it
 //! goes (`pkg/registry/core/service/storage/alloc.go`).
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use sealane_api::defaults::service::{needs_cluster_ip, needs_health_check_node_port, needs_node_port};
+use sealane_api::defaults::service_families;
 use sealane_api::document::{int, items, items_mut, map, text};
-use sealane_api::field::{FieldError, Path};
+use sealane_api::field::{FieldError, FieldErrors, Path};
 use sealane_api::{Kind, Status};
 use serde_json::{Value, json};
 
@@ -44,6 +45,13 @@ pub fn allocate(
     random: u64,
 ) -> Result<Vec<Claim>> {
     let held = old.map(claims).unwrap_or_default();
+    if let Some(old) = old {
+        let errors = families(service, old, all.ranges().families());
+        if !errors.is_empty() {
+            let name = text(&service["metadata"]["name"]).to_owned();
+            return Err(Status::invalid(kind, &name, &errors));
+        }
+    }
     let mut taken = Vec::new();
     let result = addresses(kind, service, &held, all, random, &mut taken)
         .and_then(|()| ports(kind, service, &held, all, random, &mut taken));
@@ -60,6 +68,27 @@ pub fn allocate(
 pub fn dropped(old: &Value, new: &Value) -> Vec<Claim> {
     let kept = claims(new);
     claims(old).into_iter().filter(|c| !kept.contains(c)).collect()
+}
+
+/// Families of a Service that is there: a second one comes or goes with `ipFamilyPolicy`, and its address with it
+/// (`pkg/registry/core/service/storage/alloc.go`: tryDefaultValidateServiceClusterIPFields, trimFieldsForDualStackDowngrade).
+fn families(service: &mut Value, old: &Value, cluster: &[&str]) -> FieldErrors {
+    let before = &old["spec"];
+    let spec = map(service, "spec");
+    let (was, is) = (text(&before["ipFamilyPolicy"]).to_owned(), text(&spec["ipFamilyPolicy"]).to_owned());
+    let kind_changes = text(&before["type"]) == "ExternalName" && text(&spec["type"]) != "ExternalName";
+    if was == is && !kind_changes {
+        return Vec::new();
+    }
+    if is == "SingleStack" && was != is {
+        for key in ["clusterIPs", "ipFamilies"] {
+            // Whoever writes another list means that one.
+            if items(&spec[key]).len() == 2 && spec[key] == before[key] {
+                spec[key] = json!([spec[key][0]]);
+            }
+        }
+    }
+    service_families::settle(service, cluster)
 }
 
 fn refuse(kind: &Kind, service: &Value, path: &Path, value: &Value, why: &str) -> Status {
@@ -79,41 +108,50 @@ fn addresses(
     if !needs_cluster_ip(spec) || text(&spec["clusterIP"]) == "None" {
         return Ok(());
     }
-    let asked = text(&spec["clusterIP"]).to_owned();
-    if asked.is_empty() {
-        let claim = all.next_address(random).map_err(|_| {
-            Status::new(
-                500,
-                "InternalError",
-                "Internal error occurred: failed to allocate a serviceIP: range is full",
-            )
-        })?;
-        let Claim::Address(address) = claim else { return Ok(()) };
-        taken.push(Claim::Address(address));
-        let spec = map(service, "spec");
-        spec["clusterIP"] = json!(address.to_string());
-        spec["clusterIPs"] = json!([address.to_string()]);
-        return Ok(());
-    }
+    let families: Vec<bool> = match items(&spec["ipFamilies"]) {
+        [] => vec![false],
+        list => list.iter().map(|family| text(family) == "IPv6").collect(),
+    };
     let path = Path::root("spec").child("clusterIPs");
     let list = json!(items(&spec["clusterIPs"]));
-    let Ok(address) = asked.parse::<Ipv4Addr>() else { return Ok(()) };
-    if held.contains(&Claim::Address(address)) {
-        return Ok(());
-    }
-    match all.take_address(address) {
-        Ok(claim) => {
-            taken.push(claim);
-            Ok(())
-        }
-        Err(why) => {
-            let why = match why {
-                Refusal::Taken => "provided IP is already allocated",
-                _ => "the provided network does not match the current range",
+    let mut addresses: Vec<String> = Vec::new();
+    for (n, ipv6) in families.into_iter().enumerate() {
+        let asked = match items(&spec["clusterIPs"]).get(n).map(text).unwrap_or_default() {
+            "" if n == 0 => text(&spec["clusterIP"]),
+            asked => asked,
+        };
+        if asked.is_empty() {
+            let Ok(claim) = all.next_address(ipv6, random) else {
+                let full = "Internal error occurred: failed to allocate a serviceIP: range is full";
+                return Err(Status::new(500, "InternalError", full));
             };
-            Err(refuse(kind, service, &path, &list, &format!("failed to allocate IP {address}: {why}")))
+            if let Claim::Address(address) = &claim {
+                addresses.push(address.to_string());
+            }
+            taken.push(claim);
+            continue;
+        }
+        addresses.push(asked.to_owned());
+        let Ok(address) = asked.parse::<IpAddr>() else { continue };
+        if held.contains(&Claim::Address(address)) {
+            continue;
+        }
+        match all.take_address(address) {
+            Ok(claim) => taken.push(claim),
+            Err(why) => {
+                let why = match why {
+                    Refusal::Taken => "provided IP is already allocated",
+                    _ => "the provided network does not match the current range",
+                };
+                let why = format!("failed to allocate IP {address}: {why}");
+                return Err(refuse(kind, service, &path, &list, &why));
+            }
         }
     }
+    let spec = map(service, "spec");
+    spec["clusterIP"] = json!(addresses[0]);
+    spec["clusterIPs"] = json!(addresses);
+    Ok(())
 }
 
 fn ports(
@@ -241,6 +279,80 @@ mod tests {
         assert!(matches!(gone[..], [Claim::Port(_)]));
         all.release(&held);
         assert!(allocate(kind, &mut twin, None, &mut all, 7).is_ok());
+    }
+
+    #[test]
+    fn a_second_family_comes_and_goes_with_the_policy() {
+        let kind = by_kind("v1", "Service").unwrap();
+        let second = Some(("fd00:10:96::".parse().unwrap(), 108));
+        let mut all = Allocations::new(Ranges { second, ..Ranges::default() });
+        let spec = json!({"type": "ClusterIP", "ports": [{"port": 1}], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"});
+        let mut single = service(spec);
+        allocate(kind, &mut single, None, &mut all, 7).unwrap();
+        let first = single["spec"]["clusterIP"].clone();
+        assert_eq!(single["spec"]["clusterIPs"], json!([first]));
+
+        let mut dual = single.clone();
+        dual["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
+        let taken = allocate(kind, &mut dual, Some(&single), &mut all, 7).unwrap();
+        assert!(matches!(taken[..], [Claim::Address(IpAddr::V6(_))]), "{taken:?}");
+        assert_eq!(
+            (&dual["spec"]["ipFamilies"], &dual["spec"]["clusterIP"]),
+            (&json!(["IPv4", "IPv6"]), &first)
+        );
+        assert_eq!(claims(&dual).len(), 2);
+
+        let mut back = dual.clone();
+        back["spec"]["ipFamilyPolicy"] = json!("SingleStack");
+        assert_eq!(allocate(kind, &mut back, Some(&dual), &mut all, 7).unwrap(), []);
+        assert_eq!(
+            (&back["spec"]["clusterIPs"], &back["spec"]["ipFamilies"]),
+            (&json!([first]), &json!(["IPv4"]))
+        );
+        assert_eq!(dropped(&dual, &back), taken);
+
+        // Addresses of both families may be asked for; one that is taken gives nothing away.
+        let asked = |v4: &str, v6: &str| {
+            service(
+                json!({"type": "ClusterIP", "ports": [{"port": 1}], "clusterIP": v6, "clusterIPs": [v6, v4],
+                "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "RequireDualStack"}),
+            )
+        };
+        let mut both = asked("10.96.0.77", "fd00:10:96::77");
+        assert_eq!(allocate(kind, &mut both, None, &mut all, 1).unwrap().len(), 2);
+        let refused =
+            allocate(kind, &mut asked("10.96.0.77", "fd00:10:96::78"), None, &mut all, 1).unwrap_err();
+        assert!(refused.message.contains("failed to allocate IP 10.96.0.77"), "{}", refused.message);
+        assert!(allocate(kind, &mut asked("10.96.0.78", "fd00:10:96::78"), None, &mut all, 1).is_ok());
+
+        // A cluster of one family cannot give two.
+        let mut one = Allocations::new(Ranges::default());
+        let mut wants = single.clone();
+        wants["spec"]["ipFamilyPolicy"] = json!("RequireDualStack");
+        let refused = allocate(kind, &mut wants, Some(&single), &mut one, 1).unwrap_err();
+        assert!(refused.message.contains("not configured for dual-stack"), "{}", refused.message);
+    }
+
+    #[test]
+    fn a_balancer_with_policy_local_gets_a_port_for_health_checks() {
+        let kind = by_kind("v1", "Service").unwrap();
+        let mut all = Allocations::new(Ranges::default());
+        let namespace = sealane_api::Object::new(json!({"metadata": {"name": "shop"}}));
+        let context = crate::Context { namespace: Some(&namespace), ..crate::Context::default() };
+        let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+        let mut made = crate::create(kind, service(spec), "shop", &context).unwrap();
+        allocate(kind, &mut made, None, &mut all, 3).unwrap();
+        assert!(made["spec"]["healthCheckNodePort"].is_null());
+        let mut local = made.clone();
+        local["spec"]["externalTrafficPolicy"] = json!("Local");
+        let old = sealane_api::Object::new(made.clone());
+        let mut changed = crate::replace(kind, crate::Part::Whole, local, &old, None).unwrap().unwrap();
+        allocate(kind, &mut changed, Some(&made), &mut all, 3).unwrap();
+        assert!(int(&changed["spec"]["healthCheckNodePort"]) >= 30_000, "{changed}");
+        let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+        let mut made = crate::create(kind, service(spec), "shop", &context).unwrap();
+        allocate(kind, &mut made, None, &mut all, 3).unwrap();
+        assert!(int(&made["spec"]["healthCheckNodePort"]) >= 30_000, "{made}");
     }
 
     #[test]

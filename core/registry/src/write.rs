@@ -45,7 +45,10 @@ pub fn create(kind: &'static Kind, mut body: Value, namespace: &str, context: &C
         pods::admit(kind, &mut body, context)?;
     }
     let mut errors = match kind.kind {
-        "Service" => defaults::service_families::settle(&mut body, &["IPv4"]),
+        "Service" => {
+            let families = if context.families.is_empty() { &["IPv4"][..] } else { context.families };
+            defaults::service_families::settle(&mut body, families)
+        }
         _ => Vec::new(),
     };
     if errors.is_empty() {

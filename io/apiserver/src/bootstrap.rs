@@ -38,6 +38,7 @@ impl ApiServer {
         self.ensure_all(bootstrap::NAMESPACES.iter().map(|n| bootstrap::namespace(n)).collect(), false)
             .await?;
         let mut rest = bootstrap::rbac();
+        rest.push(bootstrap::service_cidr(&config.ranges.texts()));
         rest.push(bootstrap::kubernetes_service(config.ranges.address(1), config.advertise.port()));
         self.ensure_all(rest, false).await?;
         // Without a node the API may be on the loopback alone, which nobody reaches by way of a Service, and which

@@ -120,6 +120,7 @@ struct Surroundings {
     namespace: Option<Arc<Entry>>,
     account: Option<Arc<Entry>>,
     node: Option<Arc<Entry>>,
+    families: &'static [&'static str],
 }
 
 impl Surroundings {
@@ -133,7 +134,7 @@ impl Surroundings {
             node = find("Node", "", text(&body["spec"]["nodeName"]));
         }
         let namespace = if kind.namespaced() { find("Namespace", "", namespace) } else { None };
-        Surroundings { namespace, account, node }
+        Surroundings { namespace, account, node, families: shared.config.ranges.families() }
     }
 
     fn context<'a>(&'a self, manager: &'a str) -> Context<'a> {
@@ -142,6 +143,7 @@ impl Surroundings {
             uid: random(),
             suffix: random(),
             manager,
+            families: self.families,
             namespace: self.namespace.as_ref().map(|e| &e.object),
             service_account: self.account.as_ref().map(|e| &e.object),
             node: self.node.as_ref().map(|e| &e.object),

@@ -37,6 +37,8 @@ pub struct CatalogOptions {
     /// Watches what a service proxy on the Node of this name needs alone: that Node, and neither Services of other
     /// proxies nor slices of headless ones. Nothing is found by address.
     pub proxy_on: Option<String>,
+    /// But all Nodes, even so.
+    pub all_nodes: bool,
 }
 
 impl CatalogOptions {
@@ -45,7 +47,7 @@ impl CatalogOptions {
         match source {
             Source::Services => Watched { label: OTHER_PROXY, ..watched },
             Source::EndpointSlices => Watched { label: HEADLESS, ..watched },
-            Source::Nodes => Watched { name: node.clone(), ..watched },
+            Source::Nodes if !self.all_nodes => Watched { name: node.clone(), ..watched },
             _ => watched,
         }
     }

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use kube::Client;
 use sealane_catalog::read::Fields;
 use sealane_controllers::{
-    Action, Config, Controller, Doc, Event, Index, Note, Recorder, Row, Work, Write, plan, watched_kinds,
+    Action, Config, Controller, Doc, Event, Index, Note, Pools, Recorder, Row, Work, Write, plan,
+    watched_kinds,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -34,6 +35,8 @@ pub struct ControllersConfig {
     pub root_ca_pem: String,
     /// So long after its last sign of life a Node counts as unreachable, in seconds.
     pub node_grace_seconds: u32,
+    /// What Services of type LoadBalancer get their addresses from; empty: they are somebody else's.
+    pub load_balancers: Pools,
 }
 
 impl Default for ControllersConfig {
@@ -41,6 +44,7 @@ impl Default for ControllersConfig {
         ControllersConfig {
             root_ca_pem: String::new(),
             node_grace_seconds: Config::default().node_grace_seconds,
+            load_balancers: Pools::default(),
         }
     }
 }
@@ -91,6 +95,7 @@ pub async fn run_controllers(client: Client, config: ControllersConfig, shutdown
         root_ca: config.root_ca_pem,
         started: Timestamp::now(),
         node_grace_seconds: config.node_grace_seconds,
+        load_balancers: config.load_balancers,
     });
     let mut runner = Runner {
         index,

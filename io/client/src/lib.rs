@@ -34,9 +34,12 @@ mod execute;
 mod feed;
 mod imports;
 mod queue;
+mod service_cidrs;
 mod warm;
 
 pub use catalog::{CatalogOptions, watch_catalog};
 pub use controllers::{ControllersConfig, run_controllers};
 pub use imports::watch_imports;
+pub use sealane_controllers::{Pool, Pools};
+pub use service_cidrs::watch_service_cidrs;
 pub use warm::WarmStart;

@@ -21,6 +21,7 @@
 #![deny(missing_docs)]
 
 mod addresses;
+mod announce;
 mod conntrack;
 mod feature;
 mod http;
@@ -38,6 +39,7 @@ mod watch;
 mod weighing;
 
 pub use addresses::{AddressSockets, address_sockets, follow_addresses};
+pub use announce::{AnnounceError, Announcer};
 pub use http::{Answerer, Servers, Serving, http_listener, serve_http};
 pub use iptables::{IptablesError, IptablesRules, IptablesSink, Variant};
 pub use metrics::Metrics;

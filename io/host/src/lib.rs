@@ -20,6 +20,7 @@
 //! ```
 #![deny(missing_docs)]
 
+mod balanced;
 mod cgroup;
 mod container;
 mod copy;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use sealane_catalog::{Node, Snapshot};
 use sealane_dataplane::{Answerer, Servers, Update};
-use sealane_proxy::NodeContext;
 use sealane_proxy::config::Config;
+use sealane_proxy::{Cidr, NodeContext};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -37,12 +37,19 @@ struct Given {
     missing: bool,
 }
 
+/// Ranges of Services, those within others left out; the API may hold what is none, and overlapping ones.
+fn outermost(ranges: &BTreeSet<String>) -> Vec<Cidr> {
+    Cidr::outermost(ranges.iter().filter_map(|range| range.trim().parse().ok()))
+}
+
 impl Feed {
-    /// Runs until the catalog's or the proxy's thread ends. The first update waits for all lists and the addresses.
+    /// Runs until the catalog's or the proxy's thread ends. The first update waits for all lists, the addresses and the
+    /// ranges of Services.
     pub(super) async fn run(
         mut self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
         mut addresses: watch::Receiver<Option<BTreeSet<IpAddr>>>,
+        mut ranges: watch::Receiver<Option<BTreeSet<String>>>,
         updates: Sender<Update>,
     ) {
         let mut given = Given::default();
@@ -51,10 +58,12 @@ impl Feed {
             let config = self.configs.borrow_and_update().clone();
             let now = snapshots.borrow_and_update().clone();
             let own = addresses.borrow_and_update().clone();
-            if let Some(own) = own.filter(|_| now.synced()) {
+            let services = ranges.borrow_and_update().clone();
+            if let (Some(own), Some(services)) = (own.filter(|_| now.synced()), services) {
                 let node = now.node(&self.name).cloned();
                 self.state.set_eligible(node.as_ref().is_some_and(|n| !n.leaving));
                 let context = config.node_context(&self.name, node.as_deref(), &own);
+                let context = context.map(|c| NodeContext { service_cidrs: outermost(&services), ..c });
                 if context.is_none() && !std::mem::replace(&mut waits, true) {
                     tracing::warn!(
                         "detectLocalMode NodeCIDR: Node {} has no podCIDRs; no rules are written until it has",
@@ -72,6 +81,7 @@ impl Feed {
                 changed = snapshots.changed() => changed.is_ok(),
                 changed = addresses.changed() => changed.is_ok(),
                 changed = self.configs.changed() => changed.is_ok(),
+                changed = ranges.changed() => changed.is_ok(),
                 () = tokio::time::sleep(AGAIN), if given.missing => true,
             };
             if !open {

@@ -52,6 +52,8 @@ impl Api {
             ranges: Ranges {
                 service_network: config.service_cidr.network,
                 service_prefix: config.service_cidr.prefix,
+                reserved: config.load_balancers.reserved,
+                second: config.service_cidr6,
                 first_port: config.node_ports.0,
                 last_port: config.node_ports.1,
             },

@@ -67,8 +67,11 @@ pub(crate) async fn start(
     write_kubeconfig(&config, &pki, address)?;
     report.part("api", &format!("https://{address} ({} ms)", begun.elapsed().as_millis()));
 
-    let controllers =
-        ControllersConfig { root_ca_pem: pki.ca_pem().to_owned(), ..ControllersConfig::default() };
+    let controllers = ControllersConfig {
+        root_ca_pem: pki.ca_pem().to_owned(),
+        load_balancers: config.load_balancers.pools.clone(),
+        ..ControllersConfig::default()
+    };
     let client = api.client("system:kube-controller-manager", &["system:masters"]);
     tokio::spawn(run_controllers(client, controllers, ended(stopping.clone())));
     report.part("controllers", "running");
@@ -150,6 +153,11 @@ async fn start_node(
         let sources = [Source::Services, Source::EndpointSlices, Source::Nodes];
         watch_catalog(catalog, &sources, CatalogOptions::default(), publish, end).await;
     });
+    if let Some(link) = &config.announce {
+        let announcer = crate::announce::open(link)?;
+        tokio::spawn(crate::announce::follow(announcer, snapshots.clone(), None));
+        report.part("announce", &format!("load balancers' addresses on {link}"));
+    }
     let network = Network {
         host: host.clone(),
         api: api.clone(),
@@ -231,6 +239,11 @@ impl Network {
         context.node_port_addresses = vec![self.host.config().gateway().into()];
         let cidr = self.config.pod_cidr;
         context.pod_cidrs = cidr.to_string().parse().into_iter().collect();
+        let first = self.config.service_cidr.to_string().parse().ok();
+        let second = self.config.service_cidr6.and_then(|(a, bits)| sealane_proxy::Cidr::new(a.into(), bits));
+        context.service_cidrs = first.into_iter().chain(second).collect();
+        let networks = self.config.load_balancers.networks.clone();
+        self.host.route_like_services(networks).await.map_err(|e| e.to_string())?;
         let (updates, inbox) = std::sync::mpsc::channel();
         let proxy = sealane_dataplane::spawn_observed(Table::new(context), sink, inbox, rules, flows)
             .map_err(|e| e.to_string())?;

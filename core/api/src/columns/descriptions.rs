@@ -60,6 +60,8 @@ pub(super) const SERVICE_TYPE: &str = "type determines how the Service is expose
     to the same endpoints as the clusterIP. \"ExternalName\" aliases this service to the specified \
     externalName. Several other fields do not apply to ExternalName services. More info: \
     https://kubernetes.io/docs/concepts/services-networking/service/#publishing-services-service-types";
+pub(super) const SERVICE_CIDRS: &str = "CIDRs defines the IP blocks in CIDR notation (e.g. \"192.168.0.0/24\" or \"2001:db8::/64\") from which to \
+    assign service cluster IPs. Max of two CIDRs is allowed, one of each IP family. This field is immutable.";
 pub(super) const SERVICE_CLUSTER_IP: &str = "clusterIP is the IP address of the service and is usually assigned randomly. If an address is \
     specified manually, is in-range (as per system configuration), and is not in use, it will be \
     allocated to the service; otherwise creation of the service will fail. This field may not be \

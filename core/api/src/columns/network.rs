@@ -34,6 +34,16 @@ pub const ENDPOINT_SLICE: &[Column] = &[
     AGE,
 ];
 
+/// ServiceCIDR.
+pub const SERVICE_CIDR: &[Column] = &[
+    NAME,
+    column("CIDRs", "string", 0, says::SERVICE_CIDRS, |o, _| {
+        let ranges: Vec<&str> = items(&o["spec"]["cidrs"]).iter().map(text).collect();
+        json!(ranges.join(","))
+    }),
+    AGE,
+];
+
 /// `getServiceExternalIP`.
 fn external_ip(service: &Value) -> String {
     let spec = &service["spec"];

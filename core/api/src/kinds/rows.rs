@@ -272,6 +272,18 @@ pub static KINDS: &[Kind] = &[
         )
     },
     Kind {
+        subresources: &[Status],
+        prepare_update: prepare::keep_status,
+        validate: check::cluster::service_cidr,
+        columns: columns::network::SERVICE_CIDR,
+        ..clustered(
+            ("networking.k8s.io", "v1", "ServiceCIDR"),
+            ("servicecidrs", "servicecidr"),
+            &[],
+            "io.k8s.api.networking.v1.ServiceCIDR",
+        )
+    },
+    Kind {
         create_on_update: true,
         default: cluster::role,
         validate: check::rbac::role,

@@ -50,6 +50,34 @@ pub fn node(new: &Value, old: Option<&Value>) -> FieldErrors {
     errors
 }
 
+/// ServiceCIDR (`ValidateServiceCIDR` in `pkg/apis/networking/validation`).
+pub fn service_cidr(new: &Value, old: Option<&Value>) -> FieldErrors {
+    let mut errors = meta::object(new, old, Scope::Cluster, names::dns1123_subdomain);
+    let (cidrs, path) = (&new["spec"]["cidrs"], Path::root("spec").child("cidrs"));
+    let list = items(cidrs);
+    if let Some(old) = old {
+        super::immutable(&mut errors, &path, cidrs, &old["spec"]["cidrs"]);
+        return errors;
+    }
+    if list.is_empty() {
+        errors.push(FieldError::required(&path, "at least one CIDR required"));
+        return errors;
+    }
+    if list.len() > 2 {
+        errors.push(FieldError::invalid(&path, cidrs, "may only hold up to 2 values"));
+        return errors;
+    }
+    for (i, range) in list.iter().enumerate() {
+        super::address::cidr(&mut errors, &path.index(i), range);
+    }
+    if list.len() == 2 && text(&list[0]).contains(':') == text(&list[1]).contains(':') {
+        let detail =
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.push(FieldError::invalid(&path, cidrs, detail));
+    }
+    errors
+}
+
 fn taints(errors: &mut FieldErrors, path: &Path, taints: &Value) {
     const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
     let taints = items(taints);

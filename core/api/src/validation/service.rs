@@ -291,9 +291,8 @@ fn traffic(errors: &mut FieldErrors, spec: &Value, path: &Path) {
     }
     let (check, at) = (&spec["healthCheckNodePort"], path.child("healthCheckNodePort"));
     if needs_health_check_node_port(spec) {
-        if empty(check) {
-            errors.push(FieldError::required(&at, ""));
-        } else {
+        // Where there is none yet, one is allocated.
+        if !empty(check) {
             port_number(errors, &at, check);
         }
     } else if !empty(check) {

@@ -17,7 +17,14 @@ impl Index {
                 {
                     relist.written.insert(id.key);
                 }
+                let settled = match &doc {
+                    Doc::Service(service) => Some(Key::of(&service.metadata)),
+                    _ => None,
+                };
                 self.upsert(doc, &mut work);
+                if let Some(key) = settled {
+                    self.settled(&key);
+                }
             }
             Event::Listed(doc) => {
                 if let Some(id) = doc.id() {
@@ -98,8 +105,12 @@ impl Index {
             && let Some(old) = self.objects.remove(id)
         {
             self.unlink(id, &old);
-            if let Doc::Pod(_) = old {
-                self.assumed.remove(&id.key);
+            match old {
+                Doc::Pod(_) => {
+                    self.assumed.remove(&id.key);
+                }
+                Doc::Service(_) => self.settled(&id.key),
+                _ => {}
             }
             triggers::changed(self, Some(&old), None, work);
         } else {

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use sealane_api::kinds::{KINDS, Kind, Subresource, by_resource};
 use sealane_api::patch::{self, PatchKind};
 use sealane_controllers::{
-    Config, Controller, Doc, Event, Index, Key, Note, Patch, Plan, Row, Work, Write, plan,
+    Config, Controller, Doc, Event, Index, Key, Note, Patch, Plan, Pools, Row, Work, Write, plan,
 };
 use serde_json::{Value, json};
 
@@ -281,9 +281,17 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(controllers: &[Controller]) -> Self {
+        Self::with_pools(controllers, "", "")
+    }
+
+    pub fn with_pools(controllers: &[Controller], external: &str, internal: &str) -> Self {
         let config = Config {
             root_ca: "CA".to_owned(),
             started: "2026-01-01T00:00:00Z".parse().unwrap(),
+            load_balancers: Pools {
+                external: external.parse().unwrap(),
+                internal: internal.parse().unwrap(),
+            },
             ..Config::default()
         };
         let mut index = Index::new(config);

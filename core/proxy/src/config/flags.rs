@@ -30,6 +30,8 @@ The service proxy alone, in kube-proxy's place: same flags, same KubeProxyConfig
   --conntrack-tcp-timeout-close-wait DURATION, --conntrack-tcp-be-liberal, --conntrack-udp-timeout DURATION,
   --conntrack-udp-timeout-stream DURATION, --config-sync-period DURATION, --oom-score-adj N,
   --iptables-masquerade-bit N, --feature-gates LIST, --logging-format text|json, -v N
+  --announce LINK                   answer on it for load balancers' addresses (ARP, neighbour discovery); on one
+                                    Node each, so all Nodes that are not excluded from load balancers should
   --write-config-to FILE            write the configuration with its defaults, and exit
   --init-only                       do what needs full rights, and exit
   --cleanup                         remove Sealane's rules, and exit
@@ -64,6 +66,8 @@ pub struct Flags {
     pub config: Option<String>,
     /// `--master`.
     pub master: Option<String>,
+    /// `--announce`, which kube-proxy has not: a link's name.
+    pub announce: Option<String>,
     /// `--write-config-to`.
     pub write_config_to: Option<String>,
     /// `--cleanup`.
@@ -122,6 +126,7 @@ use Kind::{Always, AlwaysSwitch, Switch, Value};
 const FLAGS: &[Flag] = &[
     Flag("config", Always, set!(f, t => f.config = text(t))),
     Flag("master", Always, set!(f, t => f.master = text(t).filter(|m| !m.is_empty()))),
+    Flag("announce", Always, set!(f, t => f.announce = text(t).filter(|link| !link.is_empty()))),
     Flag("write-config-to", Always, set!(f, t => f.write_config_to = text(t))),
     Flag("cleanup", AlwaysSwitch, set!(f, t => f.cleanup = switch(t)? == Some(true))),
     Flag("init-only", AlwaysSwitch, set!(f, t => f.init_only = switch(t)? == Some(true))),
