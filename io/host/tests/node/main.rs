@@ -148,6 +148,7 @@ impl Node {
             node_cidr: "198.18.7.0/24".parse().unwrap(),
             service_cidr: "198.19.0.0/16".parse().unwrap(),
             rootless: Some(rootless),
+            network: None,
         };
         let host = Host::start(config).await.unwrap();
         Node { host, data: data.to_owned(), ids }
