@@ -19,6 +19,7 @@ pub(crate) enum Command {
     /// Run all of it on this machine: API, controllers, DNS, service proxy and a node for Pods
     #[command(
         after_help = "Examples:\n  sealane up\n  sealane up --data-dir /tmp/try --api-address 127.0.0.1:0\n  \
+        sealane up --nodes 3 --zones a,b\n  \
         sealane up --detach; kubectl --kubeconfig /var/lib/sealane/kubeconfig get nodes"
     )]
     Up(Box<UpArgs>),
@@ -106,9 +107,15 @@ pub(crate) struct UpArgs {
     /// Ports of NodePort Services [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     pub(crate) node_port_range: Option<String>,
-    /// The node's name [default: the host's]
+    /// The node's name; further nodes get it with -2, -3... [default: the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Nodes to make, each in a network of its own with its part of the Pods' range [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<u16>,
+    /// Zones that the nodes are in, in turn
+    #[arg(long, value_name = "ZONE,…", value_delimiter = ',')]
+    pub(crate) zones: Vec<String>,
     /// API and controllers alone
     #[arg(long)]
     pub(crate) no_node: bool,

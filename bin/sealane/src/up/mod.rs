@@ -3,7 +3,9 @@
 mod adapters;
 mod api;
 mod detach;
+mod feed;
 mod files;
+mod node;
 mod parts;
 pub(crate) mod report;
 mod system;
