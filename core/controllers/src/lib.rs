@@ -43,6 +43,7 @@ mod revisions;
 mod rollout;
 mod scheduler;
 mod slice_layout;
+mod spread;
 mod statefulset;
 mod triggers;
 

@@ -53,9 +53,8 @@ const LOOPBACK_INDEX: u32 = 1;
 
 /// Index that a Pod's `eth0` gets: the number after the loopback's, in a namespace that has nothing else.
 const POD_INDEX: u32 = 2;
-/// Indices of the node's links, given so that routes can name them in the message that follows.
+/// Index of the node's bridge, given so that routes can name it in the message that follows.
 const BRIDGE_INDEX: u32 = 2;
-const UPLINK_INDEX: u32 = 3;
 
 /// The hardware address that goes with an IP address: locally administered, unicast.
 pub(crate) fn hardware_address(ip: Ipv4Addr) -> [u8; 6] {
@@ -235,7 +234,7 @@ fn make_outer_end(
             info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |peer| {
                     // Up comes later: the kernel refuses it before both ends are there.
-                    peer.raw(&interface(UPLINK_INDEX, 0))
+                    peer.raw(&interface(0, 0))
                         .string(IFLA_IFNAME, UPLINK)
                         .attribute(IFLA_ADDRESS, &uplink_hardware_address(inner_ip))
                         .number(IFLA_NET_NS_FD, inner_namespace.as_raw_fd() as u32);
@@ -297,12 +296,14 @@ pub(crate) fn remove_node_link(network: &Socket, gateway: Ipv4Addr) -> io::Resul
 
 /// The inner side of such a link: the default route. Run inside the inner namespace.
 pub(crate) fn make_uplink(outer_ip: Ipv4Addr, inner_ip: Ipv4Addr) -> io::Result<()> {
+    let inner = Socket::route()?;
+    let index = index_of(&inner, UPLINK)?.ok_or_else(|| io::Error::other("the link upwards is not there"))?;
     let mut batch = Batch::default();
-    link(&mut batch, flag::ACK, UPLINK_INDEX, "bring the link upwards up");
-    neighbour(&mut batch, UPLINK_INDEX, outer_ip, hardware_address(outer_ip));
-    route(&mut batch, one(outer_ip), &Way::Link(UPLINK_INDEX), Some(inner_ip));
-    route(&mut batch, EVERYWHERE, &Way::Gateway(outer_ip, UPLINK_INDEX), Some(inner_ip));
-    Socket::route()?.execute(batch)
+    link(&mut batch, flag::ACK, index, "bring the link upwards up");
+    neighbour(&mut batch, index, outer_ip, hardware_address(outer_ip));
+    route(&mut batch, one(outer_ip), &Way::Link(index), Some(inner_ip));
+    route(&mut batch, EVERYWHERE, &Way::Gateway(outer_ip, index), Some(inner_ip));
+    inner.execute(batch)
 }
 
 /// Removes the host's end of the link to the node.
