@@ -150,7 +150,7 @@ impl<'a> Spread<'a> {
         let ignored = |node: &Node| self.own && soft.iter().any(|c| c.domain(node).is_none());
         let taken: Vec<&Node> = nodes.iter().filter(|n| !ignored(n)).copied().collect();
         let mut raw = vec![0.0; nodes.len()];
-        for constraint in soft {
+        for constraint in &soft {
             let among: BTreeSet<&str> = taken.iter().filter_map(|n| constraint.domain(n)).collect();
             let size = if constraint.key == HOSTNAME { taken.len() } else { among.len() };
             // Few domains weigh less: a skew between zones is more Pods than one between Nodes.
