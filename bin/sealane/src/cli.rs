@@ -219,6 +219,9 @@ pub(crate) enum Output {
 pub(crate) struct ShellArgs {
     #[command(flatten)]
     pub(crate) data: DataDir,
+    /// Which of several nodes [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
     /// What to run instead of a shell
     #[arg(last = true)]
     pub(crate) command: Vec<String>,

@@ -10,6 +10,8 @@ use sealane_host::Cidr;
 const PREFIX: u8 = 24;
 /// Smaller ones hold too few Pods.
 const LONGEST: u8 = 28;
+/// Folder of all nodes' folders but the first's, in the data directory.
+const FOLDER: &str = "nodes";
 /// All of this machine's nodes are in it, where they have zones.
 const REGION: &str = "local";
 
@@ -33,6 +35,30 @@ impl NodeConfig {
             ("topology.kubernetes.io/zone".to_owned(), zone.clone()),
         ])
     }
+}
+
+/// The folder of a node that has run on a data directory. The first one's is the directory itself, and its name is
+/// written nowhere: that of others has it as its beginning.
+pub(crate) fn folder(data_dir: &Path, name: &str) -> Result<PathBuf, String> {
+    let mut others: Vec<String> = std::fs::read_dir(data_dir.join(FOLDER))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    others.sort();
+    if others.iter().any(|other| other == name) {
+        return Ok(data_dir.join(FOLDER).join(name));
+    }
+    if others.iter().any(|other| other.rsplit_once('-').is_some_and(|(first, _)| first == name)) {
+        return Ok(data_dir.to_owned());
+    }
+    let known = if others.is_empty() {
+        "the only one is entered without --node".to_owned()
+    } else {
+        others.join(", ")
+    };
+    Err(format!("--node {name}: no such node on {}; besides the first there is: {known}", data_dir.display()))
 }
 
 /// All of them, one at least.
@@ -74,7 +100,7 @@ impl Nodes {
         let node = |n: u16| {
             let own = if n == 0 { name.to_owned() } else { format!("{name}-{}", n + 1) };
             NodeConfig {
-                dir: if n == 0 { data_dir.to_owned() } else { data_dir.join("nodes").join(&own) },
+                dir: if n == 0 { data_dir.to_owned() } else { data_dir.join(FOLDER).join(&own) },
                 name: own,
                 cidr: part(u32::from(n)),
                 zone: (!zones.is_empty()).then(|| zones[usize::from(n) % zones.len()].clone()),
@@ -171,6 +197,18 @@ mod tests {
         assert_eq!(two.api_address(), Ipv4Addr::new(10, 244, 255, 1));
         let dirs: Vec<_> = two.all().iter().map(|n| n.dir.clone()).collect();
         assert_eq!(dirs, [PathBuf::from("/data"), PathBuf::from("/data/nodes/n-2")]);
+    }
+
+    #[test]
+    fn a_nodes_folder_is_found_by_its_name() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(folder(data.path(), "n").unwrap_err().contains("without --node"));
+        for other in ["n-2", "n-3"] {
+            std::fs::create_dir_all(data.path().join("nodes").join(other)).unwrap();
+        }
+        assert_eq!(folder(data.path(), "n").unwrap(), data.path());
+        assert_eq!(folder(data.path(), "n-3").unwrap(), data.path().join("nodes/n-3"));
+        assert!(folder(data.path(), "../n-2").unwrap_err().ends_with("n-2, n-3"));
     }
 
     #[test]
