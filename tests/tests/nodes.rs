@@ -190,7 +190,7 @@ fn policies_and_hints_keep_traffic_where_they_say() {
     let nodes = addresses(&up);
 
     // One endpoint, on the second node: its own port leads to it and keeps who asks, the others' drop.
-    service(&up, "local", "web: n2", "  type: LoadBalancer\n  externalTrafficPolicy: Local");
+    service(&up, "local", "web: n2", "  type: LoadBalancer\n  externalTrafficPolicy: Local\n  healthCheckNodePort: 31999");
     let port = up.value(&["get", "service", "local"], "{.spec.ports[0].nodePort}");
     let page = up.curl(&format!("{}:{port}", nodes[1]));
     assert_eq!((part(&page, "ServerName"), part(&page, "ClientIP")), ("web-2", "10.244.255.254"));
