@@ -274,7 +274,7 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
                 host: config.host_address(),
                 inner: config.gateway(),
                 pods: config.pod_cidr,
-                services: config.service_cidr,
+                others: vec![config.service_cidr],
             };
             Some(Uplink::open(ends, &tree.node, forwarding)?)
         }

@@ -22,12 +22,14 @@ use crate::uplink::{self, Ends, Uplink};
 use crate::{links, sys};
 
 /// What the network is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NetworkConfig {
     /// All Pods' range, `--pod-cidr`.
     pub pod_cidr: Cidr,
     /// All Services' range, `--service-cidr`.
     pub service_cidr: Cidr,
+    /// What else is led to wherever Services are, such as load balancers' addresses outside of their range.
+    pub other_ranges: Vec<Cidr>,
     /// The network's own part of the Pods' range, in which no node is.
     pub own_cidr: Cidr,
     /// It is made in an ordinary user's namespace.
@@ -46,8 +48,13 @@ impl NetworkConfig {
             host: self.own_cidr.last_usable(),
             inner: self.address(),
             pods: self.pod_cidr,
-            services: self.service_cidr,
+            others: self.led(),
         }
+    }
+
+    /// What is led to one node, the first that lives.
+    fn led(&self) -> Vec<Cidr> {
+        [&[self.service_cidr][..], &self.other_ranges].concat()
     }
 }
 
@@ -88,7 +95,7 @@ impl Network {
         blocking(move || {
             uplink::prepare(config.rootless, config.pod_cidr, config.service_cidr)?;
             let forwarding = Forwarding::of(config.rootless)?;
-            let (namespace, socket) = make(config)?;
+            let (namespace, socket) = make(&config)?;
             let uplink = Uplink::open(config.ends(), &namespace, forwarding.as_ref())?;
             let links = Mutex::new(Links { socket, nodes: Vec::new() });
             let inner = Inner {
@@ -149,7 +156,10 @@ impl Network {
     fn lead_services(&self, links: &Links) -> Result<(), HostError> {
         let config = &self.inner.config;
         let first = links.nodes.first().copied();
-        links::lead_to_node(&links.socket, config.address(), config.service_cidr, first)
+        config
+            .led()
+            .into_iter()
+            .try_for_each(|range| links::lead_to_node(&links.socket, config.address(), range, first))
             .map_err(|error| step("lead Service addresses to a node", error))
     }
 
@@ -170,11 +180,12 @@ impl Network {
 }
 
 /// On a thread of its own, which ends up in the new namespace: that namespace, and a socket of it.
-fn make(config: NetworkConfig) -> Result<(OwnedFd, Socket), HostError> {
+fn make(config: &NetworkConfig) -> Result<(OwnedFd, Socket), HostError> {
+    let (address, ranges) = (config.address(), [&[config.pod_cidr][..], &config.led()].concat());
     let make = move || {
         sys::unshare(UnshareFlags::NEWNET)
             .map_err(|error| step("make the network namespace of all nodes", error))?;
-        links::make_network(config.address(), &[config.pod_cidr, config.service_cidr])
+        links::make_network(address, &ranges)
             .map_err(|error| step("make the network of all nodes", error))?;
         uplink::route_packets()?;
         let opened = links::current_namespace().and_then(|namespace| Ok((namespace, Socket::route()?)));

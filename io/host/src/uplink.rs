@@ -20,7 +20,7 @@ use crate::{cgroup, links};
 const MTU: u32 = 1500;
 
 /// Whom it links, and what is behind.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ends {
     /// All of it is in an ordinary user's namespace: the host has no link.
     pub(crate) rootless: bool,
@@ -28,10 +28,10 @@ pub(crate) struct Ends {
     pub(crate) host: Ipv4Addr,
     /// The namespace's.
     pub(crate) inner: Ipv4Addr,
-    /// Reached by way of it.
+    /// The Pods' range, which is reached by way of it.
     pub(crate) pods: Cidr,
-    /// Reached by way of it.
-    pub(crate) services: Cidr,
+    /// Whatever else is.
+    pub(crate) others: Vec<Cidr>,
 }
 
 /// An open way; the masquerade and the program that carries an ordinary user's traffic go with it. The host's link
@@ -49,7 +49,7 @@ impl Uplink {
         namespace: &OwnedFd,
         forwarding: Option<&Forwarding>,
     ) -> Result<Uplink, HostError> {
-        if ends.rootless { by_program(ends, namespace) } else { by_host(ends, namespace, forwarding) }
+        if ends.rootless { by_program(ends.pods, namespace) } else { by_host(ends, namespace, forwarding) }
     }
 }
 
@@ -137,10 +137,11 @@ fn patiently<T>(mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// The link, routes and masquerade on the host.
 fn by_host(ends: Ends, namespace: &OwnedFd, forwarding: Option<&Forwarding>) -> Result<Uplink, HostError> {
-    let Ends { host: host_address, inner, pods, services, .. } = ends;
+    let Ends { host: host_address, inner, pods, others, .. } = ends;
+    let ranges = [&[pods][..], &others].concat();
     let failed = |error| step("link the host to the node", error);
     let host = Socket::route().map_err(failed)?;
-    patiently(|| links::make_host_link(&host, namespace.as_fd(), host_address, inner, &[pods, services]))
+    patiently(|| links::make_host_link(&host, namespace.as_fd(), host_address, inner, &ranges))
         .map_err(failed)?;
     outside::within(namespace, move || links::make_uplink(host_address, inner)).map_err(failed)?;
     let outward = Outward::NotBy(links::HOST_LINK);
@@ -153,12 +154,12 @@ fn by_host(ends: Ends, namespace: &OwnedFd, forwarding: Option<&Forwarding>) -> 
 }
 
 /// The way outside of an ordinary user's Pods, where a program for it is installed.
-fn by_program(ends: Ends, namespace: &OwnedFd) -> Result<Uplink, HostError> {
+fn by_program(pods: Cidr, namespace: &OwnedFd) -> Result<Uplink, HostError> {
     // Everything within the cluster works without it.
     let why = match outside::start_helper(namespace) {
         Ok(Some(helper)) => {
             let masquerade = outside::within(namespace, move || {
-                nft::masquerade("sealane-host", ends.pods, Outward::By(outside::TAP))
+                nft::masquerade("sealane-host", pods, Outward::By(outside::TAP))
             });
             let masquerade = masquerade.map_err(|error| step("let Pods reach the outside", error))?;
             return Ok(Uplink { _masquerade: Some(masquerade), _helper: Some(helper) });

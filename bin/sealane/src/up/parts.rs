@@ -87,8 +87,9 @@ pub(crate) async fn start(
 async fn start_network(config: &UpConfig, rootless: bool) -> Result<Option<Network>, String> {
     let Some(own_cidr) = config.nodes.network() else { return Ok(None) };
     let (pod_cidr, service_cidr) = (config.pod_cidr, config.service_cidr);
-    let network = Network::start(NetworkConfig { pod_cidr, service_cidr, own_cidr, rootless }).await;
-    network.map(Some).map_err(|e| e.to_string())
+    let other_ranges = Vec::new();
+    let network = NetworkConfig { pod_cidr, service_cidr, other_ranges, own_cidr, rootless };
+    Network::start(network).await.map(Some).map_err(|e| e.to_string())
 }
 
 /// The catalog that all nodes' proxies go by.
