@@ -190,7 +190,12 @@ fn policies_and_hints_keep_traffic_where_they_say() {
     let nodes = addresses(&up);
 
     // One endpoint, on the second node: its own port leads to it and keeps who asks, the others' drop.
-    service(&up, "local", "web: n2", "  type: LoadBalancer\n  externalTrafficPolicy: Local\n  healthCheckNodePort: 31999");
+    service(
+        &up,
+        "local",
+        "web: n2",
+        "  type: LoadBalancer\n  externalTrafficPolicy: Local\n  healthCheckNodePort: 31999",
+    );
     let port = up.value(&["get", "service", "local"], "{.spec.ports[0].nodePort}");
     let page = up.curl(&format!("{}:{port}", nodes[1]));
     assert_eq!((part(&page, "ServerName"), part(&page, "ClientIP")), ("web-2", "10.244.255.254"));
@@ -371,6 +376,26 @@ fn killed_it_leaves_nothing_and_comes_again() {
             if page.body.contains(&format!("web-{}", n + 1)) { Ok(()) } else { Err(page.body) }
         });
     }
+    up.stop();
+}
+
+#[test]
+fn with_fewer_nodes_the_pods_of_the_others_move() {
+    let one = Start::new();
+    let up = one.clone().arg("--nodes").arg("3").up();
+    up.ok(&["create", "deployment", "d", "--image=sealane/demo", "--replicas=3", "--", "sleep", "infinity"]);
+    up.ready_pods("default", "app=d", 3);
+    up.stop();
+    let up = one.up();
+    eventually("one node is left", || {
+        let nodes = up.value(&["get", "nodes"], "{.items[*].metadata.name}");
+        if nodes == up.machine.name() { Ok(()) } else { Err(nodes) }
+    });
+    up.ready_pods("default", "app=d", 3);
+    up.ready_pods("kube-system", "k8s-app=kube-dns", 2);
+    let on = up.value(&["get", "pods", "-A"], "{.items[*].spec.nodeName}");
+    assert!(on.split_whitespace().all(|n| n == up.machine.name()), "{on}");
+    assert_eq!(fs::read_dir(one.data_dir().join("nodes")).unwrap().count(), 0);
     up.stop();
 }
 

@@ -12,6 +12,8 @@ const PREFIX: u8 = 24;
 const LONGEST: u8 = 28;
 /// Folder of all nodes' folders but the first's, in the data directory.
 const FOLDER: &str = "nodes";
+/// Label of all nodes but the first: without them, `up` removes their objects.
+pub(crate) const FURTHER: &str = "sealane.dev/further-node";
 /// All of this machine's nodes are in it, where they have zones.
 const REGION: &str = "local";
 
@@ -24,17 +26,39 @@ pub(crate) struct NodeConfig {
     pub(crate) zone: Option<String>,
     /// Where its containers, logs and volumes are.
     pub(crate) dir: PathBuf,
+    /// It is not the first.
+    pub(crate) further: bool,
 }
 
 impl NodeConfig {
-    /// The labels of where it is.
+    /// The labels of what and where it is.
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
-        let Some(zone) = &self.zone else { return BTreeMap::new() };
-        BTreeMap::from([
-            ("topology.kubernetes.io/region".to_owned(), REGION.to_owned()),
-            ("topology.kubernetes.io/zone".to_owned(), zone.clone()),
-        ])
+        let mut labels = BTreeMap::new();
+        if self.further {
+            labels.insert(FURTHER.to_owned(), "true".to_owned());
+        }
+        if let Some(zone) = &self.zone {
+            labels.insert("topology.kubernetes.io/region".to_owned(), REGION.to_owned());
+            labels.insert("topology.kubernetes.io/zone".to_owned(), zone.clone());
+        }
+        labels
     }
+}
+
+/// Removes the folders of nodes that have run on a data directory and do not now.
+pub(crate) fn remove_folders(data_dir: &Path, but: &Nodes) -> std::io::Result<()> {
+    let kept: Vec<&Path> = but.all().iter().map(|n| n.dir.as_path()).collect();
+    let entries = match std::fs::read_dir(data_dir.join(FOLDER)) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if !kept.contains(&path.as_path()) {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The folder of a node that has run on a data directory. The first one's is the directory itself, and its name is
@@ -101,6 +125,7 @@ impl Nodes {
             let own = if n == 0 { name.to_owned() } else { format!("{name}-{}", n + 1) };
             NodeConfig {
                 dir: if n == 0 { data_dir.to_owned() } else { data_dir.join(FOLDER).join(&own) },
+                further: n > 0,
                 name: own,
                 cidr: part(u32::from(n)),
                 zone: (!zones.is_empty()).then(|| zones[usize::from(n) % zones.len()].clone()),
@@ -186,7 +211,9 @@ mod tests {
         let labels = three.all()[1].labels();
         assert_eq!(labels["topology.kubernetes.io/zone"], "b");
         assert_eq!(labels["topology.kubernetes.io/region"], "local");
-        assert!(nodes(3, "10.244.0.0/16", &[]).unwrap().first().labels().is_empty());
+        let plain = nodes(3, "10.244.0.0/16", &[]).unwrap();
+        assert!(plain.first().labels().is_empty());
+        assert!(plain.all()[2].labels().into_keys().eq([FURTHER]));
     }
 
     #[test]
@@ -209,6 +236,9 @@ mod tests {
         assert_eq!(folder(data.path(), "n").unwrap(), data.path());
         assert_eq!(folder(data.path(), "n-3").unwrap(), data.path().join("nodes/n-3"));
         assert!(folder(data.path(), "../n-2").unwrap_err().ends_with("n-2, n-3"));
+        let two = Nodes::new("n", 2, &[], "10.244.0.0/16".parse().unwrap(), data.path()).unwrap();
+        remove_folders(data.path(), &two).unwrap();
+        assert!(data.path().join("nodes/n-2").exists() && !data.path().join("nodes/n-3").exists());
     }
 
     #[test]

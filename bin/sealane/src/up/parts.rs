@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{join_all, try_join_all};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Api as Objects;
+use kube::api::{DeleteParams, ListParams};
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
 use sealane_host::{Host, Network, NetworkConfig, Rootless};
@@ -17,6 +20,7 @@ use super::node::{self, Common, Node};
 use super::report::Report;
 use super::{adapters, files, shown, system};
 use crate::config::UpConfig;
+use crate::config::nodes::{FURTHER, remove_folders};
 
 /// How long `up` waits for DNS before it goes on without: its Corefile may be wrong.
 const DNS_PATIENCE: Duration = Duration::from_secs(15);
@@ -152,6 +156,7 @@ async fn start_nodes(common: Common) -> Result<Vec<node::Running>, String> {
         let bound = network.within(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
         api.serve(bound.map_err(|e| format!("{at} in the network of the nodes: {e}"))?)?;
     }
+    forget_others(config, api).await?;
     let mut objects = system::kube_dns(config);
     // Its Pods are spread over nodes that are there.
     let deployment = objects.split_off(objects.len() - 1);
@@ -171,6 +176,21 @@ async fn start_nodes(common: Common) -> Result<Vec<node::Running>, String> {
         ),
     }
     Ok(running)
+}
+
+/// Nodes that an earlier run had and this one has not are no more, and their Pods are placed anew.
+async fn forget_others(config: &UpConfig, api: &Api) -> Result<(), String> {
+    let nodes: Objects<NodeObject> = Objects::all(api.client("system:admin", &["system:masters"]));
+    let fail = |e: kube::Error| format!("the nodes of an earlier run: {e}");
+    let list = nodes.list(&ListParams::default().labels(FURTHER)).await.map_err(fail)?;
+    let now: Vec<&str> = config.nodes.all().iter().map(|n| n.name.as_str()).collect();
+    for name in list.into_iter().filter_map(|n| n.metadata.name).filter(|n| !now.contains(&n.as_str())) {
+        nodes.delete(&name, &DeleteParams::default()).await.map_err(fail)?;
+    }
+    if let Err(e) = remove_folders(&config.data_dir, &config.nodes) {
+        tracing::warn!("what nodes of an earlier run left is not removed: {e}");
+    }
+    Ok(())
 }
 
 /// Comes when kube-dns answers a node for a name of the cluster.
