@@ -190,12 +190,9 @@ fn policies_and_hints_keep_traffic_where_they_say() {
     let nodes = addresses(&up);
 
     // One endpoint, on the second node: its own port leads to it and keeps who asks, the others' drop.
-    service(
-        &up,
-        "local",
-        "web: n2",
-        "  type: LoadBalancer\n  externalTrafficPolicy: Local\n  healthCheckNodePort: 31999",
-    );
+    let balanced =
+        "  type: LoadBalancer\n  loadBalancerClass: example.org/ours\n  healthCheckNodePort: 31999\n";
+    service(&up, "local", "web: n2", &format!("{balanced}  externalTrafficPolicy: Local"));
     let port = up.value(&["get", "service", "local"], "{.spec.ports[0].nodePort}");
     let page = up.curl(&format!("{}:{port}", nodes[1]));
     assert_eq!((part(&page, "ServerName"), part(&page, "ClientIP")), ("web-2", "10.244.255.254"));
@@ -206,6 +203,11 @@ fn policies_and_hints_keep_traffic_where_they_say() {
         let error = ask(&up, "web-2", &format!("http://{node}:{port}/")).unwrap_err();
         assert!(!error.contains("refused"), "{error}");
     }
+    // A load balancer's address is led to a node that has one.
+    let balanced = r#"{"status":{"loadBalancer":{"ingress":[{"ip":"10.111.200.9"}]}}}"#;
+    up.ok(&["patch", "service", "local", "--subresource=status", "--type=merge", "-p", balanced]);
+    let page = up.curl("10.111.200.9");
+    assert_eq!((part(&page, "ServerName"), part(&page, "ClientIP")), ("web-2", "10.244.255.254"));
     // Who asks the nodes for their health is told so.
     let check = up.value(&["get", "service", "local"], "{.spec.healthCheckNodePort}");
     for (node, status, count) in [(&nodes[0], 503, 0), (&nodes[1], 200, 1), (&nodes[2], 503, 0)] {

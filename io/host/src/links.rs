@@ -164,10 +164,8 @@ pub(crate) fn make_pod(
 /// Takes a Pod's address out of the node's network: who connects to it from now on is told so at once. The link itself
 /// goes with the Pod's namespace, which the kernel takes its time for.
 pub(crate) fn detach_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
-    const SCOPE_NOWHERE: u8 = 255;
     let mut batch = Batch::default();
-    batch.begin(RTM_DELROUTE, flag::ACK, "remove the Pod's route");
-    batch.raw(&[AF_INET, 32, 0, 0, TABLE_MAIN, 0, SCOPE_NOWHERE, 0]).raw(&[0; 4]).address(RTA_DST, ip);
+    no_route(&mut batch, ip, "remove the Pod's route");
     batch.begin(RTM_DELNEIGH, flag::ACK, "forget the Pod's hardware address");
     batch.raw(&[AF_INET, 0, 0, 0]).raw(&BRIDGE_INDEX.to_ne_bytes()).raw(&[0; 4]).address(NDA_DST, ip);
     node.execute_tolerant(batch, &[libc::ENOENT, libc::ESRCH])
@@ -287,6 +285,13 @@ pub(crate) fn lead_to_node(
         None => route(&mut batch, range, &Way::Nowhere, None),
     }
     network.execute(batch)
+}
+
+/// Takes back what [`lead_to_node`] did for one address: it goes where others of its range go.
+pub(crate) fn lead_no_more(network: &Socket, ip: Ipv4Addr) -> io::Result<()> {
+    let mut batch = Batch::default();
+    no_route(&mut batch, ip, "remove the route to a load balancer's address");
+    network.execute_tolerant(batch, &[libc::ESRCH])
 }
 
 /// Removes the network's link to a node.
@@ -410,6 +415,13 @@ fn route(batch: &mut Batch, to: Cidr, way: &Way, source: Option<Ipv4Addr>) {
     if let Some(source) = source {
         batch.address(RTA_PREFSRC, source);
     }
+}
+
+/// Removes the route to one address.
+fn no_route(batch: &mut Batch, ip: Ipv4Addr, step: &str) {
+    const SCOPE_NOWHERE: u8 = 255;
+    batch.begin(RTM_DELROUTE, flag::ACK, step);
+    batch.raw(&[AF_INET, 32, 0, 0, TABLE_MAIN, 0, SCOPE_NOWHERE, 0]).raw(&[0; 4]).address(RTA_DST, ip);
 }
 
 /// IPv4 routes of the socket's namespace, but for the default route and those by way of a link named `except`.

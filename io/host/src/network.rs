@@ -5,7 +5,9 @@
 //! an ordinary user's way outside): Services are the nodes' affair, and what the machine sends to a Service address goes
 //! to the first node that lives.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -77,6 +79,28 @@ struct Links {
     socket: Socket,
     /// The nodes' addresses, in the order in which they came.
     nodes: Vec<Ipv4Addr>,
+    /// Addresses that are led to the first of certain nodes that lives.
+    chosen: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    /// Which node that is at present.
+    led: BTreeMap<Ipv4Addr, Ipv4Addr>,
+}
+
+impl Links {
+    /// Brings the routes of chosen addresses to where they should be.
+    fn settle(&mut self, own: Ipv4Addr) -> io::Result<()> {
+        let first = |of: &Vec<Ipv4Addr>| of.iter().find(|n| self.nodes.contains(n)).copied();
+        let wanted: BTreeMap<Ipv4Addr, Ipv4Addr> =
+            self.chosen.iter().filter_map(|(address, of)| Some((*address, first(of)?))).collect();
+        for address in self.led.keys().filter(|a| !wanted.contains_key(a)) {
+            links::lead_no_more(&self.socket, *address)?;
+        }
+        for (address, node) in wanted.iter().filter(|(a, n)| self.led.get(a) != Some(n)) {
+            let one = Cidr { network: *address, prefix: 32 };
+            links::lead_to_node(&self.socket, own, one, Some(*node))?;
+        }
+        self.led = wanted;
+        Ok(())
+    }
 }
 
 impl fmt::Debug for Network {
@@ -97,7 +121,12 @@ impl Network {
             let forwarding = Forwarding::of(config.rootless)?;
             let (namespace, socket) = make(&config)?;
             let uplink = Uplink::open(config.ends(), &namespace, forwarding.as_ref())?;
-            let links = Mutex::new(Links { socket, nodes: Vec::new() });
+            let links = Mutex::new(Links {
+                socket,
+                nodes: Vec::new(),
+                chosen: BTreeMap::new(),
+                led: BTreeMap::new(),
+            });
             let inner = Inner {
                 config,
                 namespace: Arc::new(namespace),
@@ -139,7 +168,26 @@ impl Network {
         links::make_node_link(&links.socket, node.as_fd(), own, gateway, range).map_err(failed)?;
         outside::within(node, move || links::make_uplink(own, gateway)).map_err(failed)?;
         links.nodes.push(gateway);
-        self.lead_services(&links)
+        self.lead_services(&links)?;
+        self.settle(&mut links)
+    }
+
+    /// Leads single addresses each to the first of some nodes, by the nodes' own addresses, that lives; where none does,
+    /// and all others, to where Services are led. Replaces what was asked for before. May block for a moment.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses.
+    pub fn lead(&self, addresses: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>) -> Result<(), HostError> {
+        let mut links = lock(&self.inner.links);
+        links.chosen = addresses;
+        self.settle(&mut links)
+    }
+
+    fn settle(&self, links: &mut Links) -> Result<(), HostError> {
+        links
+            .settle(self.inner.config.address())
+            .map_err(|error| step("lead load balancers' addresses to nodes", error))
     }
 
     /// Takes a node out: what is sent to its Pods is refused from now on, and Services are another node's.
@@ -148,6 +196,7 @@ impl Network {
         let mut links = lock(&self.inner.links);
         links.nodes.retain(|node| *node != gateway);
         self.lead_services(&links)?;
+        self.settle(&mut links)?;
         let own = self.inner.config.address();
         links::lead_to_node(&links.socket, own, range, None).map_err(failed)?;
         links::remove_node_link(&links.socket, gateway).map_err(failed)
@@ -195,6 +244,6 @@ fn make(config: &NetworkConfig) -> Result<(OwnedFd, Socket), HostError> {
         .name("network".to_owned())
         .spawn(make)
         .map_err(|error| step("start a thread", error))?;
-    let panicked = || step("make the network of all nodes", std::io::Error::other("its thread panicked"));
+    let panicked = || step("make the network of all nodes", io::Error::other("its thread panicked"));
     thread.join().map_err(|_| panicked())?
 }

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod api;
+mod balancer;
 mod detach;
 mod feed;
 mod files;

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use super::api::Api;
 use super::node::{self, Common, Node};
 use super::report::Report;
-use super::{adapters, files, shown, system};
+use super::{adapters, balancer, files, shown, system};
 use crate::config::UpConfig;
 use crate::config::nodes::{FURTHER, remove_folders};
 
@@ -155,6 +155,8 @@ async fn start_nodes(common: Common) -> Result<Vec<node::Running>, String> {
         let at = config.api_for_pods();
         let bound = network.within(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
         api.serve(bound.map_err(|e| format!("{at} in the network of the nodes: {e}"))?)?;
+        let nodes = config.nodes.all().iter().map(|n| (n.name.clone(), n.cidr.nth(1))).collect();
+        tokio::spawn(balancer::run(network.clone(), nodes, common.snapshots.clone()));
     }
     forget_others(config, api).await?;
     let mut objects = system::kube_dns(config);
