@@ -339,7 +339,7 @@ fn a_node_is_drained_and_another_dies() {
 fn the_first_node_is_no_more_than_another() {
     let start = three();
     let up = start.up();
-    let [first, ..] = names(&up);
+    let [first, second, _] = names(&up);
     let pods = one_on_each(&up);
     service(&up, "two", "web: n2", "");
     let address = up.value(&["get", "service", "two"], "{.spec.clusterIP}");
@@ -353,6 +353,16 @@ fn the_first_node_is_no_more_than_another() {
     up.curl(&address);
     answer(&up, "web-3", &format!("http://{address}/"));
     answer(&up, "web-3", &format!("http://{}:8080/", pods[1]));
+    // Whoever wants to look from inside chooses one that lives.
+    let shell = |node: &str| {
+        let mut command = start.machine.command(sealane());
+        command.arg("shell").arg("--data-dir").arg(start.data_dir()).args(["--node", node, "--"]);
+        run(command.args(["ip", "-4", "-o", "address", "show", "sealane0"]), b"")
+    };
+    let said = shell(&second).ok();
+    assert!(said.contains("10.244.1.1/24"), "{said}");
+    let said = shell(&first).fails();
+    assert!(said.contains("no node runs"), "{said}");
     let logs = up.kubectl(&["logs", "web-1"]).fails();
     assert!(logs.contains(&format!("lost: {first}")), "{logs}");
     up.stop();
