@@ -20,6 +20,7 @@ pub(crate) enum Command {
     /// Run all of it on this machine: API, controllers, DNS, service proxy and a node for Pods
     #[command(
         after_help = "Examples:\n  sealane up\n  sealane up --data-dir /tmp/try --api-address 127.0.0.1:0\n  \
+        sealane up --nodes 3 --zones a,b\n  \
         sealane up --detach; kubectl --kubeconfig /var/lib/sealane/kubeconfig get nodes"
     )]
     Up(Box<UpArgs>),
@@ -120,9 +121,15 @@ pub(crate) struct UpArgs {
     /// Answer on this link for load balancers' addresses (ARP, neighbour discovery), so that its network reaches them
     #[arg(long, value_name = "LINK")]
     pub(crate) announce: Option<String>,
-    /// The node's name [default: the host's]
+    /// The node's name; further nodes get it with -2, -3... [default: the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Nodes to make, each in a network of its own with its part of the Pods' range [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<u16>,
+    /// Zones that the nodes are in, in turn
+    #[arg(long, value_name = "ZONE,…", value_delimiter = ',')]
+    pub(crate) zones: Vec<String>,
     /// API and controllers alone
     #[arg(long)]
     pub(crate) no_node: bool,
@@ -226,6 +233,9 @@ pub(crate) enum Output {
 pub(crate) struct ShellArgs {
     #[command(flatten)]
     pub(crate) data: DataDir,
+    /// Which of several nodes [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
     /// What to run instead of a shell
     #[arg(last = true)]
     pub(crate) command: Vec<String>,

@@ -1,14 +1,16 @@
 //! What `sealane up` runs with: flags, over the configuration file, over the defaults; typed once, here.
 
+pub(crate) mod nodes;
 pub(crate) mod pools;
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use sealane_host::Cidr;
 use sealane_proxy::config::SinkKind;
 use serde::Deserialize;
 
+use self::nodes::Nodes;
 use self::pools::LoadBalancers;
 use crate::cli::{LogFormat, UpArgs};
 
@@ -27,9 +29,9 @@ pub(crate) struct UpConfig {
     pub(crate) node_ports: (u16, u16),
     pub(crate) proxy_mode: SinkKind,
     pub(crate) load_balancers: LoadBalancers,
-    pub(crate) node_name: String,
     /// The link on which load balancers' addresses are answered for.
     pub(crate) announce: Option<String>,
+    pub(crate) nodes: Nodes,
     pub(crate) no_node: bool,
     pub(crate) log_format: LogFormat,
     pub(crate) verbose: u8,
@@ -131,15 +133,19 @@ impl UpConfig {
                 "--pod-cidr {pod_cidr} and --service-cidr {service_cidr} overlap; give two that don't"
             ));
         }
+        let no_node = flags.no_node || file.no_node;
         let pool = |flag: &Option<String>, file: &Option<String>| flag.clone().or_else(|| file.clone());
         let external = pool(&flags.load_balancer_pool, &file.load_balancer_pool);
         let internal = pool(&flags.internal_load_balancer_pool, &file.internal_load_balancer_pool);
-        let load_balancers = LoadBalancers::new(
-            [external.as_deref(), internal.as_deref()],
-            service_cidr,
-            pod_cidr,
-            flags.no_node || file.no_node,
-        )?;
+        let load_balancers =
+            LoadBalancers::new([external.as_deref(), internal.as_deref()], service_cidr, pod_cidr, no_node)?;
+        let name = flags.node_name.clone().or(file.node_name).unwrap_or_else(node_name);
+        let zones = if flags.zones.is_empty() { &file.zones } else { &flags.zones };
+        let count = flags.nodes.or(file.nodes).unwrap_or(1);
+        let nodes = Nodes::new(&name, count, zones, pod_cidr, &data_dir)?;
+        if no_node && count > 1 {
+            return Err(format!("--no-node and --nodes {count} exclude each other; give one of them"));
+        }
         let ports = text(&flags.node_port_range, &file.node_port_range, "30000-32767");
         Ok(UpConfig {
             kubeconfig: flags
@@ -156,17 +162,17 @@ impl UpConfig {
             node_ports: port_range(&ports)?,
             proxy_mode: flags.proxy_mode.or(file.proxy_mode).unwrap_or_default(),
             load_balancers,
-            node_name: flags.node_name.clone().or(file.node_name).unwrap_or_else(node_name),
             announce: flags.announce.clone().or(file.announce),
-            no_node: flags.no_node || file.no_node,
+            nodes,
+            no_node,
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             verbose: flags.verbose.max(file.verbose),
         })
     }
 
-    /// This node's part of the Pod range: its first /24, or all of a smaller one.
-    pub(crate) fn node_cidr(&self) -> Cidr {
-        Cidr { network: self.pod_cidr.network, prefix: self.pod_cidr.prefix.max(24) }
+    /// Where Pods reach the API.
+    pub(crate) fn api_for_pods(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.nodes.api_address(), 6443)
     }
 
     /// The Service address of kube-dns: the tenth of the range.
@@ -190,13 +196,20 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let config = with_file("apiVersion: sealane.dev/v1\npodCidr: 10.9.0.0/16\nnodeName: file\n").unwrap();
         assert_eq!(config.pod_cidr.to_string(), "10.9.0.0/16");
-        assert_eq!(config.node_name, "flag");
         assert_eq!(config.service_cidr.to_string(), "10.96.0.0/12");
-        assert_eq!(config.node_cidr().to_string(), "10.9.0.0/24");
+        let node = config.nodes.first();
+        assert_eq!((node.name.as_str(), node.cidr.to_string()), ("flag", "10.9.0.0/24".to_owned()));
         assert_eq!((config.service_cidr6, config.load_balancers.reserved), (None, 512));
         let config =
             with_file("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/12, fd00:10:96::9/108\n").unwrap();
         assert_eq!(config.service_cidr6, Some(("fd00:10:96::".parse().unwrap(), 108)));
+    }
+
+    #[test]
+    fn the_file_may_ask_for_nodes() {
+        let config = with_file("apiVersion: sealane.dev/v1\nnodes: 3\nzones: [a, b]\n").unwrap();
+        let zones: Vec<&str> = config.nodes.all().iter().filter_map(|n| n.zone.as_deref()).collect();
+        assert_eq!(zones, ["a", "b", "a"]);
     }
 
     #[test]
@@ -214,6 +227,9 @@ mod tests {
             ),
             ("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/12,fd00::/64\n", "expected an IPv6 range"),
             ("apiVersion: sealane.dev/v1\nloadBalancerPool: 10.244.0.0/24\n", "overlaps --pod-cidr"),
+            ("apiVersion: sealane.dev/v1\nnodes: 0\n", "--no-node"),
+            ("apiVersion: sealane.dev/v1\nnodes: 2\nnoNode: true\n", "exclude each other"),
+            ("apiVersion: sealane.dev/v1\nzones: [a b]\n", "--zones"),
             ("apiVersion: [", "c.yaml"),
         ] {
             let error = with_file(text).unwrap_err();

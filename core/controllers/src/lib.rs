@@ -47,6 +47,7 @@ mod rollout;
 mod scheduler;
 mod service_lb;
 mod slice_layout;
+mod spread;
 mod statefulset;
 mod triggers;
 

@@ -1,5 +1,5 @@
-//! The scheduler: filter the Nodes, take the least allocated (upstream `pkg/scheduler` with its default plugins, those
-//! of them that Sealane's Nodes have a use for).
+//! The scheduler: filter the Nodes, take the one with most room and fewest Pods of the same kind (upstream
+//! `pkg/scheduler` with its default plugins, those of them that Sealane's Nodes have a use for).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,11 @@ use crate::doc::Key;
 use crate::index::{Index, full_name};
 use crate::names::Names;
 use crate::plan::{Note, Patch, Plan, Write, row};
+use crate::spread::Spread;
 use crate::{meta, pods};
+
+/// What spreading counts beside room (`getDefaultPlugins`).
+const SPREAD_WEIGHT: i64 = 2;
 
 /// What a Pod asks for or a Node has, by resource, in thousandths.
 type Amounts = BTreeMap<String, i64>;
@@ -38,20 +42,28 @@ pub(crate) fn plan(index: &Index, key: &Key, now: Timestamp, random: u64) -> Pla
     }
     let asked = requests(spec);
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut best: Vec<(&Node, i64)> = Vec::new();
-    let mut all = 0;
-    for node in index.nodes() {
-        all += 1;
+    let (mut taken, mut scores): (Vec<&Node>, Vec<i64>) = Default::default();
+    let all: Vec<&Node> = index.nodes().map(|n| &**n).collect();
+    let eligible = all.iter().filter(|n| selects(spec, n)).copied().collect();
+    let spread = Spread::of(index, key, pod, spec, eligible);
+    for node in &all {
         let room = Room::of(index, node);
-        match room.refusal(node, spec, &asked) {
+        let refusal = room.refusal(node, spec, &asked).or_else(|| spread.refusal(node).map(|why| vec![why]));
+        match refusal {
             Some(why) => why.into_iter().for_each(|w| *reasons.entry(w).or_default() += 1),
-            None => best.push((node, room.score(spec, &asked))),
+            None => {
+                taken.push(node);
+                scores.push(room.score(spec, &asked));
+            }
         }
     }
+    let spread = spread.scores(&taken).into_iter().map(|s| s * SPREAD_WEIGHT);
+    let mut best: Vec<(&Node, i64)> =
+        taken.iter().copied().zip(scores.iter().zip(spread).map(|(room, spread)| room + spread)).collect();
     let top = best.iter().map(|(_, score)| *score).max();
     best.retain(|(_, score)| Some(*score) == top);
     if best.is_empty() {
-        unschedulable(pod, key, all, &reasons, now, &mut plan);
+        unschedulable(pod, key, all.len(), &reasons, now, &mut plan);
         return plan;
     }
     // Equals are chosen by chance, so that many Pods at once don't meet on one Node.

@@ -191,6 +191,20 @@ fn pod(index: &Index, old: Option<&Doc>, new: Option<&Doc>, key: &Key, work: &mu
             add(work, Controller::NodeLifecycle, Key::new("", pods::node(pod)));
         }
     }
+    // Where one more is, another may now be placed beside it.
+    if new_pod.as_ref().is_some_and(|p| !pods::node(p).is_empty())
+        && old_pod.as_ref().is_none_or(|p| pods::node(p).is_empty())
+    {
+        for key in index.unscheduled() {
+            let spreads = |pod: &Arc<Pod>| {
+                let own = pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_ref());
+                own.is_some_and(|c| !c.is_empty())
+            };
+            if index.pod(key).is_some_and(spreads) {
+                add(work, Controller::Scheduler, key.clone());
+            }
+        }
+    }
     // Room came free.
     let used = |pod: &Option<Arc<Pod>>| {
         pod.as_ref().is_some_and(|p| !pods::node(p).is_empty() && !pods::is_terminal(p))

@@ -35,6 +35,7 @@ fn main() {
             node_cidr: "10.244.0.0/24".parse().unwrap(),
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             rootless,
+            network: None,
         };
         let began = Instant::now();
         let host = Host::start(config).await.unwrap();

@@ -7,26 +7,24 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-use crate::netlink::Socket;
-use crate::nft::{self, Outward};
-use crate::outside::{self, Forwarding, Helper};
+use crate::network::Network;
+use crate::outside::Forwarding;
 use crate::ports::{self, Ports};
-use crate::ranges::{self, Cidr, Wanted};
+use crate::ranges::Cidr;
 use crate::runtime::{ContainerSpec, ExecSpec, HostError, Runtime, SandboxSpec, Started};
+use crate::threads::{blocking, lock, within};
 use crate::tree::{Answered, Tree, step};
+use crate::uplink::{self, Ends, Uplink};
 use crate::userns::Rootless;
 use crate::wire::{Boot, Descriptor, Order};
 use crate::{cgroup, links, shell, userns};
-
-/// The MTU of Pod links: what the host's links carry at most nearly everywhere, bytes.
-const MTU: u32 = 1500;
 
 /// What a node is made of.
 #[derive(Clone, Debug)]
@@ -43,6 +41,8 @@ pub struct HostConfig {
     pub service_cidr: Cidr,
     /// What [`crate::enter_user_namespace`] gave; `None` as root.
     pub rootless: Option<Rootless>,
+    /// What the node is linked to where it is one of several; `None`: it is the only one, linked to the host itself.
+    pub network: Option<Network>,
 }
 
 impl HostConfig {
@@ -51,9 +51,15 @@ impl HostConfig {
         self.node_cidr.nth(1)
     }
 
-    /// The host's address on its link to the node: the last one of the node's range.
+    /// The other side's address on the link to the node: the network's, or, of an only node, the host's, which is
+    /// the last one of the node's range.
     pub fn host_address(&self) -> Ipv4Addr {
-        self.node_cidr.last_usable()
+        self.network.as_ref().map_or_else(|| self.node_cidr.last_usable(), |n| n.config().address())
+    }
+
+    /// The Pods' range whose addresses are nowhere else.
+    fn own_pods(&self) -> Cidr {
+        if self.network.is_some() { self.node_cidr } else { self.pod_cidr }
     }
 
     fn containers(&self) -> PathBuf {
@@ -89,9 +95,8 @@ struct Run {
     /// Sandboxes by container.
     containers: Mutex<HashMap<String, String>>,
     ports: Arc<Mutex<Ports>>,
-    /// While it is open, the masquerade is there.
-    _masquerade: Option<Socket>,
-    _helper: Option<Helper>,
+    /// Of an only node; several share their network's.
+    _uplink: Option<Uplink>,
 }
 
 impl Host {
@@ -102,9 +107,9 @@ impl Host {
     /// One line: ranges that overlap the host's routes (with a proposal), or what stands in the way.
     pub async fn start(config: HostConfig) -> Result<Host, HostError> {
         blocking(move || {
-            let forwarding = match config.rootless {
+            let forwarding = match config.network {
                 Some(_) => None,
-                None => Forwarding::off().map_err(|error| step("read net.ipv4.ip_forward", error))?,
+                None => Forwarding::of(config.rootless.is_some())?,
             };
             let run = start(&config, forwarding.as_ref())?;
             let run = Mutex::new(Some(Arc::new(run)));
@@ -123,12 +128,7 @@ impl Host {
         blocking(move || {
             // First the old one goes: its link and table have the new one's names.
             drop(lock(&inner.run).take());
-            if inner.config.rootless.is_none() {
-                // The kernel would remove the link with the old namespace, which lives while anybody has a socket there.
-                Socket::route()
-                    .and_then(|host| links::remove_host_link(&host))
-                    .map_err(|error| step("remove the host's link to the node that was lost", error))?;
-            }
+            unlink(&inner.config)?;
             let run = start(&inner.config, inner.forwarding.as_ref())?;
             *lock(&inner.run) = Some(Arc::new(run));
             Ok(())
@@ -177,14 +177,8 @@ impl Host {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let config = &inner.config;
-            if config.rootless.is_none() {
-                Socket::route()
-                    .and_then(|host| links::remove_host_link(&host))
-                    .map_err(|error| step("remove the host's link to the node", error))?;
-            }
-            if let Some(forwarding) = &inner.forwarding {
-                forwarding.put_back().map_err(|error| step("put net.ipv4.ip_forward back", error))?;
-            }
+            unlink(config)?;
+            inner.forwarding.as_ref().map_or(Ok(()), Forwarding::restore)?;
             cgroup::remove_left(&config.cgroup(), config.rootless.is_some());
             remove_directory(&config.containers())?;
             match fs::remove_file(shell::state_file(&config.data_dir)) {
@@ -236,112 +230,72 @@ impl Host {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn blocking<T: Send + 'static>(
-    run: impl FnOnce() -> Result<T, HostError> + Send + 'static,
-) -> Result<T, HostError> {
-    tokio::task::spawn_blocking(run)
-        .await
-        .map_err(|error| step("run a blocking task", io::Error::other(error)))?
-}
-
-async fn within<T: Send + 'static>(
-    namespace: Arc<OwnedFd>,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, HostError> {
-    let (send, receive) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("in-namespace".to_owned())
-        .spawn(move || {
-            let result = links::enter(&namespace).map(|()| run());
-            // The one who asked may have given up.
-            let _ = send.send(result);
-        })
-        .map_err(|error| step("start a thread", error))?;
-    match receive.await {
-        Ok(result) => result.map_err(|error| step("enter a network namespace", error)),
-        Err(_) => Err(step("run inside a network namespace", io::Error::other("the thread panicked"))),
+/// The node's link goes.
+fn unlink(config: &HostConfig) -> Result<(), HostError> {
+    match &config.network {
+        Some(network) => network.detach(config.gateway(), config.node_cidr),
+        None => uplink::close(config.rootless.is_some()),
     }
 }
 
 fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, HostError> {
-    let root = config.rootless.is_none();
+    let rootless = config.rootless.is_some();
     shell::refuse_second(&config.data_dir)?;
-    raise_file_limit();
-    if root && let Err(error) = cgroup::make_room() {
-        tracing::warn!("containers run without memory and CPU limits: cgroups: {error}");
+    if config.network.is_none() {
+        uplink::prepare(rootless, config.pod_cidr, config.service_cidr)?;
     }
-    let host = Socket::route().map_err(|error| step("open a netlink socket", error))?;
-    let taken =
-        links::routes(&host, links::HOST_LINK).map_err(|error| step("read the host's routes", error))?;
-    ranges::check(
-        &[
-            Wanted { option: "--pod-cidr", range: config.pod_cidr },
-            Wanted { option: "--service-cidr", range: config.service_cidr },
-        ],
-        &taken,
-    )?;
     let containers = config.containers();
     remove_directory(&containers)?;
     fs::create_dir_all(&containers).map_err(|error| step(format!("make {}", containers.display()), error))?;
+    let forwarding = config.network.as_ref().map_or(forwarding, Network::forwarding);
     let saved = forwarding.map(Forwarding::for_launcher).transpose();
     let (restore, values) = saved
         .map_err(|error| step("keep net.ipv4.ip_forward", error))?
         .into_iter()
         .unzip::<_, _, Vec<_>, _>();
-    let mtu = if root { outside::mtu().unwrap_or(MTU).min(MTU) } else { MTU };
+    let mtu = uplink::mtu(rootless);
     let boot = Boot {
         containers,
         name: config.cgroup(),
         gateway: config.gateway(),
-        rootless: !root,
+        rootless,
         in_user_namespace: !userns::is_initial(),
         ids: config.rootless.as_ref().map_or(u32::MAX, |rootless| rootless.ids),
         mtu,
         restore: values,
     };
     let node = config.clone();
-    let tree = Tree::start(boot, &restore, Box::new(move || make_node(&node, mtu)))?;
-    let (masquerade, helper) =
-        if root { (Some(link_host(config, &host, &tree, forwarding)?), None) } else { user(config, &tree)? };
+    let tree = Tree::start(&config.name, boot, &restore, Box::new(move || make_node(&node, mtu)))?;
+    let uplink = match &config.network {
+        Some(network) => network.attach(&tree.node, config.gateway(), config.node_cidr).map(|()| None)?,
+        None => {
+            let ends = Ends {
+                rootless,
+                host: config.host_address(),
+                inner: config.gateway(),
+                pods: config.pod_cidr,
+                others: vec![config.service_cidr],
+            };
+            Some(Uplink::open(ends, &tree.node, forwarding)?)
+        }
+    };
     shell::write_state(&config.data_dir, tree.pid)?;
     Ok(Run {
         tree,
         sandboxes: Mutex::default(),
         containers: Mutex::default(),
         ports: Arc::default(),
-        _masquerade: masquerade,
-        _helper: helper,
+        _uplink: uplink,
     })
 }
 
 /// Inside the node's new network namespace.
 fn make_node(config: &HostConfig, mtu: u32) -> Result<(), HostError> {
     let (gateway, prefix) = (config.gateway(), config.node_cidr.prefix);
-    links::make_node(gateway, prefix, config.pod_cidr, config.service_cidr, mtu)
+    links::make_node(gateway, prefix, config.own_pods(), config.service_cidr, mtu)
         .map_err(|error| step("make the node's network", error))?;
-    for (name, value) in [
-        ("ip_forward", "1"),
-        // Replies to rewritten Service traffic may come by another link than the route says.
-        ("conf/all/rp_filter", "0"),
-        ("conf/default/rp_filter", "0"),
-        // Between two Pods the way by the gateway is no detour to be told of.
-        ("conf/all/send_redirects", "0"),
-        ("conf/default/send_redirects", "0"),
-        ("conf/sealane0/send_redirects", "0"),
-    ] {
-        fs::write(Path::new("/proc/sys/net/ipv4").join(name), value).map_err(|error| {
-            step(
-                format!(
-                    "set net/ipv4/{name} in the node's network (inside a container: is /proc/sys read-only?)"
-                ),
-                error,
-            )
-        })?;
-    }
+    uplink::route_packets()?;
+    uplink::set("conf/sealane0/send_redirects", "0")?;
     // Where the kernel has br_netfilter, it would rewrite Service traffic on the bridge, below routing, and then pass it
     // on between isolated ports, which is to drop it. Here every packet between Pods is routed, and filtered there.
     for family in ["ip", "ip6", "arp"] {
@@ -354,76 +308,6 @@ fn make_node(config: &HostConfig, mtu: u32) -> Result<(), HostError> {
         }
     }
     Ok(())
-}
-
-/// Tries for up to two seconds: the kernel takes what a killed run had down in the background.
-fn patiently<T>(mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    for _ in 0..100 {
-        match run() {
-            // A link of this name; a table of this name with another owner.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied) =>
-            {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return result,
-        }
-    }
-    run()
-}
-
-/// Every Pod takes some files of this process and of the launcher, which inherits the limit.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // With the limit as it is, fewer Pods run.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
-/// The link, routes and masquerade on the host.
-fn link_host(
-    config: &HostConfig,
-    host: &Socket,
-    tree: &Tree,
-    forwarding: Option<&Forwarding>,
-) -> Result<Socket, HostError> {
-    let (host_address, gateway) = (config.host_address(), config.gateway());
-    let ranges = [config.pod_cidr, config.service_cidr];
-    let failed = |error| step("link the host to the node", error);
-    let node = std::os::fd::AsFd::as_fd(&*tree.node);
-    patiently(|| links::make_host_link(host, node, host_address, gateway, &ranges)).map_err(failed)?;
-    outside::within(&tree.node, move || links::make_uplink(host_address, gateway)).map_err(failed)?;
-    let outward = Outward::NotBy(links::HOST_LINK);
-    let masquerade = patiently(|| nft::masquerade("sealane-host", config.pod_cidr, outward))
-        .map_err(|error| step("let Pods reach the outside", error))?;
-    if let Some(forwarding) = forwarding {
-        forwarding.turn_on().map_err(|error| step("turn net.ipv4.ip_forward on", error))?;
-    }
-    Ok(masquerade)
-}
-
-/// The way outside of an ordinary user's node, where a program for it is installed.
-fn user(config: &HostConfig, tree: &Tree) -> Result<(Option<Socket>, Option<Helper>), HostError> {
-    // Everything within the cluster works without it.
-    let why = match outside::start_helper(tree.pid, &tree.node) {
-        Ok(Some(helper)) => return masqueraded(config, tree, helper),
-        Ok(None) => "install pasta (package passt) or slirp4netns, or run as root".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    tracing::warn!("Pods do not reach the outside: {why}");
-    Ok((None, None))
-}
-
-fn masqueraded(
-    config: &HostConfig,
-    tree: &Tree,
-    helper: Helper,
-) -> Result<(Option<Socket>, Option<Helper>), HostError> {
-    let range = config.pod_cidr;
-    let masquerade = outside::within(&tree.node, move || {
-        nft::masquerade("sealane-host", range, Outward::By(outside::TAP))
-    });
-    Ok((Some(masquerade.map_err(|error| step("let Pods reach the outside", error))?), Some(helper)))
 }
 
 fn remove_directory(path: &Path) -> Result<(), HostError> {

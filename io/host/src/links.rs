@@ -14,7 +14,7 @@ use crate::netlink::{Batch, Received, Socket, flag};
 pub const BRIDGE: &str = "sealane0";
 /// The host's end of the link to the node.
 pub const HOST_LINK: &str = "sealane";
-/// The node's end of the link to the host.
+/// The node's end of the link to the host, or to the network of several nodes, whose link to the host has one too.
 pub(crate) const UPLINK: &str = "uplink";
 
 const RTM_NEWLINK: u16 = 16;
@@ -53,9 +53,8 @@ const LOOPBACK_INDEX: u32 = 1;
 
 /// Index that a Pod's `eth0` gets: the number after the loopback's, in a namespace that has nothing else.
 const POD_INDEX: u32 = 2;
-/// Indices of the node's links, given so that routes can name them in the message that follows.
+/// Index of the node's bridge, given so that routes can name it in the message that follows.
 const BRIDGE_INDEX: u32 = 2;
-const UPLINK_INDEX: u32 = 3;
 
 /// The hardware address that goes with an IP address: locally administered, unicast.
 pub(crate) fn hardware_address(ip: Ipv4Addr) -> [u8; 6] {
@@ -165,10 +164,8 @@ pub(crate) fn make_pod(
 /// Takes a Pod's address out of the node's network: who connects to it from now on is told so at once. The link itself
 /// goes with the Pod's namespace, which the kernel takes its time for.
 pub(crate) fn detach_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
-    const SCOPE_NOWHERE: u8 = 255;
     let mut batch = Batch::default();
-    batch.begin(RTM_DELROUTE, flag::ACK, "remove the Pod's route");
-    batch.raw(&[AF_INET, 32, 0, 0, TABLE_MAIN, 0, SCOPE_NOWHERE, 0]).raw(&[0; 4]).address(RTA_DST, ip);
+    no_route(&mut batch, ip, "remove the Pod's route");
     batch.begin(RTM_DELNEIGH, flag::ACK, "forget the Pod's hardware address");
     batch.raw(&[AF_INET, 0, 0, 0]).raw(&BRIDGE_INDEX.to_ne_bytes()).raw(&[0; 4]).address(NDA_DST, ip);
     node.execute_tolerant(batch, &[libc::ENOENT, libc::ESRCH])
@@ -196,42 +193,122 @@ pub(crate) fn make_host_link(
     gateway: Ipv4Addr,
     ranges: &[Cidr],
 ) -> io::Result<()> {
+    let index = make_outer_end(host, node_namespace, HOST_LINK, host_ip, gateway)?;
     let mut batch = Batch::default();
-    link(&mut batch, CREATE, 0, "make the link `sealane` to the node (does one of another run exist?)");
-    batch.string(IFLA_IFNAME, HOST_LINK).attribute(IFLA_ADDRESS, &hardware_address(host_ip)).nest(
+    address(&mut batch, index, host_ip, 32);
+    lead(&mut batch, index, host_ip, gateway, ranges);
+    host.execute(batch)
+}
+
+/// The same between the network of several nodes and one of them. `network` is a socket of that network, which has
+/// `network_ip` already; `range` is the node's.
+pub(crate) fn make_node_link(
+    network: &Socket,
+    node_namespace: BorrowedFd<'_>,
+    network_ip: Ipv4Addr,
+    gateway: Ipv4Addr,
+    range: Cidr,
+) -> io::Result<()> {
+    let index = make_outer_end(network, node_namespace, &node_link(gateway), network_ip, gateway)?;
+    let mut batch = Batch::default();
+    lead(&mut batch, index, network_ip, gateway, &[range]);
+    network.execute(batch)
+}
+
+/// Makes a link whose inner end, [`UPLINK`], is in another namespace; the outer end's index.
+fn make_outer_end(
+    outer: &Socket,
+    inner_namespace: BorrowedFd<'_>,
+    name: &str,
+    outer_ip: Ipv4Addr,
+    inner_ip: Ipv4Addr,
+) -> io::Result<u32> {
+    let mut batch = Batch::default();
+    let step = format!("make the link `{name}` to the node (does one of another run exist?)");
+    link(&mut batch, CREATE, 0, &step);
+    batch.string(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &hardware_address(outer_ip)).nest(
         IFLA_LINKINFO,
         |info| {
             info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |peer| {
                     // Up comes later: the kernel refuses it before both ends are there.
-                    peer.raw(&interface(UPLINK_INDEX, 0))
+                    peer.raw(&interface(0, 0))
                         .string(IFLA_IFNAME, UPLINK)
-                        .attribute(IFLA_ADDRESS, &uplink_hardware_address(gateway))
-                        .number(IFLA_NET_NS_FD, node_namespace.as_raw_fd() as u32);
+                        .attribute(IFLA_ADDRESS, &uplink_hardware_address(inner_ip))
+                        .number(IFLA_NET_NS_FD, inner_namespace.as_raw_fd() as u32);
                 });
             });
         },
     );
-    host.execute(batch)?;
-    let index = index_of(host, HOST_LINK)?
-        .ok_or_else(|| io::Error::other("the host's end of the link to the node is not there"))?;
-    let mut batch = Batch::default();
-    address(&mut batch, index, host_ip, 32);
-    neighbour(&mut batch, index, gateway, uplink_hardware_address(gateway));
-    for range in ranges {
-        route(&mut batch, *range, &Way::Gateway(gateway, index), Some(host_ip));
-    }
-    host.execute(batch)
+    outer.execute(batch)?;
+    index_of(outer, name)?.ok_or_else(|| io::Error::other(format!("the link `{name}` is not there")))
 }
 
-/// The node's side of the link to the host: the default route. Run inside the node's namespace.
-pub(crate) fn make_uplink(host_ip: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
+/// Everything of `ranges` by way of `inner_ip`, behind the link of this index.
+fn lead(batch: &mut Batch, index: u32, outer_ip: Ipv4Addr, inner_ip: Ipv4Addr, ranges: &[Cidr]) {
+    neighbour(batch, index, inner_ip, uplink_hardware_address(inner_ip));
+    for range in ranges {
+        route(batch, *range, &Way::Gateway(inner_ip, index), Some(outer_ip));
+    }
+}
+
+/// Name of the network's end of its link to a node.
+pub(crate) fn node_link(gateway: Ipv4Addr) -> String {
+    format!("node{:08x}", u32::from(gateway))
+}
+
+/// Makes the network of several nodes, from inside: its address, and no way yet to any Pod or Service.
+pub(crate) fn make_network(ip: Ipv4Addr, ranges: &[Cidr]) -> io::Result<()> {
     let mut batch = Batch::default();
-    link(&mut batch, flag::ACK, UPLINK_INDEX, "bring the link to the host up");
-    neighbour(&mut batch, UPLINK_INDEX, host_ip, hardware_address(host_ip));
-    route(&mut batch, one(host_ip), &Way::Link(UPLINK_INDEX), Some(gateway));
-    route(&mut batch, EVERYWHERE, &Way::Gateway(host_ip, UPLINK_INDEX), Some(gateway));
+    up(&mut batch, LOOPBACK_INDEX);
+    address(&mut batch, LOOPBACK_INDEX, ip, 32);
+    for range in ranges {
+        route(&mut batch, *range, &Way::Nowhere, None);
+    }
     Socket::route()?.execute(batch)
+}
+
+/// Leads a range to one of the network's nodes, or nowhere.
+pub(crate) fn lead_to_node(
+    network: &Socket,
+    network_ip: Ipv4Addr,
+    range: Cidr,
+    gateway: Option<Ipv4Addr>,
+) -> io::Result<()> {
+    let mut batch = Batch::default();
+    match gateway {
+        Some(gateway) => {
+            let index = index_of(network, &node_link(gateway))?
+                .ok_or_else(|| io::Error::other("the link to the node is not there"))?;
+            route(&mut batch, range, &Way::Gateway(gateway, index), Some(network_ip));
+        }
+        None => route(&mut batch, range, &Way::Nowhere, None),
+    }
+    network.execute(batch)
+}
+
+/// Takes back what [`lead_to_node`] did for one address: it goes where others of its range go.
+pub(crate) fn lead_no_more(network: &Socket, ip: Ipv4Addr) -> io::Result<()> {
+    let mut batch = Batch::default();
+    no_route(&mut batch, ip, "remove the route to a load balancer's address");
+    network.execute_tolerant(batch, &[libc::ESRCH])
+}
+
+/// Removes the network's link to a node.
+pub(crate) fn remove_node_link(network: &Socket, gateway: Ipv4Addr) -> io::Result<()> {
+    remove_link(network, &node_link(gateway), "remove the link to the node")
+}
+
+/// The inner side of such a link: the default route. Run inside the inner namespace.
+pub(crate) fn make_uplink(outer_ip: Ipv4Addr, inner_ip: Ipv4Addr) -> io::Result<()> {
+    let inner = Socket::route()?;
+    let index = index_of(&inner, UPLINK)?.ok_or_else(|| io::Error::other("the link upwards is not there"))?;
+    let mut batch = Batch::default();
+    link(&mut batch, flag::ACK, index, "bring the link upwards up");
+    neighbour(&mut batch, index, outer_ip, hardware_address(outer_ip));
+    route(&mut batch, one(outer_ip), &Way::Link(index), Some(inner_ip));
+    route(&mut batch, EVERYWHERE, &Way::Gateway(outer_ip, index), Some(inner_ip));
+    inner.execute(batch)
 }
 
 /// Removes the host's end of the link to the node.
@@ -338,6 +415,13 @@ fn route(batch: &mut Batch, to: Cidr, way: &Way, source: Option<Ipv4Addr>) {
     if let Some(source) = source {
         batch.address(RTA_PREFSRC, source);
     }
+}
+
+/// Removes the route to one address.
+fn no_route(batch: &mut Batch, ip: Ipv4Addr, step: &str) {
+    const SCOPE_NOWHERE: u8 = 255;
+    batch.begin(RTM_DELROUTE, flag::ACK, step);
+    batch.raw(&[AF_INET, 32, 0, 0, TABLE_MAIN, 0, SCOPE_NOWHERE, 0]).raw(&[0; 4]).address(RTA_DST, ip);
 }
 
 /// IPv4 routes of the socket's namespace, but for the default route and those by way of a link named `except`.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufRead as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::JoinHandle;
@@ -29,8 +29,16 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
+    /// The setting where somebody has to turn it on: not for an ordinary user's node, which has its own.
+    pub(crate) fn of(rootless: bool) -> Result<Option<Forwarding>, HostError> {
+        if rootless {
+            return Ok(None);
+        }
+        Forwarding::off().map_err(|error| step("read net.ipv4.ip_forward", error))
+    }
+
     /// Reads the setting; `None` where it is on already.
-    pub(crate) fn off() -> io::Result<Option<Forwarding>> {
+    fn off() -> io::Result<Option<Forwarding>> {
         let before = fs::read_to_string(FORWARDING)?.trim().to_owned();
         if before == "1" {
             return Ok(None);
@@ -46,9 +54,10 @@ impl Forwarding {
     }
 
     /// Puts it back.
-    pub(crate) fn put_back(&self) -> io::Result<()> {
-        rustix::io::pwrite(&self.file, self.before.as_bytes(), 0)?;
-        Ok(())
+    pub(crate) fn restore(&self) -> Result<(), HostError> {
+        rustix::io::pwrite(&self.file, self.before.as_bytes(), 0)
+            .map(drop)
+            .map_err(|error| step("put net.ipv4.ip_forward back", error))
     }
 
     /// For the launcher, which puts it back when the main process cannot: the file and what to write.
@@ -134,9 +143,9 @@ impl Drop for Helper {
     }
 }
 
-/// Starts pasta or slirp4netns for the node whose launcher is `pid`; `None` where neither is installed. Waits until its
-/// link is there.
-pub(crate) fn start_helper(pid: u32, node: &OwnedFd) -> Result<Option<Helper>, HostError> {
+/// Starts pasta or slirp4netns for a network namespace; `None` where neither is installed. Waits until its link is
+/// there.
+pub(crate) fn start_helper(node: &OwnedFd) -> Result<Option<Helper>, HostError> {
     let mut command = if let Some(pasta) = installed("pasta") {
         let mut command = Command::new(pasta);
         // It leaves when the namespace does, and accepts nothing from outside. Its own user namespace could not enter
@@ -151,7 +160,8 @@ pub(crate) fn start_helper(pid: u32, node: &OwnedFd) -> Result<Option<Helper>, H
         let mut command = Command::new(slirp);
         // It leaves when its standard input, a pipe from here, closes.
         command.args(["--configure", "--mtu=65520", "--disable-host-loopback", "--exit-fd=0"]);
-        command.arg("--netns-type=path").arg(format!("/proc/{pid}/ns/net")).arg(TAP).stdin(Stdio::piped());
+        let namespace = format!("/proc/{}/fd/{}", std::process::id(), node.as_raw_fd());
+        command.arg("--netns-type=path").arg(namespace).arg(TAP).stdin(Stdio::piped());
         command
     } else {
         return Ok(None);

@@ -52,18 +52,24 @@ const LOST: Exit = Exit { code: 137, signal: 9, oom_killed: false, node_lost: tr
 pub(crate) type MakeNode = Box<dyn FnOnce() -> Result<(), HostError> + Send>;
 
 impl Tree {
-    /// Makes the node's namespaces, runs `make_node` in them, and starts the launcher there. Blocks until the launcher
+    /// Makes the namespaces of the node of this name, runs `make_node` in them, and starts the launcher there. Blocks until the launcher
     /// is ready or has said what stands in the way.
-    pub(crate) fn start(boot: Boot, restore: &[OwnedFd], make_node: MakeNode) -> Result<Tree, HostError> {
+    pub(crate) fn start(
+        name: &str,
+        boot: Boot,
+        restore: &[OwnedFd],
+        make_node: MakeNode,
+    ) -> Result<Tree, HostError> {
         let (ours, theirs) = wire::pair().map_err(|error| step("make the launcher's socket", error))?;
         let control = Arc::new(ours);
         let owed = Arc::new(Mutex::new(Owed::default()));
         let (started, starting) = std::sync::mpsc::channel();
         let (lose, lost) = watch::channel(false);
         let keeper = Keeper { control: Arc::clone(&control), owed: Arc::clone(&owed), lose };
+        let name = name.to_owned();
         std::thread::Builder::new()
             .name("launcher".to_owned())
-            .spawn(move || match start_launcher(theirs, make_node) {
+            .spawn(move || match start_launcher(&name, theirs, make_node) {
                 Ok((child, node)) => {
                     // The other side waits for this; where it has gone, the launcher goes by itself.
                     let _ = started.send(Ok((child.id(), node)));
@@ -135,7 +141,7 @@ pub(crate) fn step(context: impl Into<String>, source: impl Into<io::Error>) -> 
 }
 
 /// On a thread of its own, which ends up in the node's namespaces: makes them, and starts the launcher in them.
-fn start_launcher(socket: OwnedFd, make_node: MakeNode) -> Result<(Child, OwnedFd), HostError> {
+fn start_launcher(name: &str, socket: OwnedFd, make_node: MakeNode) -> Result<(Child, OwnedFd), HostError> {
     sys::unshare(
         UnshareFlags::FS
             | UnshareFlags::NEWNS
@@ -151,6 +157,8 @@ fn start_launcher(socket: OwnedFd, make_node: MakeNode) -> Result<(Child, OwnedF
     let child = Command::new("/proc/self/exe")
         .arg0("sealane")
         .arg(launcher::ARGUMENT)
+        // For people who look at processes.
+        .arg(name)
         .stdin(Stdio::from(socket))
         .stdout(Stdio::null())
         .process_group(0)

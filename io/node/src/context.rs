@@ -43,6 +43,9 @@ pub struct AgentConfig {
     pub kubelet_version: String,
     /// `nodeInfo.containerRuntimeVersion`.
     pub runtime_version: String,
+    /// The node ends when its runtime does, as a machine that loses power: of what ran nobody is told, and nothing is
+    /// started again. Otherwise the runtime comes back, and the Pods with it.
+    pub ends_with_runtime: bool,
 }
 
 impl AgentConfig {
@@ -61,6 +64,7 @@ impl AgentConfig {
             max_pods: 110,
             kubelet_version: "v1.36.0+sealane".to_owned(),
             runtime_version: "sealane://0.1.0".to_owned(),
+            ends_with_runtime: false,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ trait Backend: Send + Sync {
     fn resizer(&self, terminal: Arc<OwnedFd>) -> mpsc::Sender<(u16, u16)>;
     fn dial(&self, shared: Shared, port: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, NodeError>>;
     fn stop(&self, limit: Duration) -> BoxFuture<'_, ()>;
+    fn halt(&self);
 }
 
 /// The agent from outside. Cloning shares it.
@@ -170,9 +171,24 @@ impl NodeHandle {
         self.backend.dial(shared, port).await
     }
 
+    /// Whether a Pod is this node's.
+    pub fn has(&self, namespace: &str, pod: &str) -> bool {
+        self.backend.find(namespace, pod).is_some()
+    }
+
+    /// Ends the agent where it stands, as the loss of power would: nobody is told of anything.
+    pub fn halt(&self) {
+        self.tasks().drain(..).for_each(|task| task.abort());
+        self.backend.halt();
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Stops all Pods in order within `limit`, whatever their grace periods, and the agent. Objects stay in the API.
     pub async fn shutdown(&self, limit: Duration) {
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = std::mem::take(&mut *self.tasks());
         for task in tasks {
             task.abort();
             // An event that it is at work on must not start another Pod.
@@ -312,5 +328,9 @@ impl<R: Runtime> Backend for Pods<R> {
 
     fn stop(&self, limit: Duration) -> BoxFuture<'_, ()> {
         Box::pin(self.workers.stop_all(limit))
+    }
+
+    fn halt(&self) {
+        self.workers.halt();
     }
 }

@@ -99,6 +99,11 @@ impl Workers {
         Some(newest.shared.clone())
     }
 
+    /// Ends all workers where they stand.
+    pub(crate) fn halt(&self) {
+        self.lock().drain().for_each(|(_, entry)| entry.task.abort());
+    }
+
     /// Stops all Pods within `limit`, critical ones when the others have ended; their objects stay as they are.
     pub(crate) async fn stop_all(&self, limit: Duration) {
         let end = Instant::now() + limit;

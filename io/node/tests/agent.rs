@@ -22,8 +22,13 @@ struct Node {
 }
 
 async fn node_on(api: Api) -> Node {
+    node_with(api, |_| {}).await
+}
+
+async fn node_with(api: Api, change: impl FnOnce(&mut AgentConfig)) -> Node {
     let dir = tempfile::tempdir().unwrap();
-    let config = AgentConfig::new("n1", [10, 0, 0, 1].into(), dir.path());
+    let mut config = AgentConfig::new("n1", [10, 0, 0, 1].into(), dir.path());
+    change(&mut config);
     let runtime = runtime();
     let handle = Agent::start(config, api.client(), runtime.clone(), Arc::new(FakeImages)).await;
     Node { api, runtime, handle, dir }
@@ -105,6 +110,30 @@ async fn runs_a_pod() {
     n.api.until("the object is gone", |a| a.get("pods", "p").is_none().then_some(())).await;
     let calls = n.runtime.calls();
     assert_eq!(calls[calls.len() - 2..], ["signal run 15", "remove sandbox"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_ends_with_its_runtime_says_nothing_of_it() {
+    let n = node_with(Api::new(), |config| config.ends_with_runtime = true).await;
+    n.api.put("pods", pod("p", one(json!(["run"]))));
+    ready(&n.api, "p").await;
+    n.runtime.lose();
+    // What the agent is told afterwards it does: it had the time to speak of the loss.
+    for name in ["q", "r"] {
+        n.api.put("pods", pod(name, one(json!(["stubborn"]))));
+        ready(&n.api, name).await;
+    }
+    let runs = || {
+        let p = n.api.get("pods", "p").unwrap();
+        let restarts = p["status"]["containerStatuses"][0]["restartCount"].clone();
+        (condition(&p, "Ready"), restarts)
+    };
+    assert_eq!(runs(), ("True".to_owned(), json!(0)));
+    assert_eq!(n.runtime.calls().iter().filter(|c| *c == "start run").count(), 1);
+    assert!(n.handle.has("default", "p"));
+    n.handle.halt();
+    assert!(!n.handle.has("default", "p"));
+    assert_eq!(runs(), ("True".to_owned(), json!(0)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,9 @@
 //! The rooms' handles for each other: they do not know one another, so what one asks for and another gives is
 //! joined here.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -13,7 +14,6 @@ use sealane_host::session::{Duplex, ExecSession};
 use sealane_images::{ImageStore, Program, PullOptions};
 use sealane_node as node;
 use sealane_pod::request::{ExecRequest, LogOptions, NodeError};
-use tokio::sync::watch;
 
 /// The node's images, from the store in the data directory.
 pub(crate) struct Images(pub(crate) ImageStore);
@@ -71,23 +71,55 @@ impl node::Images for Images {
     }
 }
 
-/// The API server's way to the node: there once the agent runs.
-pub(crate) struct Node(pub(crate) watch::Receiver<Option<Arc<node::NodeHandle>>>);
+/// The API server's way to the nodes: there once their agents run.
+#[derive(Clone, Default)]
+pub(crate) struct Nodes(Arc<Mutex<Handles>>);
 
-impl Node {
-    fn handle(&self) -> Result<Arc<node::NodeHandle>, NodeError> {
-        self.0.borrow().clone().ok_or_else(|| NodeError::Failed("the node has not started yet".into()))
+#[derive(Default)]
+struct Handles {
+    running: BTreeMap<String, Arc<node::NodeHandle>>,
+    lost: BTreeSet<String>,
+}
+
+impl Nodes {
+    fn lock(&self) -> MutexGuard<'_, Handles> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node's agent runs.
+    pub(crate) fn insert(&self, name: &str, handle: Arc<node::NodeHandle>) {
+        self.lock().running.insert(name.to_owned(), handle);
+    }
+
+    /// A node is no more.
+    pub(crate) fn lose(&self, name: &str) {
+        let mut handles = self.lock();
+        handles.running.remove(name);
+        handles.lost.insert(name.to_owned());
+    }
+
+    /// The node of a Pod; any one for a Pod that nobody has, to say so.
+    fn of(&self, namespace: &str, pod: &str) -> Result<Arc<node::NodeHandle>, NodeError> {
+        let handles = self.lock();
+        let found = handles.running.values().find(|h| h.has(namespace, pod));
+        if found.is_none() && !handles.lost.is_empty() {
+            let lost: Vec<&str> = handles.lost.iter().map(String::as_str).collect();
+            let text = format!("no node that runs has the Pod {pod:?} (lost: {})", lost.join(", "));
+            return Err(NodeError::Failed(text));
+        }
+        let any = found.or_else(|| handles.running.values().next()).cloned();
+        any.ok_or_else(|| NodeError::Failed("the node has not started yet".into()))
     }
 }
 
-impl NodeBackend for Node {
+impl NodeBackend for Nodes {
     fn logs(
         &self,
         namespace: String,
         pod: String,
         options: LogOptions,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<Bytes, NodeError>>, NodeError>> {
-        Box::pin(async move { self.handle()?.logs(&namespace, &pod, options).await })
+        Box::pin(async move { self.of(&namespace, &pod)?.logs(&namespace, &pod, options).await })
     }
 
     fn exec(
@@ -96,7 +128,7 @@ impl NodeBackend for Node {
         pod: String,
         request: ExecRequest,
     ) -> BoxFuture<'_, Result<ExecSession, NodeError>> {
-        Box::pin(async move { self.handle()?.exec(&namespace, &pod, request).await })
+        Box::pin(async move { self.of(&namespace, &pod)?.exec(&namespace, &pod, request).await })
     }
 
     fn connect(
@@ -105,6 +137,6 @@ impl NodeBackend for Node {
         pod: String,
         port: u16,
     ) -> BoxFuture<'_, Result<Box<dyn Duplex>, NodeError>> {
-        Box::pin(async move { self.handle()?.connect(&namespace, &pod, port).await })
+        Box::pin(async move { self.of(&namespace, &pod)?.connect(&namespace, &pod, port).await })
     }
 }

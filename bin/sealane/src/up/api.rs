@@ -12,7 +12,7 @@ use sealane_store::DiskStore;
 use serde_json::Value;
 use tokio::task::AbortHandle;
 
-use super::{adapters, system};
+use super::adapters;
 use crate::config::UpConfig;
 
 /// The server and what its listeners need.
@@ -28,25 +28,26 @@ impl Api {
         config: &UpConfig,
         pki: &Arc<Pki>,
         store: DiskStore,
-        node: adapters::Node,
+        nodes: adapters::Nodes,
         address: SocketAddr,
     ) -> Result<Self, String> {
         let first = config.service_cidr.nth(1);
-        let gateway = config.node_cidr().nth(1);
+        let for_pods = config.api_for_pods();
         let names = [
             "localhost",
             "kubernetes",
             "kubernetes.default",
             "kubernetes.default.svc",
             &format!("kubernetes.default.svc.{}", config.cluster_domain),
-            &config.node_name,
+            &config.nodes.first().name,
         ];
-        let addresses: [IpAddr; 4] = [Ipv4Addr::LOCALHOST.into(), address.ip(), first.into(), gateway.into()];
+        let addresses: [IpAddr; 4] =
+            [Ipv4Addr::LOCALHOST.into(), address.ip(), first.into(), (*for_pods.ip()).into()];
         let pair = pki.server(&names, &addresses).map_err(|e| e.to_string())?;
         let tls = pki.server_config(&pair).map_err(|e| e.to_string())?;
         let own = match address {
             SocketAddr::V4(a) if config.no_node => a,
-            _ => system::api_for_pods(gateway),
+            _ => for_pods,
         };
         let settings = Config {
             ranges: Ranges {
@@ -63,7 +64,7 @@ impl Api {
         };
         let tokens: Arc<Pki> = Arc::clone(pki);
         let server =
-            ApiServer::new(settings, Arc::new(store), Arc::new(node), tokens).map_err(|e| e.to_string())?;
+            ApiServer::new(settings, Arc::new(store), Arc::new(nodes), tokens).map_err(|e| e.to_string())?;
         server.bootstrap().await.map_err(|e| e.to_string())?;
         Ok(Api { server, tls: Arc::new(tls) })
     }

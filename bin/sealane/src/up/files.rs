@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
@@ -42,6 +42,11 @@ pub(crate) fn holder(dir: &Path) -> Option<i32> {
     fs::read_to_string(&path).ok()?.trim().parse().ok()
 }
 
+/// Where [`host_resolver`] writes.
+pub(crate) fn host_resolver_path(dir: &Path) -> PathBuf {
+    dir.join("run/host-resolv.conf")
+}
+
 /// Writes the resolver file that Pods with the node's own DNS get: the host's servers that can be reached from
 /// a Pod. Says where there are none.
 pub(crate) fn host_resolver(dir: &Path, gateway: Ipv4Addr) -> Result<Option<String>, String> {
@@ -49,7 +54,7 @@ pub(crate) fn host_resolver(dir: &Path, gateway: Ipv4Addr) -> Result<Option<Stri
     // systemd-resolved's stub is on the host's loopback; its own servers are in the second file.
     let real = fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or_default();
     let (text, missing) = resolver(&stub, &real, gateway);
-    let path = dir.join("run/host-resolv.conf");
+    let path = host_resolver_path(dir);
     fs::write(&path, text).map_err(|e| format!("{}: {e}", shown(&path)))?;
     Ok(missing)
 }
@@ -71,7 +76,7 @@ fn resolver(stub: &str, real: &str, gateway: Ipv4Addr) -> (String, Option<String
     (format!("nameserver {gateway}\n"), Some(missing.to_owned()))
 }
 
-/// The resolver file of `sealane shell`.
+/// The resolver file of `sealane shell`, in a node's folder.
 pub(crate) fn node_resolver(dir: &Path, dns: Ipv4Addr, domain: &str) -> Result<(), String> {
     let path = dir.join("run/resolv.conf");
     let text =

@@ -2,8 +2,11 @@
 
 mod adapters;
 mod api;
+mod balancer;
 mod detach;
+mod feed;
 mod files;
+mod node;
 mod parts;
 pub(crate) mod report;
 mod system;

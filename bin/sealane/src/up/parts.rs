@@ -4,25 +4,23 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api as Objects;
-use kube::runtime::wait::await_condition;
+use kube::api::{DeleteParams, ListParams};
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, ControllersConfig, run_controllers, watch_catalog};
-use sealane_dataplane::{Observer, Proxy, Update};
-use sealane_host::{Host, HostConfig, Rootless};
-use sealane_node::{Agent, AgentConfig, NodeHandle};
+use sealane_host::{Host, Network, NetworkConfig, Rootless};
 use sealane_pki::Pki;
-use sealane_proxy::{NodeContext, Table};
 use sealane_store::DiskStore;
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
 
 use super::api::Api;
+use super::node::{self, Common, Node};
 use super::report::Report;
-use super::{adapters, files, shown, system};
+use super::{adapters, balancer, files, shown, system};
 use crate::config::UpConfig;
-use crate::sinks::Sinks;
+use crate::config::nodes::{FURTHER, remove_folders};
 
 /// How long `up` waits for DNS before it goes on without: its Corefile may be wrong.
 const DNS_PATIENCE: Duration = Duration::from_secs(15);
@@ -33,17 +31,12 @@ const PORTS: u16 = 50;
 pub(crate) struct Running {
     config: UpConfig,
     api: Api,
-    node: Option<Node>,
+    nodes: Vec<node::Running>,
+    network: Option<Network>,
     failures: mpsc::UnboundedReceiver<String>,
     shutdown: watch::Sender<bool>,
     /// Held to the end.
     _lock: files::Lock,
-}
-
-struct Node {
-    host: Host,
-    agent: Arc<NodeHandle>,
-    keeper: tokio::task::JoinHandle<()>,
 }
 
 /// Starts all parts. What an earlier run left is cleaned up, and its objects are there again.
@@ -61,8 +54,8 @@ pub(crate) async fn start(
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     let (shutdown, stopping) = watch::channel(false);
     let (fail, failures) = mpsc::unbounded_channel();
-    let (give_node, node) = watch::channel(None);
-    let api = Api::start(&config, &pki, store, adapters::Node(node), address).await?;
+    let handles = adapters::Nodes::default();
+    let api = Api::start(&config, &pki, store, handles.clone(), address).await?;
     api.serve(listener)?;
     write_kubeconfig(&config, &pki, address)?;
     report.part("api", &format!("https://{address} ({} ms)", begun.elapsed().as_millis()));
@@ -75,13 +68,52 @@ pub(crate) async fn start(
     let client = api.client("system:kube-controller-manager", &["system:masters"]);
     tokio::spawn(run_controllers(client, controllers, ended(stopping.clone())));
     report.part("controllers", "running");
-    let node = if config.no_node {
-        None
-    } else {
-        Some(start_node(&config, rootless, &api, &stopping, &fail, &report, give_node).await?)
-    };
+    let (mut nodes, mut network) = (Vec::new(), None);
+    if !config.no_node {
+        network = start_network(&config, rootless.is_some()).await?;
+        let snapshots = watch_services(&api, stopping.clone());
+        if let Some(link) = &config.announce {
+            let announcer = crate::announce::open(link)?;
+            tokio::spawn(crate::announce::follow(announcer, snapshots.clone(), None));
+            report.part("announce", &format!("load balancers' addresses on {link}"));
+        }
+        let images = Arc::new(adapters::Images(crate::image::open(&config.data_dir)?));
+        let common = Common {
+            config: config.clone(),
+            rootless,
+            network: network.clone(),
+            api: api.clone(),
+            snapshots,
+            stopping,
+            fail,
+            report: report.clone(),
+            handles,
+            images,
+        };
+        nodes = start_nodes(common).await?;
+    }
     report.ready(&shown(&config.kubeconfig));
-    Ok(Running { config, api, node, failures, shutdown, _lock: lock })
+    Ok(Running { config, api, nodes, network, failures, shutdown, _lock: lock })
+}
+
+/// What several nodes are linked to; an only one needs nothing.
+async fn start_network(config: &UpConfig, rootless: bool) -> Result<Option<Network>, String> {
+    let Some(own_cidr) = config.nodes.network() else { return Ok(None) };
+    let (pod_cidr, service_cidr) = (config.pod_cidr, config.service_cidr);
+    let other_ranges = config.load_balancers.networks.clone();
+    let network = NetworkConfig { pod_cidr, service_cidr, other_ranges, own_cidr, rootless };
+    Network::start(network).await.map(Some).map_err(|e| e.to_string())
+}
+
+/// The catalog that all nodes' proxies go by.
+fn watch_services(api: &Api, stopping: watch::Receiver<bool>) -> watch::Receiver<Arc<Snapshot>> {
+    let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let catalog = api.client("system:kube-proxy", &["system:masters"]);
+    tokio::spawn(async move {
+        let sources = [Source::Services, Source::EndpointSlices, Source::Nodes];
+        watch_catalog(catalog, &sources, CatalogOptions::default(), publish, ended(stopping)).await;
+    });
+    snapshots
 }
 
 /// Comes when the flag is set, or nobody is left to set it.
@@ -118,222 +150,86 @@ fn write_kubeconfig(config: &UpConfig, pki: &Pki, address: SocketAddr) -> Result
     sealane_pki::write_private(&config.kubeconfig, text.as_bytes()).map_err(|e| e.to_string())
 }
 
-async fn start_node(
-    config: &UpConfig,
-    rootless: Option<Rootless>,
-    api: &Api,
-    stopping: &watch::Receiver<bool>,
-    fail: &mpsc::UnboundedSender<String>,
-    report: &Report,
-    give_node: watch::Sender<Option<Arc<NodeHandle>>>,
-) -> Result<Node, String> {
-    if let Some(why) = rootless.as_ref().and_then(|r| r.without_subordinates.as_ref()) {
+/// All nodes, beside each other.
+async fn start_nodes(common: Common) -> Result<Vec<node::Running>, String> {
+    let common = Arc::new(common);
+    let (config, api, report) = (&common.config, &common.api, &common.report);
+    if let Some(why) = common.rootless.as_ref().and_then(|r| r.without_subordinates.as_ref()) {
         report.part("note", &format!("images that change user will not run: {why}"));
     }
-    let host = Host::start(HostConfig {
-        data_dir: config.data_dir.clone(),
-        name: config.node_name.clone(),
-        pod_cidr: config.pod_cidr,
-        node_cidr: config.node_cidr(),
-        service_cidr: config.service_cidr,
-        rootless,
-    })
-    .await
-    .map_err(|e| e.to_string())?;
-    let gateway = host.config().gateway();
-    if let Some(note) = files::host_resolver(&config.data_dir, gateway)? {
+    if let Some(note) = files::host_resolver(&config.data_dir, config.nodes.api_address())? {
         report.part("note", &note);
     }
-    files::node_resolver(&config.data_dir, config.dns_address(), &config.cluster_domain)?;
-
-    let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
-    let catalog = api.client("system:kube-proxy", &["system:masters"]);
-    let end = ended(stopping.clone());
-    tokio::spawn(async move {
-        let sources = [Source::Services, Source::EndpointSlices, Source::Nodes];
-        watch_catalog(catalog, &sources, CatalogOptions::default(), publish, end).await;
-    });
-    if let Some(link) = &config.announce {
-        let announcer = crate::announce::open(link)?;
-        tokio::spawn(crate::announce::follow(announcer, snapshots.clone(), None));
-        report.part("announce", &format!("load balancers' addresses on {link}"));
+    if let Some(network) = &common.network {
+        let at = config.api_for_pods();
+        let bound = network.within(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
+        api.serve(bound.map_err(|e| format!("{at} in the network of the nodes: {e}"))?)?;
+        let nodes = config.nodes.all().iter().map(|n| (n.name.clone(), n.cidr.nth(1))).collect();
+        tokio::spawn(balancer::run(network.clone(), nodes, common.snapshots.clone()));
     }
-    let network = Network {
-        host: host.clone(),
-        api: api.clone(),
-        config: config.clone(),
-        snapshots,
-        stopping: stopping.clone(),
-    };
-    let joined = network.join().await?;
+    forget_others(config, api).await?;
+    let mut objects = system::kube_dns(config);
+    // Its Pods are spread over nodes that are there.
+    let deployment = objects.split_off(objects.len() - 1);
+    let opened = config.nodes.all().into_iter().map(|own| Node::open(Arc::clone(&common), own.clone()));
+    let (opened, ()) = tokio::try_join!(try_join_all(opened), api.create_all(&objects))?;
     report.part("proxy", &config.proxy_mode.to_string());
-
-    api.create_all(&system::kube_dns(config)).await?;
-    let images = crate::image::open(&config.data_dir)?;
-    let mut agent = AgentConfig::new(&config.node_name, gateway, &config.data_dir);
-    agent.pod_range = (config.node_cidr().network, config.node_cidr().prefix);
-    agent.reserved = vec![gateway, host.config().host_address()];
-    agent.cluster_dns = vec![config.dns_address()];
-    agent.cluster_domain.clone_from(&config.cluster_domain);
-    agent.host_resolv_conf = config.data_dir.join("run/host-resolv.conf");
-    let user = format!("system:node:{}", config.node_name);
-    let client = api.client(&user, &["system:nodes"]);
-    let agent = Agent::start(agent, client, Arc::new(host.clone()), Arc::new(adapters::Images(images))).await;
-    let agent = Arc::new(agent);
-    give_node.send_replace(Some(Arc::clone(&agent)));
-
-    let nodes: Objects<NodeObject> =
-        Objects::all(api.client("system:kube-controller-manager", &["system:masters"]));
-    await_condition(nodes, &config.node_name, node_is_ready).await.map_err(|e| format!("the node: {e}"))?;
-    report.part("node", &format!("{} at {gateway}", config.node_name));
-    match tokio::time::timeout(DNS_PATIENCE, network.dns_answers()).await {
+    let first = opened.first().map(|(node, _)| node.host().clone()).ok_or("there is no node")?;
+    let registered = opened.into_iter().map(|(node, joined)| node.register(joined));
+    let registered = join_all(registered).await;
+    api.create_all(&deployment).await?;
+    let running = try_join_all(registered.into_iter().map(node::Registered::ready)).await?;
+    match tokio::time::timeout(DNS_PATIENCE, dns_answers(config, &first)).await {
         Ok(()) => report.part("dns", &format!("{}:53", config.dns_address())),
         Err(_) => report.part(
             "dns",
             "does not answer yet; see `kubectl -n kube-system describe pod -l k8s-app=kube-dns`",
         ),
     }
-    let keeper = tokio::spawn(network.keep(joined, fail.clone()));
-    Ok(Node { host, agent, keeper })
+    Ok(running)
 }
 
-fn node_is_ready(node: Option<&NodeObject>) -> bool {
-    let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
-    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-/// What lives in the node's network: the API's address for Pods, and the service rules.
-struct Network {
-    host: Host,
-    api: Api,
-    config: UpConfig,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    stopping: watch::Receiver<bool>,
-}
-
-/// What stands in the node's network; dropped, it leaves that network, which would otherwise live as long as a socket.
-struct Joined {
-    proxy: Proxy,
-    tasks: [AbortHandle; 2],
-}
-
-impl Drop for Joined {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+/// Nodes that an earlier run had and this one has not are no more, and their Pods are placed anew.
+async fn forget_others(config: &UpConfig, api: &Api) -> Result<(), String> {
+    let nodes: Objects<NodeObject> = Objects::all(api.client("system:admin", &["system:masters"]));
+    let fail = |e: kube::Error| format!("the nodes of an earlier run: {e}");
+    let list = nodes.list(&ListParams::default().labels(FURTHER)).await.map_err(fail)?;
+    let now: Vec<&str> = config.nodes.all().iter().map(|n| n.name.as_str()).collect();
+    for name in list.into_iter().filter_map(|n| n.metadata.name).filter(|n| !now.contains(&n.as_str())) {
+        nodes.delete(&name, &DeleteParams::default()).await.map_err(fail)?;
     }
+    if let Err(e) = remove_folders(&config.data_dir, &config.nodes) {
+        tracing::warn!("what nodes of an earlier run left is not removed: {e}");
+    }
+    Ok(())
 }
 
-impl Network {
-    /// Opens the API's address and writes the rules of all Services; returns when they are in force.
-    async fn join(&self) -> Result<Joined, String> {
-        let at = system::api_for_pods(self.host.config().gateway());
-        let bound = self.host.node_network(move || TcpListener::bind(at)).await.map_err(|e| e.to_string())?;
-        let api = self.api.serve(bound.map_err(|e| format!("{at} in the node's network: {e}"))?)?;
-        let mode = self.config.proxy_mode;
-        // The network is new: nobody left any rules in it.
-        let open = move || (Sinks::open(mode, false), Observer::open());
-        let (rules, flows) = self.host.node_network(open).await.map_err(|e| e.to_string())?;
-        let ((sink, rules), flows) = (rules.map_err(|e| e.to_string())?, flows.map_err(|e| e.to_string())?);
-        let mut context = NodeContext::new(self.config.node_name.as_str());
-        context.addresses = vec![self.host.config().gateway().into()];
-        context.node_port_addresses = vec![self.host.config().gateway().into()];
-        let cidr = self.config.pod_cidr;
-        context.pod_cidrs = cidr.to_string().parse().into_iter().collect();
-        let first = self.config.service_cidr.to_string().parse().ok();
-        let second = self.config.service_cidr6.and_then(|(a, bits)| sealane_proxy::Cidr::new(a.into(), bits));
-        context.service_cidrs = first.into_iter().chain(second).collect();
-        let networks = self.config.load_balancers.networks.clone();
-        self.host.route_like_services(networks).await.map_err(|e| e.to_string())?;
-        let (updates, inbox) = std::sync::mpsc::channel();
-        let proxy = sealane_dataplane::spawn_observed(Table::new(context), sink, inbox, rules, flows)
-            .map_err(|e| e.to_string())?;
-        // The proxy's thread ends with its feed.
-        let feed = tokio::spawn(feed(self.snapshots.clone(), updates)).abort_handle();
-        let mut applied = proxy.applied().clone();
-        let joined = Joined { proxy, tasks: [api, feed] };
-        let first = applied.wait_for(|r| *r > 0);
-        match tokio::time::timeout(Duration::from_secs(10), first).await {
-            Ok(Ok(_)) => {}
-            _ => return Err("the service rules could not be written; see the log above".to_owned()),
-        }
-        Ok(joined)
-    }
-
-    /// Comes when kube-dns answers for a name of the cluster.
-    async fn dns_answers(&self) {
-        use sealane_dns::message::{Message, decode, encode, rcode, rtype};
-        let name = format!("kubernetes.default.svc.{}.", self.config.cluster_domain);
-        let Ok(name) = name.parse() else { return };
-        let query = encode(&Message::query(1, name, rtype::A), 512);
-        let to = SocketAddr::new(self.config.dns_address().into(), 53);
-        loop {
-            let opened = self.host.node_network(move || {
-                let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
-                socket.set_nonblocking(true)?;
-                Ok::<_, std::io::Error>(socket)
-            });
-            if let Ok(Ok(socket)) = opened.await
-                && let Ok(socket) = tokio::net::UdpSocket::from_std(socket)
-                && socket.send_to(&query, to).await.is_ok()
-            {
-                let mut buffer = [0; 512];
-                let answer = tokio::time::timeout(Duration::from_millis(100), socket.recv(&mut buffer)).await;
-                if let Ok(Ok(n)) = answer
-                    && decode(&buffer[..n]).is_ok_and(|m| m.rcode == rcode::NOERROR && !m.answers.is_empty())
-                {
-                    return;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// Makes the node's network anew whenever its launcher is lost; Pods are started again by the agent.
-    async fn keep(self, mut joined: Joined, fail: mpsc::UnboundedSender<String>) {
-        let mut stopping = self.stopping.clone();
-        loop {
-            tokio::select! {
-                () = self.host.lost() => {}
-                _ = stopping.wait_for(|s| *s) => return,
-            }
-            if *stopping.borrow() {
-                return;
-            }
-            tracing::warn!("the node's launcher ended; the node is made anew");
-            drop(joined);
-            let remade = match self.host.restart().await {
-                Ok(()) => self.join().await,
-                Err(e) => Err(e.to_string()),
-            };
-            match remade {
-                Ok(fresh) => joined = fresh,
-                Err(why) => {
-                    let _ = fail.send(format!("the node's launcher ended and could not be replaced: {why}"));
-                    return;
-                }
-            }
-            tracing::info!(revision = *joined.proxy.applied().borrow(), "the node is there again");
-        }
-    }
-}
-
-/// Carries what changed between snapshots to the proxy's thread.
-async fn feed(mut snapshots: watch::Receiver<Arc<Snapshot>>, updates: std::sync::mpsc::Sender<Update>) {
-    let mut last = Arc::new(Snapshot::default());
+/// Comes when kube-dns answers a node for a name of the cluster.
+async fn dns_answers(config: &UpConfig, host: &Host) {
+    use sealane_dns::message::{Message, decode, encode, rcode, rtype};
+    let name = format!("kubernetes.default.svc.{}.", config.cluster_domain);
+    let Ok(name) = name.parse() else { return };
+    let query = encode(&Message::query(1, name, rtype::A), 512);
+    let to = SocketAddr::new(config.dns_address().into(), 53);
     loop {
-        let now = snapshots.borrow_and_update().clone();
-        if now.synced() {
-            let delta = now.since(&last);
-            let services = delta.services.into_iter().map(|c| (c.key, c.after)).collect();
-            let update = Update { revision: now.revision().max(1), services, node: None };
-            if updates.send(update).is_err() {
+        let opened = host.node_network(move || {
+            let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
+            socket.set_nonblocking(true)?;
+            Ok::<_, std::io::Error>(socket)
+        });
+        if let Ok(Ok(socket)) = opened.await
+            && let Ok(socket) = tokio::net::UdpSocket::from_std(socket)
+            && socket.send_to(&query, to).await.is_ok()
+        {
+            let mut buffer = [0; 512];
+            let answer = tokio::time::timeout(Duration::from_millis(100), socket.recv(&mut buffer)).await;
+            if let Ok(Ok(n)) = answer
+                && decode(&buffer[..n]).is_ok_and(|m| m.rcode == rcode::NOERROR && !m.answers.is_empty())
+            {
                 return;
             }
-            last = now;
         }
-        if snapshots.changed().await.is_err() {
-            return;
-        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -358,15 +254,14 @@ impl Running {
 
     /// Ends the Pods in order, then everything else.
     pub(crate) async fn stop(mut self, limit: Duration) {
-        if let Some(node) = self.node.take() {
-            node.agent.shutdown(limit).await;
-            let _ = self.shutdown.send(true);
-            let _ = node.keeper.await;
-            if let Err(e) = node.host.shutdown(Duration::from_secs(1)).await {
-                tracing::warn!("{e}");
-            }
-        }
+        join_all(self.nodes.iter().map(|node| node.stop_pods(limit))).await;
         let _ = self.shutdown.send(true);
+        join_all(self.nodes.drain(..).map(node::Running::stop)).await;
+        if let Some(network) = self.network.take()
+            && let Err(e) = network.shutdown().await
+        {
+            tracing::warn!("{e}");
+        }
         self.failures.close();
         self.api.close();
     }

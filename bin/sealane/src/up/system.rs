@@ -1,7 +1,5 @@
 //! What runs in `kube-system`: kube-dns, as kubeadm lays it out.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-
 use serde_json::{Value, json};
 
 use crate::config::UpConfig;
@@ -36,7 +34,7 @@ fn corefile(domain: &str) -> String {
     )
 }
 
-/// The objects of kube-dns; what is there already stays as it is.
+/// The objects of kube-dns, its Deployment last; what is there already stays as it is.
 pub(crate) fn kube_dns(config: &UpConfig) -> Vec<Value> {
     let labels = json!({"k8s-app": "kube-dns"});
     let meta = |name: &str| json!({"name": name, "namespace": "kube-system", "labels": labels});
@@ -74,8 +72,10 @@ pub(crate) fn kube_dns(config: &UpConfig) -> Vec<Value> {
         "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
             "capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]}},
         "volumeMounts": [{"name": "config-volume", "mountPath": "/etc/coredns", "readOnly": true}]});
+    // kubeadm's number; on one node a second would serve nobody.
+    let replicas = config.nodes.all().len().min(2);
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta("coredns"),
-        "spec": {"replicas": 1, "selector": {"matchLabels": labels},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
             "template": {"metadata": {"labels": labels}, "spec": {
                 "serviceAccountName": "coredns", "priorityClassName": "system-cluster-critical", "dnsPolicy": "Default",
@@ -85,9 +85,4 @@ pub(crate) fn kube_dns(config: &UpConfig) -> Vec<Value> {
                 "containers": [container],
                 "volumes": [{"name": "config-volume", "configMap": {"name": "coredns", "items": [{"key": "Corefile", "path": "Corefile"}]}}]}}}});
     vec![account, binding, map, service, deployment]
-}
-
-/// Where Pods reach the API: on the node's own address.
-pub(crate) fn api_for_pods(gateway: Ipv4Addr) -> SocketAddrV4 {
-    SocketAddrV4::new(gateway, 6443)
 }

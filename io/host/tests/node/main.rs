@@ -6,6 +6,7 @@ mod inside;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags};
 use sealane_host::runtime::{
     ContainerSpec, ExecSpec, Exit, HostError, HostPort, Identity, Mount, Runtime, SandboxSpec, Started,
 };
-use sealane_host::{Host, HostConfig, Rootless, launcher};
+use sealane_host::{Host, HostConfig, Network, NetworkConfig, Rootless, launcher};
 use tokio::io::AsyncReadExt;
 
 fn main() {
@@ -48,6 +49,7 @@ fn test() {
         node.pods_reach_each_other().await;
         node.many_at_once().await;
         node.the_launcher_may_die().await;
+        node.several_on_one_network().await;
     });
     assert_eq!(
         fs::read_dir(data.path())
@@ -148,9 +150,50 @@ impl Node {
             node_cidr: "198.18.7.0/24".parse().unwrap(),
             service_cidr: "198.19.0.0/16".parse().unwrap(),
             rootless: Some(rootless),
+            network: None,
         };
         let host = Host::start(config).await.unwrap();
         Node { host, data: data.to_owned(), ids }
+    }
+
+    /// Two more, linked to a network between them: they reach each other, and neither needs the other.
+    async fn several_on_one_network(&self) {
+        let network = Network::start(NetworkConfig {
+            pod_cidr: self.host.config().pod_cidr,
+            service_cidr: self.host.config().service_cidr,
+            other_ranges: vec!["192.0.2.0/24".parse().unwrap()],
+            own_cidr: "198.18.255.0/24".parse().unwrap(),
+            rootless: true,
+        });
+        let network = network.await.unwrap();
+        let start = |n: u8| {
+            Host::start(HostConfig {
+                data_dir: self.data.join(format!("node-{n}")),
+                name: format!("test-{}-{n}", std::process::id()),
+                node_cidr: format!("198.18.{n}.0/24").parse().unwrap(),
+                network: Some(network.clone()),
+                ..self.host.config().clone()
+            })
+        };
+        let (one, two) = tokio::try_join!(start(8), start(9)).unwrap();
+        assert_eq!(one.config().host_address().octets(), [198, 18, 255, 1]);
+        let bound = two.node_network(|| TcpListener::bind("198.18.9.1:0")).await.unwrap();
+        let listener = bound.unwrap();
+        let to = listener.local_addr().unwrap();
+        let source = move || {
+            let stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
+            Ok::<_, std::io::Error>(stream.local_addr()?.ip().to_string())
+        };
+        assert_eq!(one.node_network(source).await.unwrap().unwrap(), "198.18.8.1");
+        assert_eq!(network.within(source).await.unwrap().unwrap(), "198.18.255.1");
+        one.shutdown(Duration::from_secs(60)).await.unwrap();
+        assert_eq!(network.within(source).await.unwrap().unwrap(), "198.18.255.1");
+        two.shutdown(Duration::from_secs(60)).await.unwrap();
+        // Its namespace lives as long as the listener; nothing leads there any more.
+        let error = network.within(source).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable);
+        drop(listener);
+        network.shutdown().await.unwrap();
     }
 
     async fn sandbox(&self, id: &str, last: u8) {

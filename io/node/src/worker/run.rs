@@ -221,6 +221,9 @@ impl<R: Runtime, I: Images> Worker<R, I> {
             let pump = tokio::spawn(async move { output.pump_all(stdout, stderr).await });
             let lost = Exit { code: 137, signal: 9, oom_killed: false, node_lost: true };
             let exit = exit.await.unwrap_or(lost);
+            if exit.node_lost && ctx.config.ends_with_runtime {
+                return;
+            }
             // All of its processes are reaped, so its streams are at their end; a stream that was handed on may not be.
             let _ = tokio::time::timeout(Duration::from_secs(2), pump).await;
             let mut message = termination_message(&termination);
