@@ -76,8 +76,11 @@ impl Feed {
             if !open {
                 return;
             }
-            // Whoever asks for a pause between writes gets it; what comes meanwhile goes in at once.
-            tokio::time::sleep_until(begun + least).await;
+            // Whoever asks for a pause between writes gets it; what comes meanwhile goes in at once. Nobody else waits:
+            // a sleep until a time that is over lasts to the timer's next millisecond.
+            if !least.is_zero() {
+                tokio::time::sleep_until(begun + least).await;
+            }
         }
     }
 
