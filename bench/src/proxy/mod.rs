@@ -69,8 +69,8 @@ impl Rounds {
                 peer: &[(1_000, 10), (10_000, 2)],
                 paths: Paths {
                     sizes: &[1, 1_000, 10_000],
-                    layout: 10_000,
-                    rounds: 15,
+                    layout: 1_000,
+                    rounds: 10,
                     connections: 10_000,
                     flows: (50, Duration::from_millis(300)),
                     counted: 100_000,

@@ -87,8 +87,12 @@ impl Feed {
             if !open {
                 return;
             }
-            // Whoever asks for a pause between writes gets it; what comes meanwhile goes in at once.
-            tokio::time::sleep_until(begun + config.min_sync_period.get()).await;
+            // Whoever asks for a pause between writes gets it; what comes meanwhile goes in at once. Nobody else waits:
+            // a sleep until a time that is over lasts to the timer's next millisecond.
+            let least = config.min_sync_period.get();
+            if !least.is_zero() {
+                tokio::time::sleep_until(begun + least).await;
+            }
         }
     }
 
