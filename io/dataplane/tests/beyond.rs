@@ -62,7 +62,7 @@ impl Running {
     fn until(&self, what: &str, mut reached: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !reached() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{what}:\n{}", self.proxy.metrics().render());
+            assert!(begun.elapsed() < Duration::from_secs(120), "{what}:\n{}", self.proxy.metrics().render());
             std::thread::yield_now();
         }
     }
