@@ -174,7 +174,7 @@ fn a_cluster_that_is_away_is_waited_for_and_comes_later() {
     dns.answers("own.test", "NOERROR 192.0.2.1");
     let text = std::fs::read_to_string(up.kubeconfig()).unwrap();
     let (before, rest) = text.split_once("https://").unwrap();
-    let end = rest.find(|c: char| c == '\n' || c == '"').unwrap();
+    let end = rest.find(['\n', '"']).unwrap();
     let away = format!("{before}https://127.0.0.1:1{}", &rest[end..]);
     let other: PathBuf = dns.folder.path().join("kubeconfig");
     std::fs::write(&other, away).unwrap();

@@ -1,10 +1,10 @@
 //! `autopath`: search lists that the server goes through.
 
 use sealane_catalog::Source;
-use sealane_dns::{Config, Event, Server};
+use sealane_dns::{Config, Server};
 use serde_json::{Value, json};
 
-use crate::cluster::{check, dig_from, knowing, server, service, show};
+use crate::cluster::{check, dig_from, knowing, service, show};
 
 fn objects() -> Vec<(Source, Value)> {
     vec![

@@ -7,7 +7,7 @@ use sealane_dns::chain::{ApiAccess, ClientFiles};
 use sealane_dns::{Config, Event, Server};
 use serde_json::{Value, json};
 
-use crate::cluster::{at, check, dig, dig_from, knowing, server, service, slice, snapshot_of};
+use crate::cluster::{at, check, dig, dig_from, knowing, service, slice, snapshot_of};
 
 fn objects() -> Vec<(Source, Value)> {
     let http = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);

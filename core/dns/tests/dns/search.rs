@@ -5,7 +5,7 @@ use sealane_dns::message::rcode;
 use sealane_dns::{Effect, Event, Server, Transport, decode, encode};
 use serde_json::{Value, json};
 
-use crate::cluster::{ask, at, check, dig, dig_from, knowing, query, server, service, show, slice};
+use crate::cluster::{ask, at, check, dig, dig_from, knowing, query, service, show, slice};
 
 fn objects() -> Vec<(Source, Value)> {
     let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
