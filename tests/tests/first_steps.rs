@@ -41,7 +41,7 @@ const MISTAKES: &[(&str, i32, &[&str])] = &[
     ("dns -conf cluster", 1, &["no way to the API", "KUBECONFIG"]),
     ("proxy --cnfig mode.yaml", 2, &["--cnfig", "sealane proxy --help"]),
     ("proxy --config none.yaml", 1, &["none.yaml", "No such file"]),
-    ("proxy --config mode.yaml", 1, &["mode.yaml:3:7", "nftable", "must be iptables"]),
+    ("proxy --config mode.yaml", 1, &["mode.yaml:3:7", "nftable", "must be nftables, iptables"]),
     ("proxy --config field.yaml", 1, &["field.yaml:3:1", "`mod`", "`mode`"]),
     ("proxy --kubeconfig none", 1, &["no way to the API", "none"]),
     ("check", 2, &["<FILE>", "--help"]),

@@ -7,6 +7,8 @@ use serde_json::json;
 
 use crate::played::{LISTED, Lists};
 
+/// Where clients are: nobody's source is replaced.
+pub(super) const CLIENTS: &str = "10.1.0.0/24";
 /// The Node that the proxy is for.
 pub(crate) const NODE: &str = "node-1";
 /// Endpoints of one Service.

@@ -3,8 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::cluster::{ENDPOINTS, PORTS, cluster_ip, endpoint};
-use super::world::CLIENTS;
+use super::cluster::{CLIENTS, ENDPOINTS, PORTS, cluster_ip, endpoint};
 
 /// For so many Services, as `nft -f` takes it.
 pub(crate) fn text(services: usize) -> String {

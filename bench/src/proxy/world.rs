@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{set_socket_linger, set_socket_reuseaddr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with};
 
-use super::cluster::{self, ENDPOINTS, PODS, PORTS};
+use super::cluster::{self, CLIENTS, ENDPOINTS, PODS, PORTS};
 use super::kernel::Kernel;
 use super::process::{CORES, Process, Program};
 use super::space::Space;
@@ -22,8 +22,6 @@ use crate::played::Played;
 
 /// The node, as its client sees it, and as the endpoints' machine does.
 const NODE: [&str; 2] = ["10.1.0.1", "10.2.0.1"];
-/// Where clients are: nobody's source is replaced.
-pub(super) const CLIENTS: &str = "10.1.0.0/24";
 /// Rules that are not there by then are an error.
 const PATIENCE: Duration = Duration::from_secs(600);
 

@@ -317,12 +317,14 @@ impl<S: RuleSink> Worker<S> {
 
     /// Has shares follow a look, or the time; gives back connections to be moved.
     fn shift(&mut self, look: Option<&Look>) -> Vec<Flow> {
-        let (changes, moves) = self.weighing.shift(&mut self.table, look, &self.metrics);
+        let (changes, moves) = self.weighing.shift(&mut self.table, look);
         self.unserved.note(&changes);
         // Otherwise they go in with everything.
         if self.state == State::Whole && !changes.is_empty() {
             self.advance(&[changes, Vec::new()], Instant::now());
         }
+        // What is counted is in force.
+        self.weighing.tell(&self.metrics);
         moves
     }
 

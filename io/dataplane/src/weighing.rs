@@ -52,19 +52,13 @@ impl Weighing {
     }
 
     /// Has shares follow a look, or the time; gives back what that changes, and connections to be moved.
-    pub(crate) fn shift(
-        &mut self,
-        table: &mut Table,
-        look: Option<&Look>,
-        metrics: &Metrics,
-    ) -> (Vec<Change>, Vec<Flow>) {
+    pub(crate) fn shift(&mut self, table: &mut Table, look: Option<&Look>) -> (Vec<Change>, Vec<Flow>) {
         let outcome = self.weigher.look(look, self.begun.elapsed());
-        let changes = table.weigh(outcome.shares);
-        self.tell(metrics);
-        (changes, outcome.moves)
+        (table.weigh(outcome.shares), outcome.moves)
     }
 
-    fn tell(&mut self, metrics: &Metrics) {
+    /// Says what is new, and counts it.
+    pub(crate) fn tell(&mut self, metrics: &Metrics) {
         for news in self.weigher.take_news() {
             tracing::warn!("{news}");
         }
