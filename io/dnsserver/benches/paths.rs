@@ -1,5 +1,5 @@
 //! What a query costs on the general path: one that the cache answers, and one that an upstream answers.
-//! `cargo bench -p sealane-dns --bench paths`
+//! `cargo bench -p sealane-dnsserver --bench paths`
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
