@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use sealane_catalog::{
-    Endpoint, EndpointPort, Entry, Labels, NamespacedName, Protocol, Service, ServicePort, ServiceType,
-    Slice, TrafficPolicy,
+    Endpoint, EndpointPort, Entry, NamespacedName, Protocol, Service, ServicePort, Slice, TrafficPolicy,
 };
 use sealane_proxy::weigh::{Flow, Look, News, Stage, Wanted, Weigher};
-use sealane_proxy::{Backend, Change, FrontendKey, NodeContext, Shares, Table};
+use sealane_proxy::{Backend, Change, FrontendKey, NodeContext, Shares, Table, cases};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,33 +24,18 @@ fn name() -> NamespacedName {
 }
 
 fn service(annotations: &[(&str, &str)]) -> Service {
+    let port = ServicePort {
+        name: "".into(),
+        protocol: Protocol::Tcp,
+        port: 80,
+        node_port: 0,
+        app_protocol: "".into(),
+    };
     Service {
-        key: name(),
-        revision: 1,
-        created: 0,
-        kind: ServiceType::ClusterIp,
-        headless: false,
         cluster_ips: vec![VIP.into()],
-        external_name: "".into(),
-        ports: vec![ServicePort {
-            name: "".into(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: 0,
-            app_protocol: "".into(),
-        }],
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        external_ips: vec![],
-        ingress: vec![],
-        source_ranges: vec![],
-        health_check_node_port: 0,
-        publish_not_ready: false,
-        traffic_distribution: "".into(),
-        grpc_policy: None,
-        labels: Labels::default(),
+        ports: vec![port],
         annotations: annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+        ..cases::service("web")
     }
 }
 
