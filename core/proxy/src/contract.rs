@@ -16,20 +16,35 @@ pub type Round = Vec<(NamespacedName, Option<Entry>)>;
 
 /// Numbers that look random and follow from a seed (SplitMix64).
 #[derive(Clone, Debug)]
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    /// Below `sides`, which is not 0.
-    fn roll(&mut self, sides: u64) -> u64 {
+    /// Those that follow from a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
+        z ^ (z >> 31)
     }
 
-    /// Once in `times`.
-    fn once_in(&mut self, times: u64) -> bool {
+    /// Below `sides`, which is not 0.
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.bits() % sides
+    }
+
+    /// From 0 up to 1, and never that.
+    pub fn fraction(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Once in `times`, which is not 0.
+    pub fn once_in(&mut self, times: u64) -> bool {
         self.roll(times) == 0
     }
 }
@@ -53,7 +68,7 @@ fn v6(last: u16) -> IpAddr {
 /// A history that follows from a seed: some rounds over a handful of Services that come, change, share external
 /// addresses, lose their endpoints and go.
 pub fn history(seed: u64, rounds: usize) -> Vec<Round> {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     (0..rounds)
         .map(|_| {
             let changed = 1 + dice.roll(3);
@@ -165,7 +180,7 @@ pub fn check<S: RuleSink>(sink: &mut S, node: &NodeContext, history: &[Round]) -
     let mut table = Table::new(node.clone());
     let mut state: BTreeMap<NamespacedName, Entry> = BTreeMap::new();
     let mut shares: Weights = BTreeMap::new();
-    let mut dice = Dice(history.len() as u64);
+    let mut dice = Dice::new(history.len() as u64);
     for (number, round) in history.iter().enumerate() {
         for (key, entry) in round {
             match entry {

@@ -4,6 +4,7 @@
 use sealane_catalog::{
     Endpoint, EndpointPort, Entry, NamespacedName, Protocol, Service, ServicePort, Slice, TrafficPolicy,
 };
+use sealane_proxy::contract::Dice;
 use sealane_proxy::weigh::{Flow, Look, News, Stage, Wanted, Weigher};
 use sealane_proxy::{Backend, Change, FrontendKey, NodeContext, Shares, Table, cases};
 use std::cmp::Reverse;
@@ -71,23 +72,6 @@ fn entry(service: &Service, endpoints: Vec<Endpoint>) -> Entry {
         triggered: 0,
     };
     Entry { service: Some(Arc::new(service.clone())), slices: vec![Arc::new(slice)] }
-}
-
-/// Numbers that look random and follow from a seed (SplitMix64), 0-1.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn below(&mut self, number: usize) -> usize {
-        (self.roll() * number as f64) as usize
-    }
 }
 
 /// A proxy whose flows are those that the test makes.
@@ -462,7 +446,7 @@ fn after_a_scale_out_the_oldest_move_within_the_budget() {
 fn worst(annotations: &[(&str, &str)], choices: usize, seed: u64) -> (f64, usize) {
     const RATE: f64 = 500.0;
     let (tail, low, high) = (1.2f64, 0.05f64, 30.0f64);
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let numbers: Vec<u8> = (1..=10).collect();
     let mut world = World::new(annotations, pods(&numbers));
     let mut ends: BinaryHeap<Reverse<(Duration, u32)>> = BinaryHeap::new();
@@ -478,7 +462,7 @@ fn worst(annotations: &[(&str, &str)], choices: usize, seed: u64) -> (f64, usize
         }
     };
     while now < begun + s(60) {
-        now += Duration::from_secs_f64(-(1.0 - dice.roll()).ln() / RATE);
+        now += Duration::from_secs_f64(-(1.0 - dice.fraction()).ln() / RATE);
         while due <= now {
             end(&mut world, &mut have, &mut ends, due);
             let after = due - world.now;
@@ -487,11 +471,11 @@ fn worst(annotations: &[(&str, &str)], choices: usize, seed: u64) -> (f64, usize
         }
         end(&mut world, &mut have, &mut ends, now);
         let slots = world.slots();
-        let drawn = (0..choices).map(|_| slots[dice.below(slots.len())]);
+        let drawn = (0..choices).map(|_| slots[(dice.fraction() * slots.len() as f64) as usize]);
         let at = drawn.min_by_key(|b| have.get(b).copied().unwrap_or(0)).unwrap();
         let id = world.open(at, Stage::Open);
         *have.entry(at).or_default() += 1;
-        let u = dice.roll();
+        let u = dice.fraction();
         let (l, h) = (low.powf(tail), high.powf(tail));
         let takes = (-(u * h - u * l - h) / (h * l)).powf(-1.0 / tail);
         let takes = if at == backend(10) { 3.0 * takes } else { takes };

@@ -11,6 +11,7 @@ mod lab;
 use lab::{Lab, entry, name, pod_ip, service};
 use sealane_dataplane::{Observer, Update, netlink_socket, spawn_observed};
 use sealane_proxy::Table;
+use sealane_proxy::contract::Dice;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,23 +26,11 @@ const TAIL: f64 = 1.2;
 const SHORTEST: f64 = 0.05;
 const LONGEST: f64 = 30.0;
 
-/// Numbers that follow from a seed (SplitMix64), 0-1.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn duration(&mut self) -> Duration {
-        let (low, high) = (SHORTEST.powf(TAIL), LONGEST.powf(TAIL));
-        let u = self.roll();
-        Duration::from_secs_f64((-(u * high - u * low - high) / (high * low)).powf(-1.0 / TAIL))
-    }
+/// How long a request takes.
+fn duration(dice: &mut Dice) -> Duration {
+    let (low, high) = (SHORTEST.powf(TAIL), LONGEST.powf(TAIL));
+    let u = dice.fraction();
+    Duration::from_secs_f64((-(u * high - u * low - high) / (high * low)).powf(-1.0 / TAIL))
 }
 
 /// Tells its number, and waits for the client to go.
@@ -75,12 +64,12 @@ fn run(lab: &Lab, annotations: &[(&str, &str)], length: Duration) -> Vec<usize> 
     let seen = lab.outside.run(move || {
         let have: Arc<[AtomicUsize; PODS]> = Arc::default();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (mut dice, begun) = (Dice(1), Instant::now());
+        let (mut dice, begun) = (Dice::new(1), Instant::now());
         let mut due = begun;
         while begun.elapsed() < length {
-            due += Duration::from_secs_f64(-(1.0 - dice.roll()).ln() / RATE);
+            due += Duration::from_secs_f64(-(1.0 - dice.fraction()).ln() / RATE);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            let (have, seen, takes) = (Arc::clone(&have), Arc::clone(&seen), dice.duration());
+            let (have, seen, takes) = (Arc::clone(&have), Arc::clone(&seen), duration(&mut dice));
             std::thread::spawn(move || {
                 let mut stream = TcpStream::connect("10.96.0.20:80").unwrap();
                 let mut number = [0];
