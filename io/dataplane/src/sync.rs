@@ -119,27 +119,10 @@ fn start<S>(
 where
     S: RuleSink + Send + 'static,
 {
-    let (publish, applied) = watch::channel(0);
-    let metrics = Arc::new(Metrics::default());
-    let rewrite = Arc::new(AtomicBool::new(false));
-    let worker = Arc::new(Mutex::new(Worker {
-        table,
-        sink,
-        publish,
-        metrics: metrics.clone(),
-        watch: watch.clone(),
-        rewrite: rewrite.clone(),
-        unserved: Unserved::default(),
-        waiting: Tally::default(),
-        state: State::Waiting,
-        troubles: Default::default(),
-        looked: Instant::now(),
-        looks: 0,
-        repair_said: None,
-        losing: false,
-        revision: 0,
-        weighing: Weighing::new(observer.is_some()),
-    }));
+    let worker = Worker::new(table, sink, watch.clone(), observer.is_some());
+    let applied = worker.publish.subscribe();
+    let (metrics, rewrite) = (worker.metrics.clone(), worker.rewrite.clone());
+    let worker = Arc::new(Mutex::new(worker));
     // Its other end is closed with the thread that follows updates, whichever way that ends.
     let (alive, end) = UnixStream::pair()?;
     let mut others = Vec::new();
@@ -268,6 +251,28 @@ struct Worker<S> {
 }
 
 impl<S: RuleSink> Worker<S> {
+    /// Before the first update. `observed`: flows are looked at for Services that ask for it.
+    fn new(table: Table, sink: S, watch: Option<Arc<Watch>>, observed: bool) -> Self {
+        Self {
+            table,
+            sink,
+            publish: watch::Sender::new(0),
+            metrics: Arc::default(),
+            watch,
+            rewrite: Arc::default(),
+            unserved: Unserved::default(),
+            waiting: Tally::default(),
+            state: State::Waiting,
+            troubles: Default::default(),
+            looked: Instant::now(),
+            looks: 0,
+            repair_said: None,
+            losing: false,
+            revision: 0,
+            weighing: Weighing::new(observed),
+        }
+    }
+
     /// How long to wait for updates before something else is to be done.
     fn patience(&self, now: Instant) -> Duration {
         let look = LOOK.saturating_sub(now.saturating_duration_since(self.looked));
@@ -606,24 +611,7 @@ mod tests {
     }
 
     fn worker<S: RuleSink>(sink: S) -> Worker<S> {
-        Worker {
-            table: Table::new(contract::node()),
-            sink,
-            publish: watch::channel(0).0,
-            metrics: Arc::default(),
-            watch: None,
-            rewrite: Arc::default(),
-            unserved: Unserved::default(),
-            waiting: Tally::default(),
-            state: State::Waiting,
-            troubles: Default::default(),
-            looked: Instant::now(),
-            looks: 0,
-            repair_said: None,
-            losing: false,
-            revision: 0,
-            weighing: Weighing::new(true),
-        }
+        Worker::new(Table::new(contract::node()), sink, None, true)
     }
 
     fn updates(seed: u64) -> impl Iterator<Item = Update> {
