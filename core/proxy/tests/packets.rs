@@ -2,21 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
 
 use sealane_catalog::Protocol;
+use sealane_proxy::Fate;
 use sealane_proxy::cases::{Cluster, PACKETS, Row, clusters};
-use sealane_proxy::{Fate, Table};
 use std::collections::{BTreeMap, BTreeSet};
-
-fn table(cluster: &Cluster) -> Table {
-    let mut table = Table::new(cluster.node.clone());
-    table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
-    table
-}
 
 #[test]
 fn the_table_agrees() {
     let mut wrong = Vec::new();
     for cluster in clusters(PACKETS).unwrap() {
-        let table = table(&cluster);
+        let table = cluster.table();
         for row in &cluster.rows {
             let fate = table.trace(&row.packet);
             if fate != row.fate {

@@ -31,8 +31,7 @@ fn real_connections_agree() {
     let (mut wrong, mut rows, mut led) = (Vec::new(), 0, 0);
     for mut cluster in clusters(PACKETS).unwrap() {
         site.own(&cluster, true);
-        let mut table = Table::new(cluster.node.clone());
-        table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
+        let table = cluster.table();
         let mut levels = Levels { sockets: &mut sockets, packets: &mut packets };
         levels.replace(&cluster.node, table.frontends()).unwrap();
         levels.settle().unwrap();

@@ -12,13 +12,6 @@ use sealane_proxy::cases::{Cluster, PACKETS, Row, clusters};
 use sealane_proxy::{Fate, FrontendKey, InMemorySink, RuleSink, Table, contract, trace_frontend};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The table of a cluster.
-fn table(cluster: &Cluster) -> Table {
-    let mut table = Table::new(cluster.node.clone());
-    table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
-    table
-}
-
 #[test]
 fn the_maps_keep_the_contract() {
     let group = Group::new();
@@ -173,7 +166,7 @@ fn what_stands_in_the_maps_agrees() {
     let mut sink = group.sink();
     let mut tally = Tally::default();
     for cluster in clusters(PACKETS).unwrap() {
-        sink.replace(&cluster.node, table(&cluster).frontends()).unwrap();
+        sink.replace(&cluster.node, cluster.table().frontends()).unwrap();
         tally.check(&cluster, &mut sink);
     }
     tally.agree();
@@ -186,20 +179,7 @@ fn what_changes_lead_to_agrees() {
     let mut sink = group.sink();
     let mut tally = Tally::default();
     for cluster in clusters(PACKETS).unwrap() {
-        let mut table = Table::new(cluster.node.clone());
-        sink.replace(&cluster.node, table.frontends()).unwrap();
-        // Come with all, lose their endpoints, get them again.
-        for bare in [false, true, false] {
-            for (key, entry) in &cluster.services {
-                let mut entry = entry.clone();
-                if bare {
-                    entry.slices.clear();
-                }
-                let changes = table.update([(key, Some(&entry))]);
-                sink.apply(&changes).unwrap();
-            }
-        }
-        sink.settle().unwrap();
+        cluster.change_into(&mut sink).unwrap();
         tally.check(&cluster, &mut sink);
     }
     tally.agree();

@@ -55,19 +55,12 @@ impl Walked for IptablesSink {
     }
 }
 
-/// The table of a cluster.
-fn table(cluster: &Cluster) -> Table {
-    let mut table = Table::new(cluster.node.clone());
-    table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
-    table
-}
-
 /// All clusters, each with its table, and with what a sink is known to do otherwise.
 fn expected<S: Walked>() -> Vec<(Cluster, Table)> {
     let mut used = BTreeSet::new();
     let mut all = Vec::new();
     for mut cluster in clusters(PACKETS).unwrap() {
-        let table = table(&cluster);
+        let table = cluster.table();
         for row in &mut cluster.rows {
             if let Some((_, fate, why)) = S::DIFFERENCES.iter().find(|(applies, ..)| applies(&table, row)) {
                 used.insert(*why);
@@ -149,20 +142,7 @@ fn changes_agree<S: Walked>(mut sink: S) {
     let mut wrong = Vec::new();
     let mut rows = 0;
     for (cluster, _) in expected::<S>() {
-        let mut table = Table::new(cluster.node.clone());
-        sink.replace(&cluster.node, table.frontends()).unwrap();
-        // Come with all, lose their endpoints, get them again.
-        for bare in [false, true, false] {
-            for (key, entry) in &cluster.services {
-                let mut entry = entry.clone();
-                if bare {
-                    entry.slices.clear();
-                }
-                let changes = table.update([(key, Some(&entry))]);
-                sink.apply(&changes).unwrap();
-            }
-        }
-        sink.settle().unwrap();
+        cluster.change_into(&mut sink).unwrap();
         sink.forget_flows().unwrap();
         walked(&mut sink, &cluster, &mut wrong);
         rows += cluster.rows.len();

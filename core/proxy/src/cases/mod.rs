@@ -17,7 +17,7 @@
 
 mod given;
 
-use crate::{Backend, Fate, NodeContext, Packet};
+use crate::{Backend, Fate, NodeContext, Packet, RuleSink, Table};
 use sealane_catalog::{Entry, Labels, NamespacedName, Protocol, Service, ServiceType, TrafficPolicy};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -67,6 +67,38 @@ pub struct Cluster {
     pub services: Vec<(NamespacedName, Entry)>,
     /// The packets.
     pub rows: Vec<Row>,
+}
+
+impl Cluster {
+    /// The table of its Services.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(self.node.clone());
+        table.update(self.services.iter().map(|(key, entry)| (key, Some(entry))));
+        table
+    }
+
+    /// Puts it into a sink by changes, Service by Service: they come with all that they have, lose their endpoints, and
+    /// get them again. That leads where writing [`table`](Self::table)'s frontends leads.
+    ///
+    /// # Errors
+    ///
+    /// The sink's.
+    pub fn change_into<S: RuleSink>(&self, sink: &mut S) -> Result<(), S::Error> {
+        let mut table = Table::new(self.node.clone());
+        sink.replace(&self.node, table.frontends())?;
+        for bare in [false, true, false] {
+            for (key, entry) in &self.services {
+                let mut entry = entry.clone();
+                if bare {
+                    entry.slices.clear();
+                }
+                let changes = table.update([(key, Some(&entry))]);
+                sink.apply(&changes)?;
+            }
+        }
+        sink.settle()
+    }
 }
 
 /// A packet and what becomes of it.

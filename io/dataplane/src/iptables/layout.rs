@@ -439,7 +439,6 @@ fn node_port(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sealane_proxy::Table;
     use sealane_proxy::cases::clusters;
 
     /// A cluster in the words of sealane_proxy's cases, and IPv4's rules: `CHAIN RULE`, where `web` stands for the hash of
@@ -520,8 +519,7 @@ nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.0.2:8080\
 
     fn lines(given: &str) -> Vec<String> {
         let cluster = clusters(&format!("cluster x\n{given}")).unwrap().remove(0);
-        let mut table = Table::new(cluster.node.clone());
-        table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
+        let table = cluster.table();
         let frontends: Vec<&Frontend> = table.frontends().values().map(|f| &**f).collect();
         let port = ServicePort::of(frontends[0]);
         let laid = lay_out(&port, frontends.into_iter(), &cluster.node);
@@ -572,8 +570,7 @@ nat KUBE-SVC-web -m comment --comment \"default/web:http-tcp -> 10.244.0.2:8080\
         )
         .unwrap()
         .remove(0);
-        let mut table = Table::new(cluster.node.clone());
-        table.update(cluster.services.iter().map(|(key, entry)| (key, Some(entry))));
+        let table = cluster.table();
         let plain = table.frontends().values().next().unwrap();
         let of = |backends: Vec<Backend>| Frontend {
             target: Target::Balance(backends.into()),
