@@ -2,11 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -73,6 +75,19 @@ impl Machine {
                 work()
             });
             thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
+        })
+    }
+
+    /// Connects to an address and takes all that is said there; `patience` is for connecting and for each read.
+    #[track_caller]
+    pub fn hear(&self, to: &str, patience: Duration) -> std::io::Result<String> {
+        let to: SocketAddr = to.parse().unwrap();
+        self.within(move || {
+            let mut stream = TcpStream::connect_timeout(&to, patience)?;
+            stream.set_read_timeout(Some(patience))?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said)?;
+            Ok(said)
         })
     }
 

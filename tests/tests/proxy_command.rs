@@ -112,14 +112,7 @@ impl Place {
 
 /// Whom the server takes a client of an address for.
 fn source(from: &Machine, to: &str) -> std::io::Result<String> {
-    let to: SocketAddr = to.parse().unwrap();
-    from.within(move || {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said)?;
-        Ok(said)
-    })
+    from.hear(to, PATIENCE)
 }
 
 struct Proxy(Child);

@@ -6,7 +6,7 @@
 mod api;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -129,24 +129,13 @@ impl Place {
     }
 
     fn said(&self, to: &str) -> std::io::Result<String> {
-        said(&self.pods[2], to)
+        self.pods[2].hear(to, PATIENCE)
     }
 
     #[track_caller]
     fn web_answers(&self, what: &str) {
         assert_eq!(self.said(WEB).unwrap_or_else(|e| panic!("{what}: {e}\n{}", self.log())), "web", "{what}");
     }
-}
-
-fn said(from: &Machine, to: &str) -> std::io::Result<String> {
-    let to: SocketAddr = to.parse().unwrap();
-    from.within(move || {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said)?;
-        Ok(said)
-    })
 }
 
 fn serve(on: &Machine, address: &'static str, work: impl Fn(TcpStream) + Send + Copy + 'static) {
@@ -487,7 +476,11 @@ fn whatever_objects_hold_nothing_else_suffers() {
     }
     place.service("then", "10.96.0.60", &["10.244.0.2"]);
     eventually("what comes then", || place.said("10.96.0.60:80").map_err(|e| e.to_string()));
-    assert_eq!(said(&place.outside, "192.0.2.10:9999").unwrap(), "node", "the node's own ports are its own");
+    assert_eq!(
+        place.outside.hear("192.0.2.10:9999", PATIENCE).unwrap(),
+        "node",
+        "the node's own ports are its own"
+    );
     assert_eq!(place.said("10.244.0.2:8080").unwrap(), "web", "Pods are reached");
     talk.goes_on("odd Services");
     many_endpoints(&place, &proxy, &talk);
