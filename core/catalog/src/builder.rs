@@ -14,9 +14,6 @@ use crate::rules::{Rule, Rules};
 use crate::snapshot::{Delta, Keys, Snapshot, Source, changes};
 use crate::trie::Trie;
 
-/// How many changes a snapshot remembers for readers that skipped some (see [`Snapshot::since`]).
-const HISTORY: usize = 1024;
-
 /// What a watch says.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -160,7 +157,7 @@ impl Builder {
         }
         new.sequence = old.sequence + 1;
         delta.to = new.sequence;
-        new.history = history(&old, &delta);
+        new.history = old.history.with(&delta);
         self.published = Arc::new(new);
         (self.published.clone(), delta)
     }
@@ -365,23 +362,6 @@ impl Builder {
         reindex(&mut self.next.pod_ips, key, &before, &after);
         put(&mut self.next.pods, &mut self.dirty.pods, key, new);
     }
-}
-
-/// The deltas that lead to a snapshot: as many as are cheaper than a comparison.
-fn history(old: &Snapshot, delta: &Delta) -> Arc<[Arc<Delta>]> {
-    let Some(mut left) = HISTORY.checked_sub(delta.len()) else { return Arc::default() };
-    let mut history = vec![Arc::new(delta.clone())];
-    for earlier in old.history.iter().rev() {
-        // An empty delta costs room too.
-        let cost = earlier.len().max(1);
-        if cost > left {
-            break;
-        }
-        left -= cost;
-        history.push(earlier.clone());
-    }
-    history.reverse();
-    history.into()
 }
 
 fn compiled(source: Source, object: &Object, texts: &mut Interner) -> Option<Compiled> {

@@ -24,6 +24,7 @@
 
 pub mod builder;
 mod compile;
+mod history;
 pub mod imports;
 mod intern;
 pub mod model;

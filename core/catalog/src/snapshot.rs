@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::history::History;
 use crate::model::{Entry, Namespace, NamespacedName, Node, Pod};
 use crate::trie::Trie;
 
@@ -72,7 +73,7 @@ pub struct Snapshot {
     pub(crate) as_of: Option<u64>,
     pub(crate) sequence: u64,
     /// The deltas that led here, oldest first; the last one's `to` is `sequence`.
-    pub(crate) history: Arc<[Arc<Delta>]>,
+    pub(crate) history: History,
 }
 
 impl Snapshot {
@@ -165,15 +166,15 @@ impl Snapshot {
         if old.sequence == self.sequence {
             return Delta { from: old.sequence, to: self.sequence, ..Delta::default() };
         }
-        let first = self.history.iter().position(|d| d.from == old.sequence);
-        match first {
-            Some(at) if at + 1 == self.history.len() => (*self.history[at]).clone(),
-            Some(at) => self.fold(old, &self.history[at..]),
-            None => self.compare(old),
+        let Some(led) = self.history.since(old.sequence) else { return self.compare(old) };
+        let mut deltas = led.clone();
+        match (deltas.next(), deltas.next()) {
+            (Some(only), None) => Delta::clone(only),
+            _ => self.fold(old, &led.collect::<Vec<_>>()),
         }
     }
 
-    fn fold(&self, old: &Snapshot, deltas: &[Arc<Delta>]) -> Delta {
+    fn fold(&self, old: &Snapshot, deltas: &[&Arc<Delta>]) -> Delta {
         Delta {
             from: old.sequence,
             to: self.sequence,
