@@ -62,7 +62,6 @@ impl Udp {
         let came = batch.receive(&socket, wait)?;
         let begun = Instant::now();
         self.prepared.clock(self.shared.at(begun));
-        self.learn();
         if let Some(fair) = &mut self.fair {
             fair.batch(&self.shared, batch, &socket, came);
         }
@@ -100,6 +99,8 @@ impl Udp {
         if self.fair.as_mut().is_some_and(|fair| !fair.admits(client.ip())) {
             return false;
         }
+        // News that come within a batch are for the rest of it: the next one may be half a millisecond away.
+        self.learn();
         // Not one by one: a client that asks for A and AAAA in turns would meet the same order of either each time
         // (Knuth's MMIX generator, of which the upper bits are good).
         self.turn = self.turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
