@@ -1,18 +1,49 @@
-//! [`History`]: the deltas that led to a snapshot, as many as are cheaper than a comparison.
+//! [`History`]: what the deltas that led to a snapshot touched, of as many as are cheaper than a comparison.
 
 use std::sync::Arc;
 
-use crate::snapshot::Delta;
+use crate::model::NamespacedName;
+use crate::snapshot::{Change, Delta};
 
 /// How many changes a snapshot remembers for readers that skipped some (see [`crate::Snapshot::since`]).
 const MOST: usize = 1024;
 /// So many deltas are copied, at most, for one that is added; older ones are shared with the snapshot before.
 const CHUNK: usize = 32;
 
-type Chunk = Arc<[Arc<Delta>]>;
+type Chunk = Arc<[Arc<Touched>]>;
 
-/// Deltas, oldest first, each `to` the next one's `from`. Cloning is cheap; adding one costs a chunk and the number of
-/// chunks, however many deltas are remembered.
+/// The keys that a delta changed. What they had been, and were then, is not held any longer than its snapshot.
+#[derive(Debug)]
+pub(crate) struct Touched {
+    from: u64,
+    pub(crate) services: Box<[NamespacedName]>,
+    pub(crate) namespaces: Box<[Arc<str>]>,
+    pub(crate) nodes: Box<[Arc<str>]>,
+    pub(crate) pods: Box<[NamespacedName]>,
+}
+
+impl Touched {
+    fn by(delta: &Delta) -> Self {
+        fn keys<K: Clone, V>(changes: &[Change<K, V>]) -> Box<[K]> {
+            changes.iter().map(|change| change.key.clone()).collect()
+        }
+        Touched {
+            from: delta.from,
+            services: keys(&delta.services),
+            namespaces: keys(&delta.namespaces),
+            nodes: keys(&delta.nodes),
+            pods: keys(&delta.pods),
+        }
+    }
+
+    /// An empty delta costs room too.
+    fn cost(&self) -> usize {
+        (self.services.len() + self.namespaces.len() + self.nodes.len() + self.pods.len()).max(1)
+    }
+}
+
+/// Deltas' keys, oldest first, one after the other without a gap. Cloning is cheap; adding one costs a chunk and the
+/// number of chunks, however many deltas are remembered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     earlier: Arc<[Chunk]>,
@@ -21,9 +52,8 @@ pub(crate) struct History {
     cost: usize,
 }
 
-/// An empty delta costs room too.
-fn cost(deltas: &[Arc<Delta>]) -> usize {
-    deltas.iter().map(|delta| delta.len().max(1)).sum()
+fn cost(deltas: &[Arc<Touched>]) -> usize {
+    deltas.iter().map(|delta| delta.cost()).sum()
 }
 
 impl History {
@@ -32,8 +62,9 @@ impl History {
         if delta.len() > MOST {
             return History::default();
         }
-        let latest: Vec<_> = self.latest.iter().cloned().chain([Arc::new(delta.clone())]).collect();
-        let cost = self.cost + delta.len().max(1);
+        let delta = Touched::by(delta);
+        let cost = self.cost + delta.cost();
+        let latest: Vec<_> = self.latest.iter().cloned().chain([Arc::new(delta)]).collect();
         let mut history = if latest.len() < CHUNK {
             History { earlier: self.earlier.clone(), latest: latest.into(), cost }
         } else {
@@ -63,10 +94,14 @@ impl History {
         }
     }
 
-    /// The deltas from a snapshot of this number on; `None`: they are forgotten.
-    pub(crate) fn since(&self, from: u64) -> Option<impl Iterator<Item = &Arc<Delta>> + Clone> {
+    /// What changed from a snapshot of this number on; `None`: that is forgotten.
+    pub(crate) fn since(&self, from: u64) -> Option<impl Iterator<Item = &Touched> + Clone> {
         let first = self.earlier.partition_point(|chunk| chunk.last().is_none_or(|delta| delta.from < from));
-        let led = self.earlier[first..].iter().flat_map(|chunk| chunk.iter()).chain(self.latest.iter());
+        let led = self.earlier[first..]
+            .iter()
+            .flat_map(|chunk| chunk.iter())
+            .chain(self.latest.iter())
+            .map(|d| &**d);
         let led = led.skip_while(move |delta| delta.from != from);
         led.clone().next().map(|_| led)
     }
@@ -75,8 +110,6 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NamespacedName;
-    use crate::snapshot::Change;
 
     fn delta(from: u64, changes: usize) -> Delta {
         let key = |n: usize| NamespacedName::new("a", &n.to_string());

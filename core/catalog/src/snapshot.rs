@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::history::History;
+use crate::history::{History, Touched};
 use crate::model::{Entry, Namespace, NamespacedName, Node, Pod};
 use crate::trie::Trie;
 
@@ -72,7 +72,7 @@ pub struct Snapshot {
     pub(crate) restored: bool,
     pub(crate) as_of: Option<u64>,
     pub(crate) sequence: u64,
-    /// The deltas that led here, oldest first; the last one's `to` is `sequence`.
+    /// What the deltas that led here touched, oldest first.
     pub(crate) history: History,
 }
 
@@ -166,30 +166,21 @@ impl Snapshot {
         if old.sequence == self.sequence {
             return Delta { from: old.sequence, to: self.sequence, ..Delta::default() };
         }
-        let Some(led) = self.history.since(old.sequence) else { return self.compare(old) };
-        let mut deltas = led.clone();
-        match (deltas.next(), deltas.next()) {
-            (Some(only), None) => Delta::clone(only),
-            _ => self.fold(old, &led.collect::<Vec<_>>()),
+        match self.history.since(old.sequence) {
+            Some(touched) => self.fold(old, touched),
+            None => self.compare(old),
         }
     }
 
-    fn fold(&self, old: &Snapshot, deltas: &[&Arc<Delta>]) -> Delta {
+    fn fold<'a>(&'a self, old: &Snapshot, touched: impl Iterator<Item = &'a Touched> + Clone) -> Delta {
+        let all = || touched.clone();
         Delta {
             from: old.sequence,
             to: self.sequence,
-            services: changes(
-                deltas.iter().flat_map(|d| &d.services).map(|c| &c.key),
-                &old.services,
-                &self.services,
-            ),
-            namespaces: changes(
-                deltas.iter().flat_map(|d| &d.namespaces).map(|c| &c.key),
-                &old.namespaces,
-                &self.namespaces,
-            ),
-            nodes: changes(deltas.iter().flat_map(|d| &d.nodes).map(|c| &c.key), &old.nodes, &self.nodes),
-            pods: changes(deltas.iter().flat_map(|d| &d.pods).map(|c| &c.key), &old.pods, &self.pods),
+            services: changes(all().flat_map(|t| &t.services), &old.services, &self.services),
+            namespaces: changes(all().flat_map(|t| &t.namespaces), &old.namespaces, &self.namespaces),
+            nodes: changes(all().flat_map(|t| &t.nodes), &old.nodes, &self.nodes),
+            pods: changes(all().flat_map(|t| &t.pods), &old.pods, &self.pods),
         }
     }
 
