@@ -235,6 +235,23 @@ impl Up {
         eventually(&format!("curl {to}"), || self.http("GET", &to, "/", "")).body
     }
 
+    /// The demo server's page that a Pod gets at an address at once, or the failure.
+    #[track_caller]
+    pub fn ask(&self, from: &str, at: &str) -> Result<String, String> {
+        let done = self.kubectl(&["exec", from, "--", "curl", "-s", "-m", "2", at]);
+        if done.status.success() && done.stdout.contains("ServerName") {
+            Ok(done.stdout)
+        } else {
+            Err(done.to_string())
+        }
+    }
+
+    /// The same page, as soon as there is one.
+    #[track_caller]
+    pub fn answer(&self, from: &str, at: &str) -> String {
+        eventually(&format!("{at} answers {from}"), || self.ask(from, at))
+    }
+
     /// Waits until that many Pods of a selector are there, all Running and Ready, none going; their names in order.
     #[track_caller]
     pub fn ready_pods(&self, namespace: &str, selector: &str, count: usize) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use sealane_tests::{Start, Up, eventually};
+use sealane_tests::{Start, eventually};
 
 const PODS: &str = r"
 apiVersion: v1
@@ -29,19 +29,6 @@ spec:
   containers: [{name: c, image: sealane/demo, args: [sleep, infinity]}]
 ";
 
-/// Who answers `from` a Pod.
-#[track_caller]
-fn answer(up: &Up, from: &str, at: &str) -> String {
-    eventually(&format!("{at} answers {from}"), || {
-        let done = up.kubectl(&["exec", from, "--", "curl", "-s", "-m", "2", at]);
-        if done.status.success() && done.stdout.contains("ServerName") {
-            Ok(done.stdout)
-        } else {
-            Err(done.to_string())
-        }
-    })
-}
-
 #[test]
 fn a_pod_answers_on_the_nodes_port() {
     let start = Start::new();
@@ -56,7 +43,7 @@ fn a_pod_answers_on_the_nodes_port() {
     // Another Pod, the Pod itself, and the node's own loopback.
     let at = format!("http://{node}:8088/");
     for (from, at) in [("other", &*at), ("web", &*at), ("own", &*at), ("own", "http://127.0.0.1:8088/")] {
-        let said = answer(&up, from, at);
+        let said = up.answer(from, at);
         assert!(said.contains("web"), "{from} {at}: {said}");
     }
     // The port is taken: a second Pod that wants it waits.
@@ -76,7 +63,7 @@ fn a_pod_answers_on_the_nodes_port() {
     });
     up.ok(&["delete", "pod", "web", "--grace-period=1"]);
     up.ready_pods("default", "app=late", 1);
-    let said = answer(&up, "other", &at);
+    let said = up.answer("other", &at);
     assert!(said.contains("late"), "{said}");
     up.ok(&["delete", "pod", "late", "--grace-period=1"]);
     let refused = up.http("GET", &format!("{node}:8088"), "/", "").unwrap_err();

@@ -71,21 +71,6 @@ spec:
     .ok();
 }
 
-/// What a Pod is answered at once, or the failure.
-fn ask(up: &Up, from: &str, at: &str) -> Result<String, String> {
-    let done = up.kubectl(&["exec", from, "--", "curl", "-s", "-m", "2", at]);
-    if done.status.success() && done.stdout.contains("ServerName") {
-        Ok(done.stdout)
-    } else {
-        Err(done.to_string())
-    }
-}
-
-#[track_caller]
-fn answer(up: &Up, from: &str, at: &str) -> String {
-    eventually(&format!("{at} answers {from}"), || ask(up, from, at))
-}
-
 /// Who answered, and whom it saw: `…ClientIP: A, ServerName: B, …`.
 fn part<'a>(page: &'a str, name: &str) -> &'a str {
     let rest = page.split_once(&format!("{name}: ")).unwrap_or_else(|| panic!("{name}: {page}")).1;
@@ -119,7 +104,7 @@ fn nodes_have_names_ranges_and_zones_and_reach_each_other() {
     let pods = one_on_each(&up);
     for (n, from) in pods.iter().enumerate() {
         for (m, to) in pods.iter().enumerate() {
-            let page = answer(&up, &format!("web-{}", n + 1), &format!("http://{to}:8080/"));
+            let page = up.answer(&format!("web-{}", n + 1), &format!("http://{to}:8080/"));
             assert_eq!(
                 (part(&page, "ServerName"), part(&page, "ServerIP")),
                 (&*format!("web-{}", m + 1), &**to)
@@ -145,15 +130,15 @@ fn services_answer_everywhere(up: &Up) {
     let of_nodes = addresses(up);
     for n in 1..=3 {
         let from = format!("web-{n}");
-        answer(up, &from, "http://all.default.svc.cluster.local/");
-        answer(up, &from, &format!("http://{address}/"));
+        up.answer(&from, "http://all.default.svc.cluster.local/");
+        up.answer(&from, &format!("http://{address}/"));
         for node in &of_nodes {
-            answer(up, &from, &format!("http://{node}:{port}/"));
+            up.answer(&from, &format!("http://{node}:{port}/"));
         }
         // Every endpoint is chosen in the end, on whichever node it is.
         let mut left: BTreeSet<&str> = ["web-1", "web-2", "web-3"].into();
         eventually("all endpoints answer", || {
-            let page = ask(up, &from, &format!("http://{address}/"))?;
+            let page = up.ask(&from, &format!("http://{address}/"))?;
             left.remove(part(&page, "ServerName"));
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?} not yet")) }
         });
@@ -200,7 +185,7 @@ fn policies_and_hints_keep_traffic_where_they_say() {
         let error = up.http("GET", &format!("{node}:{port}"), "/", "").unwrap_err();
         assert!(error.contains("timed out"), "dropped, not refused: {error}");
         // Nor is a Pod of another node led past it.
-        let error = ask(&up, "web-2", &format!("http://{node}:{port}/")).unwrap_err();
+        let error = up.ask("web-2", &format!("http://{node}:{port}/")).unwrap_err();
         assert!(!error.contains("refused"), "{error}");
     }
     // A load balancer's address is led to a node that has one.
@@ -219,9 +204,9 @@ fn policies_and_hints_keep_traffic_where_they_say() {
     // Within the cluster likewise.
     service(&up, "inner", "web: n2", "  internalTrafficPolicy: Local");
     let inner = format!("http://{}/", up.value(&["get", "service", "inner"], "{.spec.clusterIP}"));
-    assert_eq!(part(&answer(&up, "web-2", &inner), "ServerName"), "web-2");
+    assert_eq!(part(&up.answer("web-2", &inner), "ServerName"), "web-2");
     for from in ["web-1", "web-3"] {
-        ask(&up, from, &inner).unwrap_err();
+        up.ask(from, &inner).unwrap_err();
     }
 
     // Zone b is the second node alone, zone a the other two.
@@ -239,7 +224,7 @@ fn policies_and_hints_keep_traffic_where_they_say() {
     {
         // As long as it takes the node's rules to know the hints; from then on no other answers.
         let twelve = || -> Result<BTreeSet<String>, String> {
-            (0..12).map(|_| Ok(part(&ask(&up, from, &zonal)?, "ServerName").to_owned())).collect()
+            (0..12).map(|_| Ok(part(&up.ask(from, &zonal)?, "ServerName").to_owned())).collect()
         };
         let wanted: BTreeSet<String> = wanted.iter().map(|w| (*w).to_owned()).collect();
         eventually(&format!("{from} stays in its zone"), || {
@@ -351,8 +336,8 @@ fn the_first_node_is_no_more_than_another() {
     });
     // The machine reaches Services by another node, Pods the API by the network between them.
     up.curl(&address);
-    answer(&up, "web-3", &format!("http://{address}/"));
-    answer(&up, "web-3", &format!("http://{}:8080/", pods[1]));
+    up.answer("web-3", &format!("http://{address}/"));
+    up.answer("web-3", &format!("http://{}:8080/", pods[1]));
     // Whoever wants to look from inside chooses one that lives.
     let shell = |node: &str| {
         let mut command = start.machine.command(sealane());
