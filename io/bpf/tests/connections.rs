@@ -8,7 +8,7 @@ mod lab;
 mod real;
 
 use group::Group;
-use lab::{Lab, answers, ask, connect, entry, name, pod_ip, pod_ip6, service};
+use lab::{Lab, answers, ask, connect, connected, entry, flows, name, pod_ip, pod_ip6, service};
 use sealane_bpf::{BpfSink, Levels, SocketFate};
 use sealane_catalog::{Service, ServiceType, TrafficPolicy};
 use sealane_proxy::cases::{Cluster, PACKETS, clusters};
@@ -101,13 +101,7 @@ impl Scene {
 fn connections_spread_evenly_and_keep_their_source() {
     let mut scene = Scene::new();
     scene.web(&[0, 1, 2]);
-    let mut counts = BTreeMap::new();
-    for (number, source) in answers(&scene.lab.pods[3], "10.96.0.20:80", 600) {
-        *counts.entry(number).or_insert(0) += 1;
-        assert_eq!(source, pod_ip(3));
-    }
-    // 200 each, standard deviation 11.5: beyond 6 of them once in half a billion runs.
-    assert!(counts.len() == 3 && counts.values().all(|c| (130..=270).contains(c)), "{counts:?}");
+    flows::spread_evenly(&scene.lab);
     for (number, source) in answers(&scene.lab.node, "[fd00:96::20]:80", 20) {
         let on_link: IpAddr = format!("fd00:244:{number}::1").parse().unwrap();
         assert_eq!(source, on_link, "the node's address on that link");
@@ -295,7 +289,7 @@ fn packets_from_outside_are_led() {
     // The way out is by `out`.
     let mut sink = group.sink_in(&lab.node).outside_by_routes();
     let mut set = |sink: &mut BpfSink, numbers: &[usize], afresh: bool| {
-        let endpoints: Vec<(IpAddr, &str)> = numbers.iter().map(|n| (pod_ip(*n), "n1")).collect();
+        let endpoints = lab::endpoints(numbers);
         let changes = table.update([(&name("web"), Some(&entry(web.clone(), &endpoints)))]);
         if afresh {
             sink.replace(&lab::context(), table.frontends()).unwrap();
@@ -314,11 +308,7 @@ fn packets_from_outside_are_led() {
         assert_eq!(source.to_string(), lab::OUTSIDE_ADDRESS, "its source is kept");
     }
     assert_eq!(seen, BTreeSet::from([0, 1]), "flows spread");
-    let socket = lab.outside.run(move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect(to).unwrap();
-        socket
-    });
+    let socket = connected(&lab.outside, to);
     let (first, _) = ask(&socket).unwrap();
     // A flow stays while its backend does, whoever comes beside it, and when all is written anew.
     set(&mut sink, &[0, 1, 2], false);
@@ -342,11 +332,7 @@ fn packets_from_outside_are_led() {
 fn connections_live_on_when_maps_are_made_anew() {
     let mut scene = Scene::new();
     scene.web(&[0]);
-    let socket = scene.lab.pods[3].run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect("10.96.0.20:80").unwrap();
-        socket
-    });
+    let socket = connected(&scene.lab.pods[3], "10.96.0.20:80");
     for _ in 0..3 {
         scene.sink.replace(&lab::context(), scene.table.frontends()).unwrap();
         scene.sink.settle().unwrap();

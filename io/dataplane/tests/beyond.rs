@@ -4,22 +4,18 @@
 
 mod lab;
 
-use lab::{Lab, Rules, answers, connect, entry, name, pod_ip, service};
+use lab::{Lab, Rules, answers, connect, endpoints, entry, name, pod_ip, service};
 use sealane_catalog::Entry;
 use sealane_dataplane::{Observer, Proxy, Update, netlink_socket, spawn_observed};
 use sealane_proxy::{Backend, RuleSink, Shares, Table};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 const VIP: &str = "10.96.0.20:80";
-
-fn endpoints(numbers: &[usize]) -> Vec<(IpAddr, &'static str)> {
-    numbers.iter().map(|n| (pod_ip(*n), "n1")).collect()
-}
 
 /// The Service with annotations, served by these Pods.
 fn web(annotations: &[(&str, &str)], pods: &[usize]) -> Entry {

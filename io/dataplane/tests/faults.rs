@@ -4,7 +4,7 @@
 mod lab;
 mod talk;
 
-use lab::{Lab, Rules, answers, ask, connect, entry, name, pod_ip, pod_ip6, service};
+use lab::{Lab, Rules, answers, ask, connect, connected, entry, name, pod_ip, pod_ip6, service};
 use rustix::fd::OwnedFd;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use sealane_dataplane::{Metrics, NetlinkError, Proxy, Update, netlink_socket, spawn, spawn_watched};
@@ -501,13 +501,7 @@ fn flows_end_with_services_that_went_meanwhile() {
     let mut rules = Rules::new(&lab.node);
     rules.set(entry(service("gone", &["10.96.0.20"]), &[(pod_ip(0), "n1")]));
     rules.set(entry(service("stays", &["10.96.0.21"]), &[(pod_ip(0), "n1")]));
-    let sockets = ["10.96.0.20:80", "10.96.0.21:80"].map(|to| {
-        lab.pods[1].run(move || {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.connect(to).unwrap();
-            socket
-        })
-    });
+    let sockets = ["10.96.0.20:80", "10.96.0.21:80"].map(|to| connected(&lab.pods[1], to));
     assert!(sockets.iter().all(|s| ask(s).unwrap().0 == 0));
     drop(rules);
     let mut rules = Rules { table: Table::new(lab::context()), sink: lab.node.sink() };

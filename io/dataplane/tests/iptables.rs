@@ -3,19 +3,12 @@
 
 mod lab;
 
-use lab::{Lab, Namespace, Rules, answers, ask, connect, entry, pod_ip, pod_ip6, service};
+use lab::{Lab, Namespace, Rules, answers, endpoints, entry, flows, pod_ip6, service};
 use sealane_catalog::{Endpoint, EndpointPort, Entry, Protocol, Service, ServicePort, ServiceType, Slice};
 use sealane_dataplane::Variant;
 use sealane_proxy::{RuleSink, Table, contract};
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
-use std::net::{IpAddr, UdpSocket};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-fn endpoints(numbers: &[usize]) -> Vec<(IpAddr, &'static str)> {
-    numbers.iter().map(|n| (pod_ip(*n), "n1")).collect()
-}
 
 #[test]
 fn iptables_keeps_the_contract() {
@@ -115,13 +108,7 @@ fn connections_spread_and_are_seen_as_they_should() {
         service("web", &["10.96.0.20", "fd00:96::20"]),
         &[endpoints(&[0, 1, 2]), vec![(pod_ip6(0), "n1"), (pod_ip6(1), "n1")]].concat(),
     ));
-    let mut counts = BTreeMap::new();
-    for (number, source) in answers(&lab.pods[3], "10.96.0.20:80", 600) {
-        *counts.entry(number).or_insert(0) += 1;
-        assert_eq!(source, pod_ip(3), "Pods keep their source");
-    }
-    // 200 each, standard deviation 11.5: beyond 6 of them once in half a billion runs.
-    assert!(counts.len() == 3 && counts.values().all(|c| (130..=270).contains(c)), "{counts:?}");
+    flows::spread_evenly(&lab);
     for (number, source) in answers(&lab.node, "10.96.0.20:80", 10) {
         assert_eq!(source.to_string(), format!("10.244.{number}.1"));
     }
@@ -130,92 +117,23 @@ fn connections_spread_and_are_seen_as_they_should() {
     assert_eq!(pods, BTreeSet::from([0, 1]));
 }
 
-/// Replacing endpoints under load fails no connection.
 #[test]
 fn changes_lose_no_connection() {
     for variant in [Variant::Nft, Variant::Legacy] {
-        let lab = Lab::new(4);
-        lab.serve();
-        let mut rules = Rules::of(lab.node.iptables(variant));
-        let web = service("web", &["10.96.0.20"]);
-        rules.set(entry(web.clone(), &endpoints(&[0, 1, 2])));
-        let changed = AtomicBool::new(false);
-        let outcomes = std::thread::scope(|scope| {
-            let client = scope.spawn(|| {
-                let mut outcomes = Vec::new();
-                while !changed.load(Ordering::Relaxed) {
-                    outcomes.extend(connect(&lab.pods[3], "10.96.0.20:80", 20));
-                }
-                outcomes
-            });
-            let sets: [&[usize]; 4] = [&[0], &[1, 2], &[0, 1, 2], &[2]];
-            for round in 0..24 {
-                rules.set(entry(web.clone(), &endpoints(sets[round % 4])));
-            }
-            // All anew, as after a failure.
-            for _ in 0..4 {
-                rules.sink.replace(&lab::context(), rules.table.frontends()).unwrap();
-            }
-            changed.store(true, Ordering::Relaxed);
-            client.join().unwrap()
-        });
-        let failed: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err()).collect();
-        assert!(
-            failed.is_empty(),
-            "{variant:?}: {} of {} failed: {:?}",
-            failed.len(),
-            outcomes.len(),
-            failed[0]
-        );
+        println!("{variant:?}");
+        flows::changes_lose_no_connection(|node| node.iptables(variant), 24);
     }
 }
 
 #[test]
 fn affinity_sticks_until_the_endpoint_goes() {
-    let lab = Lab::new(5);
-    lab.serve();
-    let mut rules = Rules::of(lab.node.iptables(Variant::Default));
-    let sticky = Service { affinity_seconds: Some(10_800), ..service("web", &["10.96.0.20"]) };
-    rules.set(entry(sticky.clone(), &endpoints(&[0, 1, 2, 3])));
-    let led = || {
-        let pods: BTreeSet<usize> =
-            answers(&lab.pods[4], "10.96.0.20:80", 20).into_iter().map(|(n, _)| n).collect();
-        assert_eq!(pods.len(), 1, "led to {pods:?}");
-        pods.into_iter().next().unwrap()
-    };
-    let first = led();
-    // Other Services, other endpoints, and all written anew: the kernel's lists stay.
-    rules.set(entry(service("other", &["10.96.0.21"]), &endpoints(&[0])));
-    rules.set(entry(sticky.clone(), &endpoints(&[first, (first + 1) % 4])));
-    assert_eq!(led(), first);
-    rules.sink.replace(&lab::context(), rules.table.frontends()).unwrap();
-    assert_eq!(led(), first);
-    let rest: Vec<usize> = (0..4).filter(|n| *n != first).collect();
-    rules.set(entry(sticky, &endpoints(&rest)));
-    assert_ne!(led(), first);
+    // The kernel's lists of clients stay.
+    flows::affinity_sticks_until_the_endpoint_goes(|node| node.iptables(Variant::Default), true);
 }
 
 #[test]
 fn udp_flows_leave_with_their_endpoint() {
-    let lab = Lab::new(3);
-    lab.serve();
-    let mut rules = Rules::of(lab.node.iptables(Variant::Default));
-    let dns = service("dns", &["10.96.0.10"]);
-    rules.set(entry(dns.clone(), &endpoints(&[0])));
-    let socket = lab.pods[2].run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect("10.96.0.10:80").unwrap();
-        socket
-    });
-    assert_eq!(ask(&socket).unwrap().0, 0);
-    rules.set(entry(dns.clone(), &endpoints(&[1])));
-    assert_eq!(ask(&socket).unwrap().0, 1, "the flow follows");
-    rules.set(entry(dns.clone(), &endpoints(&[0, 1])));
-    assert_eq!(ask(&socket).unwrap().0, 1, "who comes takes nobody away");
-    rules.set(entry(dns.clone(), &[]));
-    assert_eq!(ask(&socket).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    rules.set(entry(dns, &endpoints(&[0])));
-    assert_eq!(ask(&socket).unwrap().0, 0);
+    flows::udp_flows_leave_with_their_endpoint(|node| node.iptables(Variant::Default));
 }
 
 /// A change writes the chains that it touches: counters of the others go on.

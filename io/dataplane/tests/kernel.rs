@@ -3,20 +3,18 @@
 
 mod lab;
 
-use lab::{Lab, Namespace, Rules, answers, ask, connect, entry, name, pod_ip, pod_ip6, service};
+use lab::{
+    Lab, Namespace, Rules, answers, ask, connect, connected, endpoints, entry, flows, name, pod_ip, pod_ip6,
+    service,
+};
 use sealane_catalog::{ServiceType, TrafficPolicy};
 use sealane_dataplane::{Update, address_sockets, follow_addresses, netlink_socket, spawn, spawn_watched};
 use sealane_proxy::{NodeContext, PodInterface, RuleSink, Table, contract};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-fn endpoints(numbers: &[usize]) -> Vec<(IpAddr, &'static str)> {
-    numbers.iter().map(|n| (pod_ip(*n), "n1")).collect()
-}
 
 #[test]
 fn the_kernel_keeps_the_contract() {
@@ -78,13 +76,7 @@ fn connections_spread_evenly() {
     lab.serve();
     let mut rules = Rules::new(&lab.node);
     rules.set(entry(service("web", &["10.96.0.20"]), &endpoints(&[0, 1, 2])));
-    let mut counts = BTreeMap::new();
-    for (number, source) in answers(&lab.pods[3], "10.96.0.20:80", 600) {
-        *counts.entry(number).or_insert(0) += 1;
-        assert_eq!(source, pod_ip(3), "Pods keep their source");
-    }
-    // 200 each, standard deviation 11.5: beyond 6 of them once in half a billion runs.
-    assert!(counts.len() == 3 && counts.values().all(|c| (130..=270).contains(c)), "{counts:?}");
+    flows::spread_evenly(&lab);
     // From the node itself, by its output hook, and masqueraded: its address towards each Pod.
     for (number, source) in answers(&lab.node, "10.96.0.20:80", 10) {
         assert_eq!(source.to_string(), format!("10.244.{number}.1"));
@@ -128,37 +120,8 @@ fn ipv6_is_served_too() {
 
 #[test]
 fn affinity_sticks_until_the_endpoint_goes() {
-    let lab = Lab::new(6);
-    lab.serve();
-    let mut rules = Rules::new(&lab.node);
-    let sticky = lab::service("web", &["10.96.0.20"]);
-    let sticky = sealane_catalog::Service { affinity_seconds: Some(10_800), ..sticky };
-    rules.set(entry(sticky.clone(), &endpoints(&[0, 1, 2, 3])));
-    let led = |pod: usize| {
-        let pods: BTreeSet<usize> =
-            answers(&lab.pods[pod], "10.96.0.20:80", 20).into_iter().map(|(n, _)| n).collect();
-        assert_eq!(pods.len(), 1, "client {pod} was led to {pods:?}");
-        pods.into_iter().next().unwrap()
-    };
-    let (first, second) = (led(4), led(5));
-    // Another Service that comes, and endpoints that come, move nobody.
-    rules.set(entry(service("other", &["10.96.0.21"]), &endpoints(&[0])));
-    assert_eq!((led(4), led(5)), (first, second));
-    let rest: Vec<usize> = (0..4).filter(|n| *n != first).collect();
-    rules.set(entry(sticky.clone(), &endpoints(&rest)));
-    let moved = led(4);
-    assert_ne!(moved, first);
-    if second != first {
-        assert_eq!(led(5), second);
-    }
-    rules.set(entry(sticky.clone(), &endpoints(&[0, 1, 2, 3])));
-    assert_eq!(led(4), moved, "who comes back does not take its clients back");
-    // Without affinity it spreads again.
-    rules
-        .set(entry(sealane_catalog::Service { affinity_seconds: None, ..sticky }, &endpoints(&[0, 1, 2, 3])));
-    let pods: BTreeSet<usize> =
-        answers(&lab.pods[4], "10.96.0.20:80", 60).into_iter().map(|(n, _)| n).collect();
-    assert_eq!(pods.len(), 4);
+    // Whom the table remembers goes with the table.
+    flows::affinity_sticks_until_the_endpoint_goes(Namespace::sink, false);
 }
 
 #[test]
@@ -251,55 +214,12 @@ fn node_ports_and_external_policies() {
 
 #[test]
 fn udp_flows_leave_with_their_endpoint() {
-    let lab = Lab::new(3);
-    lab.serve();
-    let mut rules = Rules::new(&lab.node);
-    let dns = service("dns", &["10.96.0.10"]);
-    rules.set(entry(dns.clone(), &endpoints(&[0])));
-    // One client, one socket, one flow.
-    let socket = lab.pods[2].run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect("10.96.0.10:80").unwrap();
-        socket
-    });
-    assert_eq!(ask(&socket).unwrap().0, 0);
-    rules.set(entry(dns.clone(), &endpoints(&[1])));
-    assert_eq!(ask(&socket).unwrap().0, 1, "the flow follows");
-    // An endpoint that comes takes nobody away.
-    rules.set(entry(dns.clone(), &endpoints(&[0, 1])));
-    assert_eq!(ask(&socket).unwrap().0, 1);
-    rules.set(entry(dns.clone(), &[]));
-    assert_eq!(ask(&socket).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    rules.set(entry(dns, &endpoints(&[0])));
-    assert_eq!(ask(&socket).unwrap().0, 0);
+    flows::udp_flows_leave_with_their_endpoint(Namespace::sink);
 }
 
-/// Replacing an endpoint under load fails no connection.
 #[test]
 fn changes_lose_no_connection() {
-    let lab = Lab::new(4);
-    lab.serve();
-    let mut rules = Rules::new(&lab.node);
-    let web = service("web", &["10.96.0.20"]);
-    rules.set(entry(web.clone(), &endpoints(&[0, 1, 2])));
-    let changed = AtomicBool::new(false);
-    let outcomes = std::thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            let mut outcomes = Vec::new();
-            while !changed.load(Ordering::Relaxed) {
-                outcomes.extend(connect(&lab.pods[3], "10.96.0.20:80", 20));
-            }
-            outcomes
-        });
-        let sets: [&[usize]; 4] = [&[0], &[1, 2], &[0, 1, 2], &[2]];
-        for round in 0..60 {
-            rules.set(entry(web.clone(), &endpoints(sets[round % 4])));
-        }
-        changed.store(true, Ordering::Relaxed);
-        client.join().unwrap()
-    });
-    let failed: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err()).collect();
-    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), outcomes.len(), failed[0]);
+    flows::changes_lose_no_connection(Namespace::sink, 60);
 }
 
 #[test]
@@ -439,14 +359,7 @@ fn udp_flows_end_with_their_service_and_stay_with_who_still_serves() {
     let mut rules = Rules::new(&lab.node);
     let dns = service("dns", &["10.96.0.10"]);
     rules.set(entry(dns.clone(), &endpoints(&[0])));
-    let connected = |to: &'static str| {
-        lab.pods[2].run(move || {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.connect(to).unwrap();
-            socket
-        })
-    };
-    let socket = connected("10.96.0.10:80");
+    let socket = connected(&lab.pods[2], "10.96.0.10:80");
     assert_eq!(ask(&socket).unwrap().0, 0);
     // It terminates and serves on: who was with it stays, who is new is not.
     let mut leaving = entry(dns.clone(), &endpoints(&[0, 1]));
@@ -454,12 +367,12 @@ fn udp_flows_end_with_their_service_and_stay_with_who_still_serves() {
     (slice.endpoints[0].ready, slice.endpoints[0].terminating) = (false, true);
     rules.set(leaving);
     assert_eq!(ask(&socket).unwrap().0, 0);
-    assert_eq!(ask(&connected("10.96.0.10:80")).unwrap().0, 1);
+    assert_eq!(ask(&connected(&lab.pods[2], "10.96.0.10:80")).unwrap().0, 1);
     // It stops serving.
     rules.set(entry(dns.clone(), &endpoints(&[1])));
     assert_eq!(ask(&socket).unwrap().0, 1);
     // The Service is deleted: its address is nobody's, and the flow is not led anywhere any more.
-    let other = connected("10.244.1.2:8080");
+    let other = connected(&lab.pods[2], "10.244.1.2:8080");
     assert_eq!(ask(&other).unwrap().0, 1);
     let changes = rules.table.update([(&dns.key, None)]);
     rules.sink.apply(&changes).unwrap();

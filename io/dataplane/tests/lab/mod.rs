@@ -1,6 +1,8 @@
 //! Network namespaces that are gone with the test: each belongs to a thread that made it, and to nobody else.
 #![allow(dead_code)]
 
+pub mod flows;
+
 use sealane_catalog::{Endpoint, EndpointPort, Entry, NamespacedName, Protocol, Service, ServicePort, Slice};
 use sealane_dataplane::{IptablesSink, NftSink, Variant, netlink_socket};
 use sealane_proxy::{NodeContext, RuleSink, Table, cases};
@@ -183,6 +185,16 @@ pub fn answers(from: &Namespace, to: &str, times: usize) -> Vec<Answer> {
     connect(from, to, times).into_iter().map(|a| a.unwrap_or_else(|e| panic!("{to}: {e}"))).collect()
 }
 
+/// A socket for datagrams to one address.
+pub fn connected(from: &Namespace, to: &str) -> UdpSocket {
+    let to: SocketAddr = to.parse().unwrap();
+    from.run(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect(to).unwrap();
+        socket
+    })
+}
+
 /// Sends a datagram over a socket and takes the answer.
 pub fn ask(socket: &UdpSocket) -> std::io::Result<Answer> {
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -210,6 +222,11 @@ pub fn service(text: &str, cluster_ips: &[&str]) -> Service {
         ports: [port(Protocol::Tcp, "t"), port(Protocol::Udp, "u")].into(),
         ..cases::service(text)
     }
+}
+
+/// Pods of this node as endpoints.
+pub fn endpoints(numbers: &[usize]) -> Vec<(IpAddr, &'static str)> {
+    numbers.iter().map(|n| (pod_ip(*n), "n1")).collect()
 }
 
 /// Its entry, with endpoints on port 8080; those of node `n2` are elsewhere.
