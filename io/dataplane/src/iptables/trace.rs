@@ -3,9 +3,9 @@
 
 use super::layout::TableName;
 use super::rules::{Action, Match, Rule, SavedRules};
-use crate::nft::TraceError;
+use crate::outcomes::{End, Outcomes, TraceError};
 use sealane_proxy::{Backend, Fate, Packet};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Jumps into one another, beyond which something goes round.
@@ -18,13 +18,6 @@ enum Stop {
     Accepted,
     Dropped,
     Refused,
-}
-
-/// Where one way ends.
-enum End {
-    /// At a backend, seen as the node or as itself.
-    At(Backend, bool),
-    Otherwise(Fate),
 }
 
 /// The rules that stood in the kernel when they were read, of both families.
@@ -42,37 +35,22 @@ impl IptablesRules {
     /// The rules have something that the walk does not know, or endpoints are not equally likely.
     pub fn trace(&self, packet: &Packet<'_>) -> Result<Fate, TraceError> {
         let saved = if packet.destination.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
-        let (mut backends, mut masqueraded) = (BTreeSet::new(), BTreeSet::new());
-        let (mut affinity, mut others) = (None, Vec::new());
+        let (mut outcomes, mut likelihoods) = (Outcomes::default(), Vec::new());
         let mut chances = vec![Vec::new()];
-        let (mut runs, mut likelihoods) = (0, Vec::new());
         while let Some(chosen) = chances.pop() {
             let mut walk = Walk::new(saved, packet, chosen);
             let end = walk.through(packet)?;
-            runs += 1;
+            outcomes.add(end, walk.stays);
             likelihoods.push(walk.likelihood);
             // Wherever chance was asked for the first time, the other way is one to go, too.
             chances.append(&mut walk.forks);
-            match end {
-                End::At(backend, as_node) => {
-                    backends.insert(backend);
-                    affinity = affinity.or(walk.stays);
-                    if as_node {
-                        masqueraded.insert(backend);
-                    }
-                }
-                End::Otherwise(fate) => others.push(fate),
-            }
         }
+        let runs = outcomes.runs();
         let fair = 1.0 / f64::from(runs);
         if let Some(likelihood) = likelihoods.iter().find(|l| (*l - fair).abs() > fair * UNEVEN) {
             return Err(TraceError::Unknown(format!("{likelihood} of connections for one of {runs} ways")));
         }
-        match others.as_slice() {
-            [] => Ok(Fate::Dnat { backends, masqueraded, affinity }),
-            [fate] if runs == 1 => Ok(fate.clone()),
-            fates => Err(TraceError::Torn { runs, fates: format!("{fates:?}") }),
-        }
+        outcomes.fate()
     }
 }
 

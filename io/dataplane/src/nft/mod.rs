@@ -27,4 +27,4 @@ mod trace;
 
 pub(crate) use layout::TABLE;
 pub use sink::NftSink;
-pub use trace::{Ruleset, TraceError};
+pub use trace::Ruleset;

@@ -5,8 +5,9 @@ use super::layout::{Family, Set, TABLE, kind, octets};
 use super::read::dump_ranges;
 use crate::message::{AttributeIter, Messages, flags};
 use crate::netlink::{Netlink, NetlinkError};
+use crate::outcomes::{End, Outcomes, TraceError};
 use sealane_proxy::{Backend, Fate, Packet};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const PREROUTING: u32 = 0;
@@ -19,22 +20,6 @@ const DEEPEST: usize = 16;
 const RTN_UNICAST: u32 = 1;
 const RTN_LOCAL: u32 = 2;
 const IPS_DST_NAT: u32 = 1 << 5;
-
-/// Why a packet's way through the rules is not known.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TraceError {
-    /// An expression or verdict that the walk does not know.
-    #[error("the rules have {0}, which a trace does not understand")]
-    Unknown(String),
-    /// What happens depends on chance beyond which endpoint it is.
-    #[error("some of {runs} equally likely ways end at no endpoint: {fates}")]
-    Torn {
-        /// How many ways there are.
-        runs: u32,
-        /// How they end.
-        fates: String,
-    },
-}
 
 /// Where a rule, or an element of a verdict map, sends a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,29 +108,14 @@ impl Ruleset {
     pub fn trace(&self, packet: &Packet<'_>) -> Result<Fate, TraceError> {
         let family = if packet.destination.is_ipv4() { Family::V4 } else { Family::V6 };
         let Some(table) = self.tables.get(&family) else { return Ok(Fate::Pass) };
-        let (mut backends, mut masqueraded) = (BTreeSet::new(), BTreeSet::new());
-        let (mut affinity, mut others, mut number, mut runs) = (None, Vec::new(), 0, 1);
-        while number < runs {
-            let mut walk = Walk::new(table, family, packet, number);
-            let fate = walk.through(packet)?;
-            runs = runs.max(walk.choices);
-            number += 1;
-            match fate {
-                End::At(backend, as_node) => {
-                    backends.insert(backend);
-                    affinity = affinity.or(walk.stays);
-                    if as_node {
-                        masqueraded.insert(backend);
-                    }
-                }
-                End::Otherwise(fate) => others.push(fate),
-            }
+        let (mut outcomes, mut ways) = (Outcomes::default(), 1);
+        while outcomes.runs() < ways {
+            let mut walk = Walk::new(table, family, packet, outcomes.runs());
+            let end = walk.through(packet)?;
+            ways = ways.max(walk.choices);
+            outcomes.add(end, walk.stays);
         }
-        match others.as_slice() {
-            [] => Ok(Fate::Dnat { backends, masqueraded, affinity }),
-            [fate] if runs == 1 => Ok(fate.clone()),
-            fates => Err(TraceError::Torn { runs, fates: format!("{fates:?}") }),
-        }
+        outcomes.fate()
     }
 }
 
@@ -192,13 +162,6 @@ impl TableRules {
         })?;
         Ok(table)
     }
-}
-
-/// Where one way ends.
-enum End {
-    /// At a backend, seen as the node or as itself.
-    At(Backend, bool),
-    Otherwise(Fate),
 }
 
 /// What the rest of a chain is spared.
