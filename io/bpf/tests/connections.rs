@@ -31,9 +31,8 @@ fn real_connections_agree() {
     let (mut wrong, mut rows, mut led) = (Vec::new(), 0, 0);
     for mut cluster in clusters(PACKETS).unwrap() {
         site.own(&cluster, true);
-        let table = cluster.table();
         let mut levels = Levels { sockets: &mut sockets, packets: &mut packets };
-        levels.replace(&cluster.node, table.frontends()).unwrap();
+        cluster.write_into(&mut levels).unwrap();
         levels.settle().unwrap();
         assert!(levels.intact().unwrap());
         led += expect(&mut cluster, &sockets);

@@ -160,29 +160,27 @@ impl Tally {
     }
 }
 
-#[test]
-fn what_stands_in_the_maps_agrees() {
+/// All clusters, one after the other, put into force by `put`.
+fn state_agrees(put: impl Fn(&Cluster, &mut BpfSink) -> Result<(), <BpfSink as RuleSink>::Error>) {
     let group = Group::new();
     let mut sink = group.sink();
     let mut tally = Tally::default();
     for cluster in clusters(PACKETS).unwrap() {
-        sink.replace(&cluster.node, cluster.table().frontends()).unwrap();
+        put(&cluster, &mut sink).unwrap();
         tally.check(&cluster, &mut sink);
     }
     tally.agree();
 }
 
-/// Changes lead where writing anew leads: the clusters one after the other, Service by Service.
+#[test]
+fn what_stands_in_the_maps_agrees() {
+    state_agrees(Cluster::write_into);
+}
+
+/// Changes lead where writing anew leads.
 #[test]
 fn what_changes_lead_to_agrees() {
-    let group = Group::new();
-    let mut sink = group.sink();
-    let mut tally = Tally::default();
-    for cluster in clusters(PACKETS).unwrap() {
-        cluster.change_into(&mut sink).unwrap();
-        tally.check(&cluster, &mut sink);
-    }
-    tally.agree();
+    state_agrees(Cluster::change_into);
 }
 
 /// Thousands of changes with one Service among them that no map has room for at first.

@@ -55,8 +55,8 @@ impl Walked for IptablesSink {
     }
 }
 
-/// All clusters, each with its table, and with what a sink is known to do otherwise.
-fn expected<S: Walked>() -> Vec<(Cluster, Table)> {
+/// All clusters, with what a sink is known to do otherwise.
+fn expected<S: Walked>() -> Vec<Cluster> {
     let mut used = BTreeSet::new();
     let mut all = Vec::new();
     for mut cluster in clusters(PACKETS).unwrap() {
@@ -67,7 +67,7 @@ fn expected<S: Walked>() -> Vec<(Cluster, Table)> {
                 row.fate = fate.clone();
             }
         }
-        all.push((cluster, table));
+        all.push(cluster);
     }
     assert_eq!(used.len(), S::DIFFERENCES.len(), "a difference that is none: {used:?}");
     all
@@ -84,10 +84,12 @@ fn walked<S: Walked>(sink: &mut S, cluster: &Cluster, wrong: &mut Vec<String>) {
     }
 }
 
-fn state_agrees<S: Walked>(mut sink: S) {
+/// All clusters, one after the other, put into force by `put`.
+fn state_agrees<S: Walked>(mut sink: S, put: impl Fn(&Cluster, &mut S) -> Result<(), S::Error>) {
     let (mut wrong, mut rows) = (Vec::new(), 0);
-    for (cluster, table) in expected::<S>() {
-        sink.replace(&cluster.node, table.frontends()).unwrap();
+    for cluster in expected::<S>() {
+        put(&cluster, &mut sink).unwrap();
+        sink.forget_flows().unwrap();
         walked(&mut sink, &cluster, &mut wrong);
         rows += cluster.rows.len();
     }
@@ -96,23 +98,34 @@ fn state_agrees<S: Walked>(mut sink: S) {
 
 #[test]
 fn what_stands_in_the_kernel_agrees() {
-    state_agrees(Namespace::new().sink());
+    state_agrees(Namespace::new().sink(), Cluster::write_into);
 }
 
 #[test]
 fn what_stands_in_iptables_agrees() {
     for variant in [Variant::Default, Variant::Legacy] {
-        state_agrees(Namespace::new().iptables(variant));
+        state_agrees(Namespace::new().iptables(variant), Cluster::write_into);
     }
+}
+
+/// Changes lead where writing anew leads.
+#[test]
+fn what_changes_lead_to_agrees() {
+    state_agrees(Namespace::new().sink(), Cluster::change_into);
+}
+
+#[test]
+fn what_changes_of_iptables_lead_to_agrees() {
+    state_agrees(Namespace::new().iptables(Variant::Default), Cluster::change_into);
 }
 
 /// The answerer says whom it saw.
 fn connections_agree<S: Walked>(site: &real::Site, mut sink: S) {
     let begun = std::time::Instant::now();
     let (mut wrong, mut rows) = (Vec::new(), 0);
-    for (cluster, table) in expected::<S>() {
+    for cluster in expected::<S>() {
         site.own(&cluster, true);
-        sink.replace(&cluster.node, table.frontends()).unwrap();
+        cluster.write_into(&mut sink).unwrap();
         sink.settle().unwrap();
         sink.forget_flows().unwrap();
         rows += cluster.rows.len();
@@ -135,27 +148,4 @@ fn real_connections_agree() {
 fn real_connections_by_iptables_agree() {
     let site = real::Site::new();
     connections_agree(&site, site.lab.node.iptables(Variant::Default));
-}
-
-/// Changes lead where writing anew leads: the clusters one after the other, Service by Service.
-fn changes_agree<S: Walked>(mut sink: S) {
-    let mut wrong = Vec::new();
-    let mut rows = 0;
-    for (cluster, _) in expected::<S>() {
-        cluster.change_into(&mut sink).unwrap();
-        sink.forget_flows().unwrap();
-        walked(&mut sink, &cluster, &mut wrong);
-        rows += cluster.rows.len();
-    }
-    assert!(wrong.is_empty(), "{} of {rows} rows:\n{}", wrong.len(), wrong.join("\n"));
-}
-
-#[test]
-fn what_changes_lead_to_agrees() {
-    changes_agree(Namespace::new().sink());
-}
-
-#[test]
-fn what_changes_of_iptables_lead_to_agrees() {
-    changes_agree(Namespace::new().iptables(Variant::Default));
 }

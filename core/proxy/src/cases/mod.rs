@@ -78,8 +78,17 @@ impl Cluster {
         table
     }
 
+    /// Puts it into a sink as a whole.
+    ///
+    /// # Errors
+    ///
+    /// The sink's.
+    pub fn write_into<S: RuleSink>(&self, sink: &mut S) -> Result<(), S::Error> {
+        sink.replace(&self.node, self.table().frontends())
+    }
+
     /// Puts it into a sink by changes, Service by Service: they come with all that they have, lose their endpoints, and
-    /// get them again. That leads where writing [`table`](Self::table)'s frontends leads.
+    /// get them again. That leads where [`write_into`](Self::write_into) leads.
     ///
     /// # Errors
     ///
