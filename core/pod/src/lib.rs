@@ -17,6 +17,7 @@
 
 pub mod backoff;
 pub mod downward;
+pub mod ending;
 pub mod environment;
 pub mod expand;
 pub mod files;
