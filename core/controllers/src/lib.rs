@@ -22,6 +22,7 @@
 #![deny(missing_docs)]
 
 mod accounts;
+mod affinity;
 mod balancer;
 mod deployment;
 mod deployment_status;

@@ -13,6 +13,7 @@ use sealane_api::kinds::Subresource;
 use sealane_api::quantity::Quantity;
 use serde_json::json;
 
+use crate::affinity::Neighbours;
 use crate::doc::Key;
 use crate::index::{Index, full_name};
 use crate::names::Names;
@@ -20,8 +21,11 @@ use crate::plan::{Note, Patch, Plan, Write, row};
 use crate::spread::Spread;
 use crate::{meta, pods};
 
-/// What spreading counts beside room (`getDefaultPlugins`).
+/// What scores count beside room (`getDefaultPlugins`).
 const SPREAD_WEIGHT: i64 = 2;
+const NEIGHBOUR_WEIGHT: i64 = 2;
+const NODE_AFFINITY_WEIGHT: i64 = 2;
+const TAINT_WEIGHT: i64 = 3;
 
 /// What a Pod asks for or a Node has, by resource, in thousandths.
 type Amounts = BTreeMap<String, i64>;
@@ -46,9 +50,13 @@ pub(crate) fn plan(index: &Index, key: &Key, now: Timestamp, random: u64) -> Pla
     let all: Vec<&Node> = index.nodes().map(|n| &**n).collect();
     let eligible = all.iter().filter(|n| selects(spec, n)).copied().collect();
     let spread = Spread::of(index, key, pod, spec, eligible);
+    let neighbours = Neighbours::of(index, pod, &all);
     for node in &all {
         let room = Room::of(index, node);
-        let refusal = room.refusal(node, spec, &asked).or_else(|| spread.refusal(node).map(|why| vec![why]));
+        let refusal = room
+            .refusal(node, spec, &asked)
+            .or_else(|| spread.refusal(node).map(|why| vec![why]))
+            .or_else(|| neighbours.refusal(node).map(|why| vec![why.to_owned()]));
         match refusal {
             Some(why) => why.into_iter().for_each(|w| *reasons.entry(w).or_default() += 1),
             None => {
@@ -57,9 +65,15 @@ pub(crate) fn plan(index: &Index, key: &Key, now: Timestamp, random: u64) -> Pla
             }
         }
     }
-    let spread = spread.scores(&taken).into_iter().map(|s| s * SPREAD_WEIGHT);
-    let mut best: Vec<(&Node, i64)> =
-        taken.iter().copied().zip(scores.iter().zip(spread).map(|(room, spread)| room + spread)).collect();
+    for (weight, more) in [
+        (SPREAD_WEIGHT, spread.scores(&taken)),
+        (NEIGHBOUR_WEIGHT, neighbours.scores(&taken)),
+        (NODE_AFFINITY_WEIGHT, out_of_100(taken.iter().map(|n| liking(spec, n)))),
+        (TAINT_WEIGHT, out_of_100(taken.iter().map(|n| -dislikes(spec, n)))),
+    ] {
+        scores.iter_mut().zip(more).for_each(|(score, more)| *score += weight * more);
+    }
+    let mut best: Vec<(&Node, i64)> = taken.into_iter().zip(scores).collect();
     let top = best.iter().map(|(_, score)| *score).max();
     best.retain(|(_, score)| Some(*score) == top);
     if best.is_empty() {
@@ -320,5 +334,35 @@ fn takes(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
         "Gt" => pair.is_some_and(|(held, bound)| held > bound),
         "Lt" => pair.is_some_and(|(held, bound)| held < bound),
         _ => false,
+    }
+}
+
+/// By how much a Pod likes a Node: the weights of its preferred terms that take it.
+fn liking(spec: &PodSpec, node: &Node) -> i64 {
+    let none = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&none);
+    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let taken = terms.into_iter().flatten().filter(|t| term_takes(&t.preference, labels, node));
+    taken.map(|t| i64::from(t.weight)).sum()
+}
+
+/// How many taints of a Node would rather not have a Pod.
+fn dislikes(spec: &PodSpec, node: &Node) -> i64 {
+    let tolerations = spec.tolerations.as_deref().unwrap_or(&[]);
+    let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or(&[]);
+    let unwelcome = taints
+        .iter()
+        .filter(|t| t.effect == "PreferNoSchedule" && !tolerations.iter().any(|o| pods::tolerates(o, t)));
+    i64::try_from(unwelcome.count()).unwrap_or(i64::MAX)
+}
+
+/// What counts for Nodes (0 to 100), or against them (-100 to 0), in relation to the most that does
+/// (`DefaultNormalizeScore`).
+fn out_of_100(raw: impl Iterator<Item = i64>) -> Vec<i64> {
+    let raw: Vec<i64> = raw.collect();
+    match raw.iter().map(|s| s.abs()).max() {
+        Some(most @ 1..) => raw.iter().map(|s| s * 100 / most).collect(),
+        _ => raw,
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::doc::{Doc, Key};
 use crate::index::{Index, slice_service};
-use crate::{Controller, Work, balancer, labels, meta, pods};
+use crate::{Controller, Work, affinity, balancer, labels, meta, pods};
 
 /// A change from `old` to `new`, already in the index.
 pub(crate) fn changed(index: &Index, old: Option<&Doc>, new: Option<&Doc>, work: &mut Vec<Work>) {
@@ -196,11 +196,11 @@ fn pod(index: &Index, old: Option<&Doc>, new: Option<&Doc>, key: &Key, work: &mu
         && old_pod.as_ref().is_none_or(|p| pods::node(p).is_empty())
     {
         for key in index.unscheduled() {
-            let spreads = |pod: &Arc<Pod>| {
+            let minds = |pod: &Arc<Pod>| {
                 let own = pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_ref());
-                own.is_some_and(|c| !c.is_empty())
+                own.is_some_and(|c| !c.is_empty()) || affinity::has_terms(pod)
             };
-            if index.pod(key).is_some_and(spreads) {
+            if index.pod(key).is_some_and(minds) {
                 add(work, Controller::Scheduler, key.clone());
             }
         }

@@ -131,3 +131,136 @@ fn a_node_without_the_label_is_out_of_the_question_where_it_must_have_it() {
                label).";
     assert!(c.notes.iter().any(|n| n.message == why), "{:?}", c.notes.last());
 }
+
+/// `affinity` of one kind, which must be or should be, by a topology key, for Pods of this app.
+fn affinity(kind: &str, must: bool, key: &str, app: &str) -> Value {
+    let term = json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}});
+    let when = "DuringSchedulingIgnoredDuringExecution";
+    let terms = match must {
+        true => json!({format!("required{when}"): [term]}),
+        false => json!({format!("preferred{when}"): [{"weight": 100, "podAffinityTerm": term}]}),
+    };
+    json!({"affinity": {kind: terms}})
+}
+
+/// Where Pods of an app are, one after the other ("": it waits).
+fn nodes(c: &Cluster, app: &str) -> Vec<&'static str> {
+    let pods = c.pods("shop");
+    let of = pods.iter().filter(|p| text(p, "/metadata/labels/app") == app);
+    of.map(|p| by_node(text(p, "/spec/nodeName"))).collect()
+}
+
+/// What a Pod of `db` asks for, how many of `web` there are then and what they ask for; what is to be of the node of
+/// `db` and those of `web`.
+type Neighbours = (&'static str, Value, u32, Value, fn(&str, &[&str]) -> bool);
+
+#[test]
+fn pods_are_beside_others_or_away_from_them() {
+    let (near, far) = ("podAffinity", "podAntiAffinity");
+    let rows: &[Neighbours] = &[
+        ("on its host", json!({}), 3, affinity(near, true, HOSTNAME, "db"), |db, web| {
+            web.iter().all(|n| *n == db)
+        }),
+        ("in its zone", json!({}), 4, affinity(near, true, ZONE, "db"), |db, web| {
+            web.iter().all(|n| by_zone(n) == by_zone(db))
+        }),
+        ("in no zone of its", json!({}), 4, affinity(far, true, ZONE, "db"), |db, web| {
+            web.iter().all(|n| !n.is_empty() && by_zone(n) != by_zone(db))
+        }),
+        ("it won't have them", affinity(far, true, ZONE, "web"), 4, json!({}), |db, web| {
+            web.iter().all(|n| !n.is_empty() && by_zone(n) != by_zone(db))
+        }),
+        ("rather on its host", json!({}), 1, affinity(near, false, HOSTNAME, "db"), |db, web| web == [db]),
+        ("rather elsewhere", json!({}), 2, affinity(far, false, HOSTNAME, "db"), |db, web| {
+            web.iter().all(|n| !n.is_empty() && *n != db)
+        }),
+        ("it would rather have them", affinity(near, false, HOSTNAME, "web"), 1, json!({}), |db, web| {
+            web == [db]
+        }),
+        ("together wherever", json!({}), 4, affinity(near, true, HOSTNAME, "web"), |_, web| {
+            !web[0].is_empty() && web.iter().all(|n| *n == web[0])
+        }),
+        ("one on each", json!({}), 3, affinity(far, true, HOSTNAME, "web"), |_, web| {
+            let mut web = web.to_vec();
+            web.sort_unstable();
+            web == ["n1", "n2", "n3"]
+        }),
+    ];
+    for (name, theirs, replicas, own, holds) in rows {
+        for seed in 1..10 {
+            let mut c = cluster(seed);
+            deploy(&mut c, "db", 1, theirs.clone());
+            deploy(&mut c, "web", *replicas, own.clone());
+            let (db, web) = (nodes(&c, "db"), nodes(&c, "web"));
+            assert!(
+                web.len() == *replicas as usize && holds(db[0], &web),
+                "{name}, seed {seed}: {db:?} {web:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_a_neighbour_is_placed_beside_it() {
+    let mut c = cluster(1);
+    deploy(&mut c, "web", 2, affinity("podAffinity", true, HOSTNAME, "db"));
+    assert_eq!(nodes(&c, "web"), ["", ""]);
+    let said = |c: &Cluster, why: &str| c.notes.iter().any(|n| n.message == why);
+    assert!(said(&c, "0/3 nodes are available: 3 node(s) didn't match pod affinity rules."));
+    deploy(&mut c, "db", 1, json!({}));
+    let db = nodes(&c, "db")[0];
+    assert_eq!(nodes(&c, "web"), [db, db]);
+    // Whoever comes too many says why.
+    deploy(&mut c, "alone", 4, affinity("podAntiAffinity", true, HOSTNAME, "alone"));
+    assert_eq!(nodes(&c, "alone").iter().filter(|n| n.is_empty()).count(), 1);
+    assert!(said(&c, "0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules."));
+    deploy(&mut c, "shy", 3, affinity("podAntiAffinity", true, HOSTNAME, "loud"));
+    deploy(&mut c, "loud", 1, json!({}));
+    assert_eq!(nodes(&c, "loud"), [""]);
+    assert!(said(&c, "0/3 nodes are available: 3 node(s) didn't satisfy existing pods anti-affinity rules."));
+}
+
+#[test]
+fn nodes_that_are_liked_come_first_and_those_that_would_rather_not_last() {
+    let zone = |zone: &str, weight: i32| {
+        json!({"weight": weight, "preference": {"matchExpressions":
+            [{"key": ZONE, "operator": "In", "values": [zone]}]}})
+    };
+    let like = |terms: Value| json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}});
+    let taint = json!([{"key": "old", "effect": "PreferNoSchedule"}]);
+    let tolerate = json!({"tolerations": [{"key": "old", "operator": "Exists"}]});
+    for seed in 1..20 {
+        for (name, tainted, spec, expected) in [
+            ("zone b is liked", None, like(json!([zone("b", 1)])), "b"),
+            ("zone a is liked more", None, like(json!([zone("b", 10), zone("a", 20)])), "a"),
+            ("who likes nothing in particular", Some("n2"), json!({}), "a"),
+            ("a taint counts more than a liking", Some("n2"), like(json!([zone("b", 1)])), "a"),
+            (
+                "unless it is tolerated",
+                Some("n2"),
+                {
+                    let mut spec = like(json!([zone("b", 1)]));
+                    spec.as_object_mut().unwrap().extend(tolerate.as_object().unwrap().clone());
+                    spec
+                },
+                "b",
+            ),
+        ] {
+            let mut c = cluster(seed);
+            if let Some(node) = tainted {
+                c.merge("nodes", "", node, json!({"spec": {"taints": taint}}), None);
+                c.settle();
+            }
+            deploy(&mut c, "web", 1, spec);
+            assert_eq!(counts(&c, "web", by_zone), [(expected, 1)].into(), "{name}, seed {seed}");
+        }
+    }
+    // Where there is nothing else, they have to do.
+    let mut c = cluster(1);
+    for node in ["n1", "n2", "n3"] {
+        c.merge("nodes", "", node, json!({"spec": {"taints": taint}}), None);
+    }
+    c.settle();
+    deploy(&mut c, "web", 3, json!({}));
+    assert_eq!(counts(&c, "web", by_node), [("n1", 1), ("n2", 1), ("n3", 1)].into());
+}
