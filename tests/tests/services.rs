@@ -427,12 +427,20 @@ subsets: [{addresses: [{ip: 192.0.2.2}], ports: [{port: 3306}]}]
     up.apply(yaml).ok();
     up.ok(&["run", "client", "--image=sealane/demo", "--command", "--", "sleep", "3600"]);
     up.ready_pods("default", "run=client", 1);
-    let answers = || {
-        eventually("the database answers by way of the Service", || {
+    // The machine itself gets there as well, whose address on the node's link is its own to the kernel.
+    let answer = |who: &'static str| {
+        eventually(&format!("the {who} answers a Pod by way of the Service"), || {
             let done = up.kubectl(&["exec", "client", "--", "curl", "-s", "http://db:33/"]);
-            if done.stdout == "database" { Ok(()) } else { Err(done.to_string()) }
+            if done.stdout == who { Ok(()) } else { Err(done.to_string()) }
+        });
+        eventually(&format!("the {who} answers the host"), || {
+            match up.http("GET", "10.96.0.33:33", "/", "") {
+                Ok(page) if page.body == who => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
         });
     };
+    let answers = || answer("database");
     let refuses = || {
         eventually("nobody is there any more", || match up.http("GET", "10.96.0.33:33", "/", "") {
             Err(why) if why.contains("refused") => Ok(()),
@@ -455,6 +463,15 @@ subsets: [{addresses: [{ip: 192.0.2.2}], ports: [{port: 3306}]}]
     answers();
     up.ok(&["delete", "endpoints", "db"]);
     refuses();
+    // Slices by hand: somebody outside, and a program on the host.
+    says(&start.machine, "192.0.2.1:3307", "host");
+    for (address, port, who) in [("192.0.2.2", 3306, "database"), ("192.0.2.1", 3307, "host")] {
+        let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "db-1", "labels": {"kubernetes.io/service-name": "db"}},
+            "endpoints": [{"addresses": [address]}], "ports": [{"port": port, "protocol": "TCP"}]});
+        up.apply(&slice.to_string()).ok();
+        answer(who);
+    }
     ip(&up.machine, "link del lan0");
     up.stop();
 }

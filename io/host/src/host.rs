@@ -275,6 +275,7 @@ fn start(config: &HostConfig, forwarding: Option<&Forwarding>) -> Result<Run, Ho
                 inner: config.gateway(),
                 pods: config.pod_cidr,
                 others: vec![config.service_cidr],
+                services: true,
             };
             Some(Uplink::open(ends, &tree.node, forwarding)?)
         }

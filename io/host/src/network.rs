@@ -51,6 +51,8 @@ impl NetworkConfig {
             inner: self.address(),
             pods: self.pod_cidr,
             others: self.led(),
+            // The nodes do that.
+            services: false,
         }
     }
 

@@ -32,13 +32,15 @@ pub(crate) struct Ends {
     pub(crate) pods: Cidr,
     /// Whatever else is.
     pub(crate) others: Vec<Cidr>,
+    /// Services are rewritten there: what the host sends may have to go back the way it came.
+    pub(crate) services: bool,
 }
 
 /// An open way; the masquerade and the program that carries an ordinary user's traffic go with it. The host's link
 /// is removed by [`close`].
 pub(crate) struct Uplink {
-    /// While it is open, the masquerade is there.
-    _masquerade: Option<Socket>,
+    /// While they are open, masquerade is there.
+    _masquerade: Vec<Socket>,
     _helper: Option<Helper>,
 }
 
@@ -137,7 +139,7 @@ fn patiently<T>(mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// The link, routes and masquerade on the host.
 fn by_host(ends: Ends, namespace: &OwnedFd, forwarding: Option<&Forwarding>) -> Result<Uplink, HostError> {
-    let Ends { host: host_address, inner, pods, others, .. } = ends;
+    let Ends { host: host_address, inner, pods, others, services, .. } = ends;
     let ranges = [&[pods][..], &others].concat();
     let failed = |error| step("link the host to the node", error);
     let host = Socket::route().map_err(failed)?;
@@ -147,10 +149,20 @@ fn by_host(ends: Ends, namespace: &OwnedFd, forwarding: Option<&Forwarding>) -> 
     let outward = Outward::NotBy(links::HOST_LINK);
     let masquerade = patiently(|| nft::masquerade("sealane-host", pods, outward))
         .map_err(|error| step("let Pods reach the outside", error))?;
+    let mut masquerade = vec![masquerade];
+    if services {
+        // The host connects to a Service whose endpoint is outside, or is the host: it takes no packet that has its own
+        // address for a source.
+        let own = Cidr { network: host_address, prefix: 32 };
+        let back = outside::within(namespace, move || {
+            patiently(|| nft::masquerade("sealane-back", own, Outward::By(links::UPLINK)))
+        });
+        masquerade.push(back.map_err(|error| step("let the host reach endpoints outside", error))?);
+    }
     if let Some(forwarding) = forwarding {
         forwarding.turn_on().map_err(|error| step("turn net.ipv4.ip_forward on", error))?;
     }
-    Ok(Uplink { _masquerade: Some(masquerade), _helper: None })
+    Ok(Uplink { _masquerade: masquerade, _helper: None })
 }
 
 /// The way outside of an ordinary user's Pods, where a program for it is installed.
@@ -162,11 +174,11 @@ fn by_program(pods: Cidr, namespace: &OwnedFd) -> Result<Uplink, HostError> {
                 nft::masquerade("sealane-host", pods, Outward::By(outside::TAP))
             });
             let masquerade = masquerade.map_err(|error| step("let Pods reach the outside", error))?;
-            return Ok(Uplink { _masquerade: Some(masquerade), _helper: Some(helper) });
+            return Ok(Uplink { _masquerade: vec![masquerade], _helper: Some(helper) });
         }
         Ok(None) => "install pasta (package passt) or slirp4netns, or run as root".to_owned(),
         Err(error) => error.to_string(),
     };
     tracing::warn!("Pods do not reach the outside: {why}");
-    Ok(Uplink { _masquerade: None, _helper: None })
+    Ok(Uplink { _masquerade: Vec::new(), _helper: None })
 }
