@@ -11,6 +11,7 @@ use sealane_host::runtime::Runtime;
 
 use crate::addresses::Addresses;
 use crate::context::{AgentConfig, Context};
+use crate::endpoints::Endpoints;
 use crate::events::Recorder;
 use crate::handle::NodeHandle;
 use crate::images::Images;
@@ -30,6 +31,7 @@ impl Agent {
         client: kube::Client,
         runtime: Arc<R>,
         images: Arc<I>,
+        endpoints: Arc<dyn Endpoints>,
     ) -> NodeHandle {
         let machine = Machine::read();
         let events = Recorder::start(client.clone(), config.node_name.clone());
@@ -45,6 +47,7 @@ impl Agent {
             client,
             runtime,
             images,
+            endpoints,
             events,
             services,
             machine,

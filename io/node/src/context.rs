@@ -11,6 +11,7 @@ use sealane_host::runtime::Runtime;
 use sealane_pod::downward::NodeFacts;
 
 use crate::addresses::Addresses;
+use crate::endpoints::Endpoints;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::machine::Machine;
@@ -75,6 +76,7 @@ pub(crate) struct Context<R, I> {
     pub(crate) client: kube::Client,
     pub(crate) runtime: Arc<R>,
     pub(crate) images: Arc<I>,
+    pub(crate) endpoints: Arc<dyn Endpoints>,
     pub(crate) events: Recorder,
     pub(crate) objects: Objects,
     pub(crate) services: Store<Service>,

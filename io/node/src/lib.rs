@@ -5,7 +5,7 @@
 //! stops everything.
 //!
 //! What it may not know: how a container is made (`sealane_host::runtime::Runtime` does it), where images come
-//! from ([`Images`]), and who serves the API behind the `kube::Client`.
+//! from ([`Images`]), who leads connections to its Pods ([`Endpoints`]), and who serves the API behind the `kube::Client`.
 //!
 //! ```
 //! let config = sealane_node::AgentConfig::new("node-1", [10, 0, 0, 1].into(), "/var/lib/sealane");
@@ -14,10 +14,11 @@
 //!
 //! ```no_run
 //! # async fn example<R: sealane_host::runtime::Runtime, I: sealane_node::Images>(
-//! #     client: kube::Client, runtime: std::sync::Arc<R>, images: std::sync::Arc<I>) {
+//! #     client: kube::Client, runtime: std::sync::Arc<R>, images: std::sync::Arc<I>,
+//! #     endpoints: std::sync::Arc<dyn sealane_node::Endpoints>) {
 //! let mut config = sealane_node::AgentConfig::new("node-1", [10, 0, 0, 1].into(), "/var/lib/sealane");
 //! config.pod_range = ([10, 244, 0, 0].into(), 24);
-//! let node = sealane_node::Agent::start(config, client, runtime, images).await;
+//! let node = sealane_node::Agent::start(config, client, runtime, images, endpoints).await;
 //! node.shutdown(std::time::Duration::from_secs(5)).await;
 //! # }
 //! ```
@@ -26,6 +27,7 @@
 mod addresses;
 mod agent;
 mod context;
+mod endpoints;
 mod events;
 mod handle;
 mod images;
@@ -44,5 +46,6 @@ mod workers;
 
 pub use agent::Agent;
 pub use context::AgentConfig;
+pub use endpoints::{Endpoints, PodEndpoint};
 pub use handle::NodeHandle;
 pub use images::{Credentials, Image, ImageError, Images};

@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use sealane_host::runtime::{Exit, HostError, Runtime, SandboxSpec};
 use sealane_pod::backoff::{self, BackOff};
+use sealane_pod::ending::{Ending, Exposure, Step, Why};
 use sealane_pod::files;
 use sealane_pod::plan::{self, Action};
 use sealane_pod::probe::{self, Kind, Outcome};
@@ -65,6 +66,8 @@ pub(crate) enum Message {
     Exited { at: usize, attempt: u32, exit: Exit, message: String },
     /// A probe's verdict changed.
     Probed { at: usize, attempt: u32, kind: Kind, verdict: Outcome },
+    /// As what the service rules have the Pod that ends.
+    Exposed(Exposure),
 }
 
 /// A task that ends with its owner.
@@ -89,19 +92,6 @@ struct Live {
     started: Timestamp,
 }
 
-/// Why a Pod stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// It was deleted: its object is removed at the end.
-    Deleted,
-    /// Its object is gone already.
-    Gone,
-    /// The node stops: the object stays.
-    Shutdown,
-    /// The node ends it (activeDeadlineSeconds): the object shows why.
-    Failed,
-}
-
 pub(crate) struct Worker<R, I> {
     ctx: Arc<Context<R, I>>,
     pod: Arc<Pod>,
@@ -122,6 +112,8 @@ pub(crate) struct Worker<R, I> {
     prepare_at: Option<Timestamp>,
     prepare_delay: SignedDuration,
     ending: Option<Ending>,
+    /// Follows the Pod's endpoints out of the service rules.
+    leaving: Option<Task>,
     deadline: watch::Sender<Instant>,
     finished: bool,
     over: bool,
@@ -164,6 +156,7 @@ impl<R: Runtime, I: Images> Worker<R, I> {
             refreshing: None,
             prepare_at: None,
             ending: None,
+            leaving: None,
             over: false,
             wake: None,
             ctx,
@@ -248,24 +241,21 @@ impl<R: Runtime, I: Images> Worker<R, I> {
 
     fn timer(&self) -> Option<Instant> {
         let now = Instant::now();
-        let of = |t: Timestamp| {
-            now + Duration::try_from(t.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
-        };
         let hold = (self.hold > now && self.status.is_none()).then_some(self.hold);
         let renew = self.volumes.as_ref().and_then(|v| v.renew_at).filter(|_| self.refreshing.is_none());
-        [self.wake.map(of), hold, renew.map(of)].into_iter().flatten().min()
+        [self.wake.map(instant), hold, renew.map(instant)].into_iter().flatten().min()
     }
 
     fn take(&mut self, message: Message) {
         match message {
             Message::Update(pod) => self.updated(pod),
-            Message::Gone if self.finished && self.live.is_empty() => self.end(Ending::Gone, Duration::ZERO),
-            Message::Gone => self.end(Ending::Gone, Duration::from_secs(1)),
+            Message::Gone if self.finished && self.live.is_empty() => self.end(Why::Gone, Duration::ZERO),
+            Message::Gone => self.end(Why::Gone, Duration::from_secs(1)),
             Message::Shutdown(at) => {
                 // No word of it to the API: the next run goes on from what it says now.
                 self.reporter = None;
                 let grace = at.saturating_duration_since(Instant::now());
-                self.end(Ending::Shutdown, grace.min(self.grace(None)));
+                self.end(Why::Shutdown, grace.min(self.grace(None)));
             }
             Message::Prepared { sandbox, volumes } => self.prepared(sandbox, volumes),
             Message::Refresh => self.refresh(),
@@ -283,6 +273,9 @@ impl<R: Runtime, I: Images> Worker<R, I> {
             Message::Hooked { at, attempt, result } => self.hooked(at, attempt, result),
             Message::Exited { at, attempt, exit, message } => self.exited(at, attempt, exit, message),
             Message::Probed { at, attempt, kind, verdict } => self.probed(at, attempt, kind, verdict),
+            Message::Exposed(exposure) => {
+                self.ending.iter_mut().for_each(|e| e.exposed(exposure, Timestamp::now()));
+            }
         }
     }
 
@@ -306,26 +299,29 @@ impl<R: Runtime, I: Images> Worker<R, I> {
     }
 
     fn note_ending(&mut self) {
-        if self.pod.metadata.deletion_timestamp.is_some() && self.ending != Some(Ending::Gone) {
-            self.end(Ending::Deleted, self.grace(None));
+        let gone = self.ending.as_ref().is_some_and(|e| e.why() == Why::Gone);
+        if self.pod.metadata.deletion_timestamp.is_some() && !gone {
+            self.end(Why::Deleted, self.grace(None));
         }
     }
 
-    fn end(&mut self, why: Ending, grace: Duration) {
-        let at = Instant::now() + grace;
-        let before = self.ending.replace(why);
-        // A later word may shorten the time, never lengthen it.
-        self.deadline.send_if_modified(|d| {
-            let change = before.is_none_or(|b| b == Ending::Failed) || at < *d;
-            if change {
-                *d = at;
-            }
-            change
-        });
+    fn end(&mut self, why: Why, grace: Duration) {
+        let (now, grace) = (Timestamp::now(), SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX));
+        let before = self.ending.as_ref().map(Ending::deadline);
+        let ending = self.ending.get_or_insert_with(|| Ending::new(why, grace, now));
+        if before.is_some() {
+            ending.again(why, grace, now);
+        }
+        if before != Some(ending.deadline()) {
+            self.deadline.send_replace(instant(ending.deadline()));
+        }
         if before.is_none() {
             self.preparing = None;
             self.starts.clear();
             self.records.iter_mut().for_each(|r| r.starting = false);
+        }
+        if self.leaving.is_none() && matches!(why, Why::Deleted | Why::Gone) {
+            self.follow_endpoints();
         }
     }
 
@@ -334,7 +330,7 @@ impl<R: Runtime, I: Images> Worker<R, I> {
         let now = Timestamp::now();
         self.check_deadline(now);
         if self.ending.is_some() {
-            self.advance_ending().await;
+            self.advance_ending(now).await;
         } else if !self.finished {
             self.advance_running(now).await;
         }
@@ -347,7 +343,7 @@ impl<R: Runtime, I: Images> Worker<R, I> {
     fn check_deadline(&mut self, now: Timestamp) {
         let seconds = self.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds);
         let (Some(seconds), Some(started), None, false) =
-            (seconds, self.sandbox.started, self.ending, self.finished)
+            (seconds, self.sandbox.started, &self.ending, self.finished)
         else {
             return;
         };
@@ -358,7 +354,7 @@ impl<R: Runtime, I: Images> Worker<R, I> {
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
         self.event(None, Level::Normal, "DeadlineExceeded", message.clone());
         self.sandbox.failed = Some(("DeadlineExceeded".to_owned(), message));
-        self.end(Ending::Failed, self.grace(None));
+        self.end(Why::Failed, self.grace(None));
     }
 
     fn wake_at(&mut self, at: Timestamp) {
@@ -418,41 +414,55 @@ impl<R: Runtime, I: Images> Worker<R, I> {
         self.ctx.addresses().release(self.uid());
     }
 
-    async fn advance_ending(&mut self) {
-        let running = |role: bool| {
-            move |(i, r): (usize, &Record)| ((r.role == Role::Main) == role && r.is_running()).then_some(i)
-        };
-        let main: Vec<usize> = self.records.iter().enumerate().filter_map(running(true)).collect();
-        let others: Vec<usize> = self.records.iter().enumerate().filter_map(running(false)).collect();
-        // Containers at once, then sidecars in reverse order (KEP-753).
-        let stopping = if main.is_empty() { others.into_iter().rev().take(1).collect() } else { main };
-        if !stopping.is_empty() {
-            for at in stopping {
-                if !self.records[at].stopping {
-                    self.stop(at, None);
+    async fn advance_ending(&mut self, now: Timestamp) {
+        let Some(ending) = &mut self.ending else { return };
+        let why = ending.why();
+        match ending.step(&self.records, self.sandbox_made, now) {
+            Step::Wait(until) => self.wake_at(until),
+            Step::Stop(which) => {
+                for at in which {
+                    if !self.records[at].stopping {
+                        self.stop(at, None);
+                    }
                 }
             }
-            return;
+            Step::Report(until) => {
+                // A Pod that has ended for good is in no slice (`ShouldPodBeInEndpoints`).
+                self.note_end();
+                self.wake_at(until);
+            }
+            Step::TearDown => {
+                self.tear_down().await;
+                self.ended(why).await;
+            }
         }
-        let why = self.ending;
-        self.tear_down().await;
+    }
+
+    /// What the last status says.
+    fn note_end(&mut self) {
+        self.sandbox.terminal = true;
+        self.sandbox.ready = false;
+    }
+
+    /// Nothing of it is left on the node.
+    async fn ended(&mut self, why: Why) {
         match why {
-            Some(Ending::Deleted) => self.remove().await,
-            Some(Ending::Gone) => {
+            Why::Deleted => self.remove().await,
+            Why::Gone => {
                 self.reporter = None;
                 self.forget();
             }
-            Some(Ending::Failed) => {
+            Why::Failed => {
                 self.ending = None;
                 self.finished = true;
             }
-            Some(Ending::Shutdown) | None => self.over = true,
+            Why::Shutdown => self.over = true,
         }
     }
 
     /// Writes the last status, then removes the object, where it is still the same.
     async fn remove(&mut self) {
-        self.sandbox.terminal = true;
+        self.note_end();
         self.publish(Timestamp::now());
         if let Some(reporter) = self.reporter.take() {
             reporter.finish().await;
@@ -499,4 +509,9 @@ impl<R: Runtime, I: Images> Worker<R, I> {
             self.status = Some(status);
         }
     }
+}
+
+/// A time of day as a time to sleep until.
+fn instant(at: Timestamp) -> Instant {
+    Instant::now() + Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
 }

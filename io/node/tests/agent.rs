@@ -8,30 +8,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fakes::api::Api;
-use fakes::{FakeImages, FakeRuntime, runtime};
+use fakes::{FakeEndpoints, FakeImages, FakeRuntime, runtime};
 use futures::StreamExt;
 use sealane_node::{Agent, AgentConfig, NodeHandle};
+use sealane_pod::ending::Exposure;
 use sealane_pod::request::{ExecRequest, LogOptions, NodeError};
 use serde_json::{Value, json};
 
 struct Node {
     api: Api,
     runtime: Arc<FakeRuntime>,
+    rules: Arc<FakeEndpoints>,
     handle: NodeHandle,
     dir: tempfile::TempDir,
 }
 
 async fn node_on(api: Api) -> Node {
-    node_with(api, |_| {}).await
+    node_with(api, Exposure::Removed, |_| {}).await
 }
 
-async fn node_with(api: Api, change: impl FnOnce(&mut AgentConfig)) -> Node {
+async fn node_with(api: Api, exposure: Exposure, change: impl FnOnce(&mut AgentConfig)) -> Node {
     let dir = tempfile::tempdir().unwrap();
     let mut config = AgentConfig::new("n1", [10, 0, 0, 1].into(), dir.path());
     change(&mut config);
     let runtime = runtime();
-    let handle = Agent::start(config, api.client(), runtime.clone(), Arc::new(FakeImages)).await;
-    Node { api, runtime, handle, dir }
+    let rules = Arc::new(FakeEndpoints::new(runtime.clone(), exposure));
+    let images = Arc::new(FakeImages);
+    let handle = Agent::start(config, api.client(), runtime.clone(), images, rules.clone()).await;
+    Node { api, runtime, rules, handle, dir }
 }
 
 async fn node() -> Node {
@@ -112,9 +116,52 @@ async fn runs_a_pod() {
     assert_eq!(calls[calls.len() - 2..], ["signal run 15", "remove sandbox"]);
 }
 
+/// Rules first, then the process, then the API, then rules again, and the network last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_pod_ends_when_its_endpoints_have_left() {
+    let n = node_with(Api::new(), Exposure::Ready, |_| {}).await;
+    n.api.put("pods", pod("p", one(json!(["run"]))));
+    ready(&n.api, "p").await;
+    let before = n.runtime.calls().len();
+    let called = async |call: &str| {
+        n.api.until(call, |_| n.runtime.calls().contains(&call.to_owned()).then_some(())).await;
+    };
+    n.api.delete("p", 30);
+    called("p waits for Terminating").await;
+    n.rules.set(Exposure::Terminating);
+    called("p waits for Removed").await;
+    n.api
+        .until("the API hears", |a| (a.get("pods", "p")?["status"]["phase"] == "Failed").then_some(()))
+        .await;
+    n.rules.set(Exposure::Removed);
+    n.api.until("the object is gone", |a| a.get("pods", "p").is_none().then_some(())).await;
+    let calls = n.runtime.calls().split_off(before);
+    let expected = [
+        "p waits for Terminating",
+        "rules Terminating",
+        "p waits for Removed",
+        "signal run 15",
+        "rules Removed",
+        "remove sandbox",
+    ];
+    assert_eq!(calls, expected);
+}
+
+/// Its processes hear of it at once: nobody is left to be served, and the next run finds the Pod as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_waits_for_no_rules() {
+    let n = node_with(Api::new(), Exposure::Ready, |_| {}).await;
+    n.api.put("pods", pod("p", one(json!(["run"]))));
+    ready(&n.api, "p").await;
+    n.handle.shutdown(Duration::from_secs(30)).await;
+    let calls = n.runtime.calls();
+    assert_eq!(calls[calls.len() - 2..], ["signal run 15", "remove sandbox"]);
+    assert!(!calls.iter().any(|c| c.contains("waits")), "{calls:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_ends_with_its_runtime_says_nothing_of_it() {
-    let n = node_with(Api::new(), |config| config.ends_with_runtime = true).await;
+    let n = node_with(Api::new(), Exposure::Removed, |config| config.ends_with_runtime = true).await;
     n.api.put("pods", pod("p", one(json!(["run"]))));
     ready(&n.api, "p").await;
     n.runtime.lose();

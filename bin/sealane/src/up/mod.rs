@@ -4,6 +4,7 @@ mod adapters;
 mod api;
 mod balancer;
 mod detach;
+mod exposure;
 mod feed;
 mod files;
 mod node;

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::api::Api;
+use super::exposure::Rules;
 use super::feed::Feed;
 use super::report::Report;
 use super::{adapters, files};
@@ -36,6 +37,7 @@ pub(crate) struct Common {
     pub(crate) report: Report,
     pub(crate) handles: adapters::Nodes,
     pub(crate) images: Arc<adapters::Images>,
+    pub(crate) rules: Rules,
 }
 
 /// A node whose network is there.
@@ -123,6 +125,7 @@ impl Node {
         let feed = Feed::new(self.host.clone(), context, Arc::clone(proxy.metrics()));
         let feed = tokio::spawn(feed.run(self.common.snapshots.clone(), updates)).abort_handle();
         let mut applied = proxy.applied().clone();
+        self.common.rules.insert(&self.own.name, applied.clone());
         let joined = Joined { proxy, api, feed };
         let first = applied.wait_for(|r| *r > 0);
         match tokio::time::timeout(Duration::from_secs(10), first).await {
@@ -164,7 +167,8 @@ impl Node {
         let user = format!("system:node:{}", self.own.name);
         let client = self.common.api.client(&user, &["system:nodes"]);
         let (runtime, images) = (Arc::new(self.host.clone()), Arc::clone(&self.common.images));
-        let agent = Arc::new(Agent::start(agent, client, runtime, images).await);
+        let rules = Arc::new(self.common.rules.clone());
+        let agent = Arc::new(Agent::start(agent, client, runtime, images, rules).await);
         self.common.handles.insert(&self.own.name, Arc::clone(&agent));
         Registered { node: self, joined, agent }
     }

@@ -16,6 +16,7 @@ use sealane_store::DiskStore;
 use tokio::sync::{mpsc, watch};
 
 use super::api::Api;
+use super::exposure::Rules;
 use super::node::{self, Common, Node};
 use super::report::Report;
 use super::{adapters, balancer, files, shown, system};
@@ -83,6 +84,7 @@ pub(crate) async fn start(
             rootless,
             network: network.clone(),
             api: api.clone(),
+            rules: Rules::new(snapshots.clone()),
             snapshots,
             stopping,
             fail,

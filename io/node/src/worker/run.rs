@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerPort, PodSpec};
 use sealane_host::runtime::HostPort;
 
 use super::*;
+use crate::endpoints::PodEndpoint;
 
 impl<R: Runtime, I: Images> Worker<R, I> {
     /// Makes what is missing of namespaces, files and volumes, all at the same time.
@@ -325,6 +326,26 @@ impl<R: Runtime, I: Images> Worker<R, I> {
         self.judge(at);
     }
 
+    /// Hears from the service rules as the Pod's endpoints leave them.
+    pub(super) fn follow_endpoints(&mut self) {
+        let (endpoints, inbox) = (self.ctx.endpoints.clone(), self.inbox.clone());
+        let text = |s: &Option<String>| s.clone().unwrap_or_default();
+        let own = PodEndpoint {
+            namespace: text(&self.pod.metadata.namespace),
+            pod: text(&self.pod.metadata.name),
+            address: self.address.unwrap_or(self.ctx.config.node_address).into(),
+        };
+        self.leaving = Some(Task(tokio::spawn(async move {
+            for most in [Exposure::Terminating, Exposure::Removed] {
+                let found = endpoints.fallen(&own, most).await;
+                let _ = inbox.send(Message::Exposed(found));
+                if found == Exposure::Removed {
+                    return;
+                }
+            }
+        })));
+    }
+
     /// Tells a container to end, within the Pod's deadline where it ends, or within `grace`.
     pub(super) fn stop(&mut self, at: usize, grace: Option<Duration>) {
         let Some(live) = self.live.get_mut(&at) else { return };
@@ -350,7 +371,8 @@ impl<R: Runtime, I: Images> Worker<R, I> {
             None => self.deadline.subscribe(),
         };
         // Nobody waits for a Pod that is gone, and the node's own end has its limit.
-        let hurry = matches!(self.ending, Some(Ending::Gone | Ending::Shutdown));
+        let why = self.ending.as_ref().map(Ending::why);
+        let hurry = matches!(why, Some(Why::Gone | Why::Shutdown));
         let minimum = if hurry { Duration::from_millis(300) } else { MINIMUM };
         let request = Stop { pod: self.pod.clone(), field: self.field(at), target, done, deadline, minimum };
         tokio::spawn(stop(self.ctx.clone(), request));

@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use futures::future::BoxFuture;
 use sealane_host::runtime::{ContainerSpec, ExecSpec, Exit, HostError, Runtime, SandboxSpec, Started};
-use sealane_node::{Credentials, Image, ImageError, Images};
-use tokio::sync::oneshot;
+use sealane_node::{Credentials, Endpoints, Image, ImageError, Images, PodEndpoint};
+use sealane_pod::ending::Exposure;
+use tokio::sync::{oneshot, watch};
 
 struct Process {
     spec: ContainerSpec,
@@ -187,4 +189,34 @@ impl Images for FakeImages {
 
 pub fn runtime() -> Arc<FakeRuntime> {
     Arc::new(FakeRuntime::default())
+}
+
+/// Service rules that have every Pod as the same.
+pub struct FakeEndpoints {
+    runtime: Arc<FakeRuntime>,
+    exposure: watch::Sender<Exposure>,
+}
+
+impl FakeEndpoints {
+    pub fn new(runtime: Arc<FakeRuntime>, exposure: Exposure) -> Self {
+        FakeEndpoints { runtime, exposure: watch::Sender::new(exposure) }
+    }
+
+    /// Rules are otherwise from now on.
+    pub fn set(&self, exposure: Exposure) {
+        self.runtime.note(format!("rules {exposure:?}"));
+        self.exposure.send_replace(exposure);
+    }
+}
+
+impl Endpoints for FakeEndpoints {
+    fn fallen(&self, of: &PodEndpoint, most: Exposure) -> BoxFuture<'static, Exposure> {
+        let (mut exposure, pod, runtime) = (self.exposure.subscribe(), of.pod.clone(), self.runtime.clone());
+        Box::pin(async move {
+            if *exposure.borrow() > most {
+                runtime.note(format!("{pod} waits for {most:?}"));
+            }
+            *exposure.wait_for(|e| *e <= most).await.unwrap()
+        })
+    }
 }
