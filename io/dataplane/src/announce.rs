@@ -11,9 +11,10 @@ use rustix::net::sockopt::{
     set_ipv6_unicast_hops,
 };
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, eth, ipproto, recv, recvfrom, send, sendto,
-    socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, eth, ipproto, recvfrom,
+    send, sendto, socket_with,
 };
+use socket2::{SockFilter, SockRef};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -121,7 +122,8 @@ fn run(shared: &Shared, link: &str, wire: Wire) {
     while !shared.ended() {
         let served = match wire.take().map_or_else(|| Wire::open(link), Ok) {
             Ok(opened) => {
-                let mut desk = Desk { wire: opened, known: BTreeSet::new(), due: Vec::new() };
+                let (known, groups) = (BTreeSet::new(), BTreeSet::new());
+                let mut desk = Desk { wire: opened, known, groups, due: Vec::new() };
                 desk.serve(shared, &mut said)
             }
             Err(error) => Err(error),
@@ -139,6 +141,8 @@ fn run(shared: &Shared, link: &str, wire: Wire) {
 struct Desk {
     wire: Wire,
     known: BTreeSet<IpAddr>,
+    /// In which they are asked for; several of them may have one.
+    groups: BTreeSet<Ipv6Addr>,
     /// When to tell of an address, and how often from then on.
     due: Vec<(Instant, IpAddr, u32)>,
 }
@@ -154,17 +158,21 @@ impl Desk {
                 PollFd::new(&shared.wake, PollFlags::IN),
                 PollFd::new(&self.wire.arp, PollFlags::IN),
                 PollFd::new(&self.wire.neighbours, PollFlags::IN),
+                PollFd::new(&self.wire.probes, PollFlags::IN),
             ];
             match poll(&mut fds, pause.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(self.wire.failed("wait for questions")(errno)),
             }
-            let [_, arp, neighbours] = fds.map(|fd| !fd.revents().is_empty());
+            let [_, arp, neighbours, probes] = fds.map(|fd| !fd.revents().is_empty());
             if arp {
                 self.wire.answer_arp(&self.known)?;
             }
             if neighbours {
                 self.wire.answer_solicitations(&self.known)?;
+            }
+            if probes {
+                self.wire.answer_probes(&self.known)?;
             }
             *said = false;
         }
@@ -172,17 +180,12 @@ impl Desk {
     }
 
     fn take_up(&mut self, wanted: BTreeSet<IpAddr>) -> Result<(), AnnounceError> {
-        for gone in self.known.difference(&wanted) {
-            if let IpAddr::V6(gone) = gone {
-                self.wire.leave(*gone);
-            }
-        }
-        for new in wanted.difference(&self.known) {
-            if let IpAddr::V6(new) = new {
-                self.wire.join(*new)?;
-            }
-            self.due.push((Instant::now(), *new, TOLD));
-        }
+        let groups = solicited_nodes(&wanted);
+        self.groups.difference(&groups).for_each(|gone| self.wire.leave(*gone));
+        groups.difference(&self.groups).try_for_each(|new| self.wire.join(*new))?;
+        self.groups = groups;
+        let new = wanted.difference(&self.known).map(|address| (Instant::now(), *address, TOLD));
+        self.due.extend(new);
         self.due.retain(|(_, address, _)| wanted.contains(address));
         self.known = wanted;
         Ok(())
@@ -207,7 +210,11 @@ struct Wire {
     index: u32,
     mac: Mac,
     arp: OwnedFd,
+    /// Questions to groups, and answers to all.
     neighbours: OwnedFd,
+    /// Questions to this machine alone. No socket of ICMPv6's hears them, as they go to an address that the kernel
+    /// does not have.
+    probes: OwnedFd,
 }
 
 impl Wire {
@@ -222,6 +229,14 @@ impl Wire {
         let arp = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(eth::ARP))
             .map_err(failed("open a packet socket"))?;
         bind_to(&arp, &found).map_err(failed("listen to ARP"))?;
+        let probes = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(eth::IPV6))
+            .map_err(failed("open a packet socket"))?;
+        SockRef::from(&probes)
+            .attach_filter(
+                &PROBES.map(|(code, then, otherwise, k)| SockFilter::new(code, then, otherwise, k)),
+            )
+            .map_err(|e| failed("filter packets")(Errno::from_io_error(&e).unwrap_or(Errno::INVAL)))?;
+        bind_to(&probes, &found).map_err(failed("listen to neighbour discovery"))?;
         let neighbours = socket_with(AddressFamily::INET6, SocketType::RAW, flags, Some(ipproto::ICMPV6))
             .map_err(failed("open a socket for ICMPv6"))?;
         nix::sys::socket::setsockopt(&neighbours, BindToDevice, &OsString::from(link)).map_err(|errno| {
@@ -231,7 +246,7 @@ impl Wire {
             .and_then(|()| set_ipv6_multicast_hops(&neighbours, HOPS.into()))
             .and_then(|()| set_ipv6_multicast_if(&neighbours, index))
             .map_err(failed("set the hop limit"))?;
-        Ok(Wire { link: link.to_owned(), index, mac, arp, neighbours })
+        Ok(Wire { link: link.to_owned(), index, mac, arp, neighbours, probes })
     }
 
     fn failed(&self, what: &'static str) -> impl FnOnce(Errno) -> AnnounceError {
@@ -239,19 +254,18 @@ impl Wire {
         move |errno| AnnounceError::Socket { what, link, errno }
     }
 
-    /// Hears what is asked about an address: the network card passes on no other group.
-    fn join(&self, address: Ipv6Addr) -> Result<(), AnnounceError> {
-        match set_ipv6_add_membership(&self.neighbours, &solicited_node(address), self.index) {
-            // Two addresses may have one group.
+    /// Hears what is asked in a group: the network card passes on no other.
+    fn join(&self, group: Ipv6Addr) -> Result<(), AnnounceError> {
+        match set_ipv6_add_membership(&self.neighbours, &group, self.index) {
+            // It was joined by an attempt that failed later.
             Ok(()) | Err(Errno::ADDRINUSE) => Ok(()),
             Err(errno) => Err(self.failed("join a group")(errno)),
         }
     }
 
-    /// Leaves a group. Where another address is in it, it is heard of by its neighbours' next look; there are few.
-    fn leave(&self, address: Ipv6Addr) {
+    fn leave(&self, group: Ipv6Addr) {
         // Left already is as good.
-        let _ = set_ipv6_drop_membership(&self.neighbours, &solicited_node(address), self.index);
+        let _ = set_ipv6_drop_membership(&self.neighbours, &group, self.index);
     }
 
     /// Tells everybody who has an address.
@@ -266,9 +280,8 @@ impl Wire {
                 Ok(())
             }
             IpAddr::V6(v6) => {
-                let everybody =
-                    SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 0, 0, self.index);
-                self.advertise(v6, false, everybody)
+                let everybody = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+                self.advertise(v6, false, self.neighbour(everybody))
             }
         }
     }
@@ -286,46 +299,59 @@ impl Wire {
         }
     }
 
-    fn answer_arp(&self, known: &BTreeSet<IpAddr>) -> Result<(), AnnounceError> {
-        let mut frame = [0u8; 128];
+    /// Takes all that waits at a socket.
+    fn heard(
+        &self,
+        (socket, what): (&OwnedFd, &'static str),
+        mut take: impl FnMut(&[u8], Option<SocketAddrAny>) -> Result<(), AnnounceError>,
+    ) -> Result<(), AnnounceError> {
+        let mut buffer = [0u8; 256];
         loop {
-            let length = match recv(&self.arp, &mut frame[..], RecvFlags::empty()) {
-                Ok((length, _)) => length,
+            match recvfrom(socket, &mut buffer[..], RecvFlags::empty()) {
+                Ok((length, _, from)) => take(&buffer[..length], from)?,
                 Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                Err(errno) => return Err(self.failed("listen to ARP")(errno)),
-            };
-            if let Some((asker, asked)) = asked(&frame[..length])
-                && asker.0 != self.mac
-                && known.contains(&asked.into())
-            {
-                let said = arp(REPLY, (self.mac, asked), asker);
-                self.sent(send(&self.arp, &said, SendFlags::empty()))?;
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.failed(what)(errno)),
             }
         }
     }
 
-    fn answer_solicitations(&self, known: &BTreeSet<IpAddr>) -> Result<(), AnnounceError> {
-        let mut packet = [0u8; 256];
-        loop {
-            let (length, from) = match recvfrom(&self.neighbours, &mut packet[..], RecvFlags::empty()) {
-                Ok((length, _, from)) => (length, from),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                Err(errno) => return Err(self.failed("listen to neighbour discovery")(errno)),
-            };
-            let from = from.and_then(|from| SocketAddrV6::try_from(from).ok());
-            if let (Some(target), Some(from)) = (solicited(&packet[..length]), from)
-                && known.contains(&target.into())
-            {
-                if from.ip().is_unspecified() {
-                    // Somebody is about to take the address: all are to hear whose it is (section 7.2.4).
-                    self.tell(target.into())?;
-                } else {
-                    self.advertise(target, true, SocketAddrV6::new(*from.ip(), 0, 0, self.index))?;
-                }
+    fn answer_arp(&self, known: &BTreeSet<IpAddr>) -> Result<(), AnnounceError> {
+        self.heard((&self.arp, "listen to ARP"), |frame, _| match asked(frame) {
+            Some((asker, asked)) if asker.0 != self.mac && known.contains(&asked.into()) => {
+                let said = arp(REPLY, (self.mac, asked), asker);
+                self.sent(send(&self.arp, &said, SendFlags::empty()))
             }
-        }
+            _ => Ok(()),
+        })
+    }
+
+    fn answer_solicitations(&self, known: &BTreeSet<IpAddr>) -> Result<(), AnnounceError> {
+        self.heard((&self.neighbours, "listen to neighbour discovery"), |packet, from| {
+            let from = from.and_then(|from| SocketAddrV6::try_from(from).ok());
+            let target = solicited(packet).filter(|target| known.contains(&(*target).into()));
+            match (target, from) {
+                // Somebody is about to take the address: all are to hear whose it is (section 7.2.4).
+                (Some(target), Some(from)) if from.ip().is_unspecified() => self.tell(target.into()),
+                (Some(target), Some(from)) => self.advertise(target, true, self.neighbour(*from.ip())),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Whoever has used an address for a while asks its owner, and nobody else, whether it is still there (section
+    /// 7.3.3).
+    fn answer_probes(&self, known: &BTreeSet<IpAddr>) -> Result<(), AnnounceError> {
+        self.heard((&self.probes, "listen to neighbour discovery"), |frame, _| match probed(frame) {
+            Some((asker, target)) if known.contains(&target.into()) => {
+                self.advertise(target, true, self.neighbour(asker))
+            }
+            _ => Ok(()),
+        })
+    }
+
+    fn neighbour(&self, address: Ipv6Addr) -> SocketAddrV6 {
+        SocketAddrV6::new(address, 0, 0, self.index)
     }
 }
 
@@ -339,6 +365,31 @@ const REPLY: u16 = 2;
 /// Ethernet's header, and ARP's fixed part for Ethernet and IPv4.
 const ETHERNET: usize = 14;
 const ARP_HEAD: [u8; 6] = [0, 1, 8, 0, 6, 4];
+
+/// IPv6's header, and what it says of ICMPv6 behind it.
+const IPV6: usize = 40;
+const ICMPV6: u8 = 58;
+const SOLICITATION: u8 = 135;
+
+/// What is let through to a packet socket (classic BPF: code, jump if so, jump if not, operand): neighbour
+/// solicitations within IPv6 that came to this machine's hardware address (`SKF_AD_PKTTYPE` is `PACKET_HOST`). The rest of
+/// the link's traffic costs three comparisons, and never wakes anybody.
+const PROBES: [(u16, u8, u8, u32); 8] = {
+    const LOAD_BYTE: u16 = 0x30;
+    const IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const PACKET_TYPE: u32 = 0xffff_f004;
+    [
+        (LOAD_BYTE, 0, 0, ETHERNET as u32 + 6),
+        (IF_EQUAL, 0, 5, ICMPV6 as u32),
+        (LOAD_BYTE, 0, 0, (ETHERNET + IPV6) as u32),
+        (IF_EQUAL, 0, 3, SOLICITATION as u32),
+        (LOAD_BYTE, 0, 0, PACKET_TYPE),
+        (IF_EQUAL, 0, 1, 0),
+        (RETURN, 0, 0, u32::MAX),
+        (RETURN, 0, 0, 0),
+    ]
+};
 
 /// An ARP packet with its Ethernet header.
 fn arp(operation: u16, from: (Mac, Ipv4Addr), to: (Mac, Ipv4Addr)) -> [u8; 42] {
@@ -381,6 +432,14 @@ fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
 }
 
+fn solicited_nodes(addresses: &BTreeSet<IpAddr>) -> BTreeSet<Ipv6Addr> {
+    let v6 = addresses.iter().filter_map(|address| match address {
+        IpAddr::V6(v6) => Some(*v6),
+        IpAddr::V4(_) => None,
+    });
+    v6.map(solicited_node).collect()
+}
+
 /// A neighbour advertisement (section 4.4) with the target's hardware address; the kernel fills its checksum in.
 fn advertisement(address: Ipv6Addr, mac: Mac, solicited: bool) -> [u8; 32] {
     const SOLICITED: u8 = 0x40;
@@ -397,7 +456,16 @@ fn advertisement(address: Ipv6Addr, mac: Mac, solicited: bool) -> [u8; 32] {
 /// The address that a neighbour solicitation (section 4.3) asks for.
 fn solicited(packet: &[u8]) -> Option<Ipv6Addr> {
     let target: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
-    (packet[0] == 135 && packet[1] == 0).then(|| target.into())
+    (packet[0] == SOLICITATION && packet[1] == 0).then(|| target.into())
+}
+
+/// Who asks in a frame whether which address is still there; `None` where it is no question of a neighbour's.
+fn probed(frame: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    let (header, packet) = frame.get(ETHERNET..)?.split_at_checked(IPV6)?;
+    let target = solicited(packet)?;
+    let asker = Ipv6Addr::from(<[u8; 16]>::try_from(&header[8..24]).ok()?);
+    // One that a router has passed on has fewer hops left.
+    (header[6] == ICMPV6 && header[7] == HOPS && !asker.is_unspecified()).then_some((asker, target))
 }
 
 #[cfg(test)]
@@ -430,7 +498,7 @@ mod tests {
         let address: Ipv6Addr = "2001:db8::1:2a3b".parse().unwrap();
         assert_eq!(solicited_node(address), "ff02::1:ff01:2a3b".parse::<Ipv6Addr>().unwrap());
         let mut question = [0; 24];
-        question[0] = 135;
+        question[0] = SOLICITATION;
         question[8..].copy_from_slice(&address.octets());
         assert_eq!(solicited(&question), Some(address));
         assert_eq!(solicited(&question[..23]), None);
@@ -441,10 +509,39 @@ mod tests {
         assert_eq!(advertisement(address, OURS, false)[4], 0x20);
     }
 
+    #[test]
+    fn probes_are_understood_and_nothing_else() {
+        let (asker, address) =
+            ("2001:db8::9".parse::<Ipv6Addr>().unwrap(), "2001:db8::1".parse::<Ipv6Addr>().unwrap());
+        let mut frame = [0; ETHERNET + IPV6 + 24];
+        (frame[20], frame[21], frame[54]) = (58, 255, 135);
+        frame[22..38].copy_from_slice(&asker.octets());
+        frame[62..].copy_from_slice(&address.octets());
+        assert_eq!(probed(&frame), Some((asker, address)));
+        assert_eq!(probed(&frame[..77]), None);
+        assert_eq!(probed(&frame[..50]), None);
+        for (at, what) in [(20, 6), (21, 254), (54, 136)] {
+            let mut other = frame;
+            other[at] = what;
+            assert_eq!(probed(&other), None, "{at}");
+        }
+        frame[22..38].fill(0);
+        assert_eq!(probed(&frame), None);
+    }
+
+    #[test]
+    fn addresses_share_groups() {
+        let set = |all: &[&str]| all.iter().map(|a| a.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
+        let groups = |all: &[&str]| solicited_nodes(&set(all)).len();
+        assert_eq!(groups(&["192.0.2.1"]), 0);
+        assert_eq!(groups(&["2001:db8::1:2:3", "2001:db8::1:2:4"]), 2);
+        assert_eq!(groups(&["2001:db8::2:3", "2001:db8::1:0:2:3", "192.0.2.1"]), 1);
+    }
+
     proptest! {
         #[test]
         fn no_frame_is_too_strange(frame in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = (asked(&frame), solicited(&frame));
+            let _ = (asked(&frame), solicited(&frame), probed(&frame));
         }
     }
 }

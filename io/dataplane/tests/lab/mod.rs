@@ -133,7 +133,8 @@ impl Lab {
     }
 }
 
-fn wire(node: &Namespace, link: &str, other: &Namespace) {
+/// A link between two.
+pub fn wire(node: &Namespace, link: &str, other: &Namespace) {
     node.ip(&format!("link add {link} type veth peer name eth0 netns {}", other.thread));
     node.ip(&format!("link set {link} up"));
     other.ip("link set eth0 up");
