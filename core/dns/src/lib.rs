@@ -10,7 +10,7 @@
 //! let mut server = Server::new(config, vec![], Now::default());
 //! let query = encode(&Message::query(1, "web.example".parse().unwrap(), 1), 512);
 //! let client = "192.0.2.1:4242".parse().unwrap();
-//! let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &query };
+//! let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &query };
 //! let effects = server.step(event, Now::default());
 //! let [Effect::Reply(bytes)] = effects.as_slice() else { panic!() };
 //! assert_eq!(decode(bytes).unwrap().answers[0].to_string(), "web.example. 3600 IN A 192.0.2.7");
@@ -19,7 +19,7 @@
 //! # A query's way
 //!
 //! ```text
-//! bytes -> intake: decoded, block chosen (port, longest zone, views)
+//! bytes -> intake: decoded, block chosen (listener, longest zone, views)
 //!   down:  errors > log > loadbalance > cache > hosts > kubernetes > forward     (order::ROWS, as in plugin.cfg)
 //!            each says Next, Reply, Fail, Drop, Ask (an upstream), Lookup (this server) or Wait
 //!   up:    errors < log < loadbalance < cache <---------------------- Reply      (Plugin::up; Plugin::failed)
@@ -87,7 +87,7 @@
 //! let mut ask = |name: &str, rtype| {
 //!     let bytes = encode(&Message::query(1, name.parse().unwrap(), rtype), 512);
 //!     let client = "192.0.2.1:4242".parse().unwrap();
-//!     let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+//!     let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes };
 //!     let effects = server.step(event, Now::default());
 //!     let [Effect::Reply(bytes)] = effects.as_slice() else { panic!() };
 //!     decode(bytes).unwrap()

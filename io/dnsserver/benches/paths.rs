@@ -17,7 +17,7 @@ fn now(count: u32) -> Now {
 }
 
 fn ask(server: &mut Server, client: SocketAddr, bytes: &[u8], count: u32) -> Vec<Effect> {
-    server.step(Event::Query { port: 53, transport: Transport::Udp, client, bytes }, now(count))
+    server.step(Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes }, now(count))
 }
 
 fn answer(server: &mut Server, effects: Vec<Effect>, count: u32) {

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sealane_dns::chain::ServerAddress;
 use sealane_dns::fairness::{Fairness, Places};
 
 use crate::batch::{BATCH, Batch};
@@ -35,8 +36,8 @@ impl Connections {
     }
 
     /// A place for one of this client's, whoever it is where `fairness` is off; `None`: it has more than its part.
-    pub(crate) fn place(&self, shared: &Shared, port: u16, client: IpAddr) -> Option<Place> {
-        if shared.server(|server| server.fairness(port)).is_none() {
+    pub(crate) fn place(&self, shared: &Shared, at: ServerAddress, client: IpAddr) -> Option<Place> {
+        if shared.server(|server| server.fairness(at)).is_none() {
             return Some(Place(None, client));
         }
         if self.0.lock().unwrap_or_else(PoisonError::into_inner).enter(client) {
@@ -51,9 +52,14 @@ impl Connections {
 }
 
 impl Fair {
-    /// What the configuration says now for a port; what is known of clients stays where it says the same.
-    pub(crate) fn renew(old: Option<Fair>, shared: &Shared, port: u16, waiting: usize) -> Option<Fair> {
-        let rate = shared.server(|server| server.fairness(port))?;
+    /// What the configuration says now for a listener; what is known of clients stays where it says the same.
+    pub(crate) fn renew(
+        old: Option<Fair>,
+        shared: &Shared,
+        at: ServerAddress,
+        waiting: usize,
+    ) -> Option<Fair> {
+        let rate = shared.server(|server| server.fairness(at))?;
         if let Some(old) = old.filter(|old| old.rate == rate) {
             return Some(old);
         }

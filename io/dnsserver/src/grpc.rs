@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use sealane_dns::chain::ServerAddress;
 use sealane_dns::decode;
 use sealane_dns::message::grpc::{
     self as packet, INTERNAL, LARGEST, PATH, RESOURCE_EXHAUSTED, Status, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
@@ -33,7 +34,7 @@ const STREAMS: u32 = 256;
 pub(crate) async fn connection(
     shared: Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    (from, port): (SocketAddr, u16),
+    (from, at): (SocketAddr, ServerAddress),
     limits: Limits,
     closed: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -45,7 +46,7 @@ pub(crate) async fn connection(
     let patient = Limits { read: patience, idle: patience, ..limits };
     conversation(&builder, stream, patient, closed, move |request| {
         let shared = shared.clone();
-        async move { response(query(&shared, request, (from, port), limits.read).await) }
+        async move { response(query(&shared, request, (from, at), limits.read).await) }
     })
     .await
 }
@@ -78,7 +79,7 @@ fn response(
 async fn query(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
-    (from, port): (SocketAddr, u16),
+    (from, at): (SocketAddr, ServerAddress),
     patience: Duration,
 ) -> std::result::Result<Vec<u8>, Status> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
@@ -102,7 +103,7 @@ async fn query(
     if decode(message).is_err() {
         return Err(Status::new(UNKNOWN, "not a DNS message"));
     }
-    let effects = shared.step(asked(parent, (port, from), message));
+    let effects = shared.step(asked(parent, (at, from), message));
     let messages = shared.carry_out(effects).await;
     messages.into_iter().next().ok_or_else(|| Status::new(UNAVAILABLE, "there is no answer"))
 }

@@ -17,7 +17,7 @@ use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use sealane_dns::chain::Parent;
+use sealane_dns::chain::{Parent, ServerAddress};
 use sealane_dns::server::max_age;
 use sealane_dns::{Event, Transport, decode};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -41,7 +41,7 @@ struct Work(AtomicU64, AtomicU64);
 pub(crate) async fn connection(
     shared: Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    (from, port): (SocketAddr, u16),
+    (from, at): (SocketAddr, ServerAddress),
     limits: Limits,
     closed: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -52,8 +52,8 @@ pub(crate) async fn connection(
     conversation(&builder, stream, limits, closed, move |request| {
         let shared = shared.clone();
         async move {
-            let response = respond(&shared, request, (from, port), limits.read).await;
-            shared.server(|server| server.answered_https(port, response.status().as_u16()));
+            let response = respond(&shared, request, (from, at), limits.read).await;
+            shared.server(|server| server.answered_https(at, response.status().as_u16()));
             response
         }
     })
@@ -116,11 +116,15 @@ pub(crate) fn parent(headers: &HeaderMap) -> Option<Parent> {
 }
 
 /// A request's query.
-pub(crate) fn asked(parent: Option<Parent>, (port, client): (u16, SocketAddr), bytes: &[u8]) -> Event<'_> {
+pub(crate) fn asked(
+    parent: Option<Parent>,
+    (server, client): (ServerAddress, SocketAddr),
+    bytes: &[u8],
+) -> Event<'_> {
     let transport = Transport::Tcp;
     match parent {
-        Some(parent) => Event::Traced { parent, port, transport, client, bytes },
-        None => Event::Query { port, transport, client, bytes },
+        Some(parent) => Event::Traced { parent, server, transport, client, bytes },
+        None => Event::Query { server, transport, client, bytes },
     }
 }
 
@@ -133,7 +137,7 @@ fn bare(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 async fn respond(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
-    (from, port): (SocketAddr, u16),
+    (from, at): (SocketAddr, ServerAddress),
     patience: Duration,
 ) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
@@ -143,7 +147,7 @@ async fn respond(
     let Some(query) = query(request, patience).await.filter(|query| decode(query).is_ok()) else {
         return bare(StatusCode::BAD_REQUEST, "invalid request\n");
     };
-    let effects = shared.step(asked(parent, (port, from), &query));
+    let effects = shared.step(asked(parent, (at, from), &query));
     let mut messages = shared.carry_out(effects).await.into_iter();
     let Some(answer) = messages.next() else {
         return bare(StatusCode::INTERNAL_SERVER_ERROR, "No response\n");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_dns::MOST_WAITING;
-use sealane_dns::chain::{Block, Scheme, Sockets};
+use sealane_dns::chain::{Block, Scheme, ServerAddress, Sockets};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use crate::admin::{self, Page};
 use crate::datagrams::Datagrams;
 use crate::shared::{Shared, told};
 use crate::sockets::{self, Bound, Parting};
-use crate::tcp::{Ends, Kind, Terms};
+use crate::tcp::{Ends, Terms};
 use crate::{machine, tcp, tls, udp};
 
 /// A new configuration waits so long for answers that the old one still owes at listeners that go.
@@ -32,11 +32,9 @@ const MOST_ROOM: usize = 16 << 20;
 /// What is listened for, and where; `None`: on all addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Listener {
-    Udp(Option<IpAddr>, u16),
-    Tcp(Option<IpAddr>, u16),
-    Tls(Option<IpAddr>, u16),
-    Https(Option<IpAddr>, u16),
-    Grpc(Option<IpAddr>, u16),
+    Udp(ServerAddress),
+    /// DNS over TCP, TLS, HTTPS or gRPC, as the address says.
+    Tcp(ServerAddress),
     Http(Page, Option<IpAddr>, u16),
 }
 
@@ -127,12 +125,14 @@ impl Listeners {
         Ok(fresh)
     }
 
-    /// Binds a socket beside those that have its port for now: others of its listener, and where `:53` takes the place
-    /// of `10.0.0.1:53`, those that go.
+    /// Binds a socket beside those that have its port: others of its listener; `:53` beside `10.0.0.1:53`, where the
+    /// kernel gives each what is more precisely its own; and those that go.
     fn bind_beside(&self, slot: Slot, fresh: &Fresh) -> Result<Bound, DnsError> {
         let listener = slot.0;
         let lets = |other: Listener| {
-            other == listener || other.port() == listener.port() && !fresh.wanted.contains_key(&other)
+            other == listener
+                || other.port() == listener.port()
+                    && (!fresh.wanted.contains_key(&other) || listener.overlaps(other))
         };
         let running = self.running.iter().map(|(slot, running)| (slot.0, &running.bound));
         let beside = running.chain(fresh.bound.iter().map(|(slot, bound)| (slot.0, bound)));
@@ -153,6 +153,9 @@ impl Listeners {
             let terms = fresh.wanted.get(listener).map(|wanted| wanted.terms.clone());
             running.terms.send_replace(terms.unwrap_or_default());
         }
+        let is_udp = |listener: &Listener| matches!(listener, Listener::Udp(_));
+        let udp = fresh.wanted.iter().filter(|(listener, _)| is_udp(listener));
+        let all_udp: usize = udp.map(|(_, wanted)| usize::from(wanted.sockets.max(1))).sum();
         for (slot, bound) in fresh.bound {
             let listener = slot.0;
             let Some(wanted) = fresh.wanted.get(&listener) else { continue };
@@ -164,12 +167,12 @@ impl Listeners {
             let place = self.places.entry(listener).or_insert_with(|| watch::channel(false).0);
             let ends = Ends { socket: closed.clone(), place: place.subscribe() };
             match (listener, bound.clone()) {
-                (Listener::Udp(_, port), Bound::Udp(socket)) => {
+                (Listener::Udp(server), Bound::Udp(socket)) => {
                     let sockets = usize::from(wanted.sockets.max(1));
                     let part =
-                        udp::Part { room: (ROOM / sockets).min(MOST_ROOM), waiting: MOST_WAITING / sockets };
+                        udp::Part { room: (ROOM / all_udp).min(MOST_ROOM), waiting: MOST_WAITING / sockets };
                     let shared = (shared, self.datagrams.clone());
-                    tasks.spawn(udp::serve(shared, socket, port, part, (closed, taking)));
+                    tasks.spawn(udp::serve(shared, socket, server, part, (closed, taking)));
                 }
                 (Listener::Http(page, ip, port), Bound::Tcp(listener)) => {
                     if page == Page::Health {
@@ -180,15 +183,8 @@ impl Listeners {
                         drop(taking);
                     });
                 }
-                (_, Bound::Tcp(socket)) => {
-                    let kind = match listener {
-                        Listener::Tls(..) => Kind::Tls,
-                        Listener::Https(..) => Kind::Https,
-                        Listener::Grpc(..) => Kind::Grpc,
-                        _ => Kind::Plain,
-                    };
-                    let port = listener.port().1;
-                    tasks.spawn(tcp::serve(shared, socket, (port, kind), of_tasks, ends, taking));
+                (Listener::Tcp(server), Bound::Tcp(socket)) => {
+                    tasks.spawn(tcp::serve(shared, socket, server, of_tasks, ends, taking));
                 }
                 // `start` binds no others.
                 _ => {}
@@ -276,12 +272,9 @@ impl Listener {
     /// What two of them can't have both: TCP or UDP, and the port.
     fn port(self) -> (bool, u16) {
         match self {
-            Listener::Udp(_, port) => (false, port),
-            Listener::Tcp(_, port)
-            | Listener::Tls(_, port)
-            | Listener::Https(_, port)
-            | Listener::Grpc(_, port)
-            | Listener::Http(_, _, port) => (true, port),
+            Listener::Udp(server) => (false, server.port),
+            Listener::Tcp(server) => (true, server.port),
+            Listener::Http(_, _, port) => (true, port),
         }
     }
 
@@ -291,12 +284,23 @@ impl Listener {
 
     fn ip(self) -> Option<IpAddr> {
         match self {
-            Listener::Udp(ip, _)
-            | Listener::Tcp(ip, _)
-            | Listener::Tls(ip, _)
-            | Listener::Https(ip, _)
-            | Listener::Grpc(ip, _)
-            | Listener::Http(_, ip, _) => ip,
+            Listener::Udp(server) | Listener::Tcp(server) => server.ip,
+            Listener::Http(_, ip, _) => ip,
+        }
+    }
+
+    /// Whether one has all addresses, of a family at least, and the other one of them.
+    fn overlaps(self, other: Listener) -> bool {
+        let all = |listener: Listener| listener.ip().is_none_or(|ip| ip.is_unspecified());
+        let pages = [self, other].iter().any(|listener| matches!(listener, Listener::Http(..)));
+        !pages && self.ip() != other.ip() && (all(self) || all(other))
+    }
+
+    /// Of what is DNS.
+    fn scheme(self) -> Option<Scheme> {
+        match self {
+            Listener::Udp(server) | Listener::Tcp(server) => Some(server.scheme),
+            Listener::Http(..) => None,
         }
     }
 
@@ -308,10 +312,13 @@ impl Listener {
     fn what(self) -> &'static str {
         match self {
             Listener::Udp(..) => "DNS over UDP",
-            Listener::Tcp(..) => "DNS over TCP",
-            Listener::Tls(..) => "DNS over TLS",
-            Listener::Https(..) => "DNS over HTTPS",
-            Listener::Grpc(..) => "DNS over gRPC",
+            Listener::Tcp(server) => match server.scheme {
+                Scheme::Tls => "DNS over TLS",
+                Scheme::Https => "DNS over HTTPS",
+                Scheme::Grpc => "DNS over gRPC",
+                // There are no others: `Config` refuses them.
+                Scheme::Dns | Scheme::Quic => "DNS over TCP",
+            },
             Listener::Http(page, ..) => page.name(),
         }
     }
@@ -328,22 +335,12 @@ impl Listener {
     }
 }
 
-/// What a block's keys are listened for on.
-fn of_keys(block: &Block) -> Vec<Listener> {
-    let bound: Vec<Option<IpAddr>> = block.settings.bind.iter().map(|ip| Some(*ip)).collect();
-    let (all, mut out) = ([None], Vec::new());
-    for key in &block.keys {
-        for ip in if bound.is_empty() { &all[..] } else { &bound } {
-            match key.scheme {
-                Scheme::Tls => out.push(Listener::Tls(*ip, key.port)),
-                Scheme::Https => out.push(Listener::Https(*ip, key.port)),
-                Scheme::Grpc => out.push(Listener::Grpc(*ip, key.port)),
-                // There are no others: `Config` refuses them.
-                _ => out.extend([Listener::Udp(*ip, key.port), Listener::Tcp(*ip, key.port)]),
-            }
-        }
-    }
-    out
+/// What a block is listened for on.
+fn of_block(block: &Block) -> impl Iterator<Item = Listener> {
+    block.servers().flat_map(|(_, server)| {
+        let datagrams = (server.scheme == Scheme::Dns).then_some(Listener::Udp(server));
+        datagrams.into_iter().chain([Listener::Tcp(server)])
+    })
 }
 
 /// What all blocks want together. Of those on one address the first says how many sockets there are (`plugin/multisocket`)
@@ -352,23 +349,20 @@ fn wanted(blocks: &[Arc<Block>], processors: u16) -> Result<BTreeMap<Listener, W
     let mut out = BTreeMap::new();
     for block in blocks {
         let settings = &block.settings;
-        for listener in of_keys(block) {
+        for listener in of_block(block) {
             let wanted = out.entry(listener).or_insert_with(|| {
                 let mut terms = Terms::default();
-                let http = if let Listener::Grpc(..) = listener { settings.grpc } else { settings.https };
+                let http =
+                    if listener.scheme() == Some(Scheme::Grpc) { settings.grpc } else { settings.https };
                 terms.limits.http = http.unwrap_or_default();
                 Wanted { sockets: listener.sockets(settings.sockets, processors), terms }
             });
             if let Some(timeouts) = &settings.timeouts {
                 wanted.terms.limits.take(timeouts);
             }
-            let scheme = match listener {
-                Listener::Tls(..) => Scheme::Tls,
-                Listener::Https(..) => Scheme::Https,
-                Listener::Grpc(..) => Scheme::Grpc,
-                _ => continue,
-            };
-            if let Some(tls) = &settings.tls {
+            if let (Some(scheme), Some(tls)) =
+                (listener.scheme().filter(|s| *s != Scheme::Dns), &settings.tls)
+            {
                 wanted.terms.tls = Some(tls::server(tls, scheme).map_err(DnsError::Tls)?);
             }
         }
@@ -392,7 +386,7 @@ fn wanted(blocks: &[Arc<Block>], processors: u16) -> Result<BTreeMap<Listener, W
 
 fn start(listener: Listener, share: bool) -> std::io::Result<Bound> {
     match listener {
-        Listener::Udp(ip, port) => sockets::udp(ip, port, share),
+        Listener::Udp(server) => sockets::udp(server.ip, server.port, share),
         _ => sockets::tcp(listener.ip(), listener.port().1, share),
     }
 }
@@ -410,7 +404,7 @@ mod tests {
 
     #[test]
     fn the_first_block_of_an_address_says_how_many_sockets() {
-        let (udp, tcp) = (Listener::Udp(None, 53), Listener::Tcp(None, 53));
+        let (udp, tcp) = (Listener::Udp(53.into()), Listener::Tcp(53.into()));
         for (corefile, expected) in [
             (".", [4, 1]),
             (". {\n multisocket\n}", [4, 4]),
@@ -432,8 +426,8 @@ mod tests {
         };
         let wanted = of("a {\n timeouts {\n  read 7s\n  idle 8s\n }\n}\n\
              b {\n timeouts {\n  idle 9s\n  maxtcpqueries 2\n }\n}\nc {\n}\nd:54\n");
-        assert_eq!(seconds(&wanted, Listener::Tcp(None, 53)), ([7, 5, 9], 2));
-        assert_eq!(seconds(&wanted, Listener::Tcp(None, 54)), ([3, 5, 10], u32::MAX));
+        assert_eq!(seconds(&wanted, Listener::Tcp(53.into())), ([7, 5, 9], 2));
+        assert_eq!(seconds(&wanted, Listener::Tcp(54.into())), ([3, 5, 10], u32::MAX));
     }
 
     /// Where a machine is short of time, a listener that goes may not have had its turn when its place is wanted again.

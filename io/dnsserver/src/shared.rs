@@ -135,7 +135,9 @@ impl Shared {
         step: impl FnOnce(&mut Server, Event<'a>) -> Vec<Effect>,
     ) -> Vec<Effect> {
         let query = match &event {
-            Event::Query { port, bytes, .. } | Event::Traced { port, bytes, .. } => Some((*port, *bytes)),
+            Event::Query { server, bytes, .. } | Event::Traced { server, bytes, .. } => {
+                Some((*server, *bytes))
+            }
             _ => None,
         };
         let result = panics::catch(|| self.server(|server| step(server, event)));
@@ -400,7 +402,7 @@ mod tests {
         let (shared, _fatal) = Shared::new(config, &settings);
         let bytes = encode(&Message::query(7, "a.example".parse().unwrap(), 1), 512);
         let client = "192.0.2.1:53".parse().unwrap();
-        let event = || Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+        let event = || Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes };
         let effects = shared.caught(event(), |_, _| panic!("so it goes"));
         let reply = shared.at_once(effects).unwrap();
         let reply = decode(&reply[0]).unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use rustls::ServerConfig;
-use sealane_dns::chain::HttpServer;
+use sealane_dns::chain::{HttpServer, Scheme, ServerAddress};
 use sealane_dns::{Event, Transport};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,15 +39,6 @@ pub(crate) struct Terms {
     pub(crate) limits: Limits,
 }
 
-/// What is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Plain,
-    Tls,
-    Https,
-    Grpc,
-}
-
 /// What says that it is over: for a socket, and for all connections that came to its place.
 #[derive(Clone)]
 pub(crate) struct Ends {
@@ -63,12 +54,16 @@ fn canonical(client: SocketAddr) -> SocketAddr {
 }
 
 /// Connections at once.
-fn most(kind: Kind, said: HttpServer) -> usize {
-    match (kind, said.connections.unwrap_or(HTTP_CONNECTIONS)) {
-        (Kind::Plain | Kind::Tls, _) => CONNECTIONS,
-        (Kind::Https | Kind::Grpc, 0) => usize::MAX,
-        (Kind::Https | Kind::Grpc, number) => number as usize,
+fn most(scheme: Scheme, said: HttpServer) -> usize {
+    match (over_http(scheme), said.connections.unwrap_or(HTTP_CONNECTIONS)) {
+        (false, _) => CONNECTIONS,
+        (true, 0) => usize::MAX,
+        (true, number) => number as usize,
     }
+}
+
+fn over_http(scheme: Scheme) -> bool {
+    matches!(scheme, Scheme::Https | Scheme::Grpc)
 }
 
 /// Takes connections until told to end, and with those that wait by then; `taking` goes when there are no more. Returns
@@ -76,20 +71,20 @@ fn most(kind: Kind, said: HttpServer) -> usize {
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     listener: Arc<TcpListener>,
-    (port, kind): (u16, Kind),
+    server: ServerAddress,
     terms: watch::Receiver<Terms>,
     mut ends: Ends,
     taking: oneshot::Sender<()>,
 ) {
     let mut tasks = JoinSet::new();
     let closed = ends.place.clone();
-    let connections = Connections::new(most(kind, terms.borrow().limits.http));
+    let connections = Connections::new(most(server.scheme, terms.borrow().limits.http));
     let serve = |tasks: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr| {
-        let client = Client { shared: shared.clone(), from: canonical(from), port, closed: closed.clone() };
-        let Some(place) = connections.place(&shared, port, client.from.ip()) else { return };
+        let client = Client { shared: shared.clone(), from: canonical(from), server, closed: closed.clone() };
+        let Some(place) = connections.place(&shared, server, client.from.ip()) else { return };
         let terms = terms.borrow().clone();
         tasks.spawn(async move {
-            drop(client.connected(stream, kind, terms).await);
+            drop(client.connected(stream, terms).await);
             drop(place);
         });
     };
@@ -98,7 +93,7 @@ pub(crate) async fn serve(
         let accepted = tokio::select! {
             () = told(&mut ends.socket) => break,
             accepted = async {
-                if tasks.len() >= most(kind, terms.borrow().limits.http) {
+                if tasks.len() >= most(server.scheme, terms.borrow().limits.http) {
                     tasks.join_next().await;
                 }
                 listener.accept().await
@@ -128,38 +123,38 @@ pub(crate) async fn serve(
 struct Client {
     shared: Arc<Shared>,
     from: SocketAddr,
-    port: u16,
+    server: ServerAddress,
     closed: watch::Receiver<bool>,
 }
 
 impl Client {
     /// Serves the connection. How a client ends it is its own affair.
-    async fn connected(self, stream: TcpStream, kind: Kind, terms: Terms) -> Result<()> {
+    async fn connected(self, stream: TcpStream, terms: Terms) -> Result<()> {
         stream.set_nodelay(true)?;
         let limits = terms.limits;
-        let encrypted = kind != Kind::Plain;
-        let Some(certificate) = terms.tls.filter(|_| encrypted) else {
-            return match kind {
-                Kind::Https | Kind::Grpc => self.http(stream, kind, limits).await,
-                Kind::Plain | Kind::Tls => self.plain(stream, limits).await,
+        let scheme = self.server.scheme;
+        let Some(certificate) = terms.tls.filter(|_| scheme != Scheme::Dns) else {
+            return match over_http(scheme) {
+                true => self.http(stream, limits).await,
+                false => self.plain(stream, limits).await,
             };
         };
         let stream = timeout(limits.read, TlsAcceptor::from(certificate).accept(stream)).await??;
-        match kind {
-            Kind::Https | Kind::Grpc => self.http(stream, kind, limits).await,
-            Kind::Plain | Kind::Tls => self.within_tls(stream, limits).await,
+        match over_http(scheme) {
+            true => self.http(stream, limits).await,
+            false => self.within_tls(stream, limits).await,
         }
     }
 
-    async fn http<S>(self, stream: S, kind: Kind, limits: Limits) -> Result<()>
+    async fn http<S>(self, stream: S, limits: Limits) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Client { shared, from, port, closed } = self;
+        let Client { shared, from, server, closed } = self;
         let stream = Patient::new(stream, limits.write);
-        match kind {
-            Kind::Grpc => grpc::connection(shared, stream, (from, port), limits, closed).await,
-            _ => https::connection(shared, stream, (from, port), limits, closed).await,
+        match server.scheme {
+            Scheme::Grpc => grpc::connection(shared, stream, (from, server), limits, closed).await,
+            _ => https::connection(shared, stream, (from, server), limits, closed).await,
         }
     }
 
@@ -220,7 +215,7 @@ impl Client {
         bytes: &[u8],
         limits: Limits,
     ) -> Result<bool> {
-        let event = Event::Query { port: self.port, transport: Transport::Tcp, client: self.from, bytes };
+        let event = Event::Query { server: self.server, transport: Transport::Tcp, client: self.from, bytes };
         let effects = self.shared.step(event);
         let reply = self.shared.carry_out(effects).await;
         for message in &reply {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
+use sealane_dns::chain::ServerAddress;
 use sealane_dns::prepared::{Changed, Prepared};
 use sealane_dns::{Event, MOST_WAITING, Transport};
 use tokio::runtime::Handle;
@@ -39,7 +40,7 @@ struct Udp {
     shared: Arc<Shared>,
     datagrams: Arc<Datagrams>,
     socket: Arc<UdpSocket>,
-    port: u16,
+    server: ServerAddress,
     part: Part,
     waiting: Arc<Semaphore>,
     tasks: JoinSet<()>,
@@ -89,7 +90,7 @@ impl Udp {
             self.seen = seen;
             if changed == Changed::All {
                 // It may be the configuration.
-                self.fair = Fair::renew(self.fair.take(), &self.shared, self.port, self.part.waiting);
+                self.fair = Fair::renew(self.fair.take(), &self.shared, self.server, self.part.waiting);
             }
         }
     }
@@ -107,7 +108,7 @@ impl Udp {
         if self.prepared.answer(bytes, client.is_ipv4(), (self.turn >> 33) as usize, out) {
             return true;
         }
-        let event = Event::Query { port: self.port, transport: Transport::Udp, client, bytes };
+        let event = Event::Query { server: self.server, transport: Transport::Udp, client, bytes };
         let (effects, preparation) = self.shared.query(event);
         if let Some(fair) = &mut self.fair {
             fair.was_dear();
@@ -180,7 +181,7 @@ impl Udp {
 pub(crate) async fn serve(
     (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
     socket: Arc<UdpSocket>,
-    port: u16,
+    server: ServerAddress,
     part: Part,
     (closed, taking): (watch::Receiver<bool>, oneshot::Sender<()>),
 ) {
@@ -192,19 +193,20 @@ pub(crate) async fn serve(
         // What waits for upstreams runs there.
         let _runtime = runtime.enter();
         let log = of_thread.clone();
-        let tasks =
-            listen((of_thread, datagrams), &bound, (port, part), (&closed, &seen)).unwrap_or_else(|error| {
-                log.log(&format!("[ERROR] DNS over UDP on port {port}: {error}"));
+        let tasks = listen((of_thread, datagrams), &bound, (server, part), (&closed, &seen)).unwrap_or_else(
+            |error| {
+                log.log(&format!("[ERROR] DNS over UDP, {server}: {error}"));
                 JoinSet::new()
-            });
+            },
+        );
         drop(bound);
         // Nobody waits where the listener was dropped.
         let _ = ended.send(tasks);
     };
-    let thread = match std::thread::Builder::new().name(format!("dns-udp-{port}")).spawn(run) {
+    let thread = match std::thread::Builder::new().name(format!("dns-udp-{}", server.port)).spawn(run) {
         Ok(thread) => Some(thread),
         Err(error) => {
-            shared.log(&format!("[ERROR] DNS over UDP on port {port} has no thread: {error}"));
+            shared.log(&format!("[ERROR] DNS over UDP, {server} has no thread: {error}"));
             None
         }
     };
@@ -242,7 +244,7 @@ impl Drop for Thread {
 fn listen(
     (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
     socket: &Arc<UdpSocket>,
-    (port, part): (u16, Part),
+    (server, part): (ServerAddress, Part),
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
 ) -> std::io::Result<JoinSet<()>> {
     batch::prepare(socket, LOOK)?;
@@ -254,7 +256,7 @@ fn listen(
         shared,
         datagrams,
         socket: socket.clone(),
-        port,
+        server,
         part,
         // The server itself refuses more (`MOST_WAITING`): this is for waiting until there are none.
         waiting: Arc::new(Semaphore::new(MOST_WAITING)),

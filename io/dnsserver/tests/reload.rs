@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -134,8 +135,12 @@ fn checked(id: u16, bytes: &[u8]) {
 
 /// Asks one question after the other. Only a port that `comes_and_goes` may refuse.
 async fn udp_client(tally: Arc<Tally>, port: u16, names: [&'static str; 2], comes_and_goes: bool) {
+    udp_client_at(tally, ([127, 0, 0, 1], port).into(), names, comes_and_goes).await;
+}
+
+async fn udp_client_at(tally: Arc<Tally>, to: SocketAddr, names: [&'static str; 2], comes_and_goes: bool) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(("127.0.0.1", port)).await.unwrap();
+    socket.connect(to).await.unwrap();
     let (mut buffer, mut n) = ([0; 4096], 0);
     while !tally.stop.load(Ordering::Relaxed) {
         n += 1;
@@ -151,10 +156,7 @@ async fn udp_client(tally: Arc<Tally>, port: u16, names: [&'static str; 2], come
                 tally.answered.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
-                assert!(
-                    comes_and_goes && error.kind() == ErrorKind::ConnectionRefused,
-                    "port {port}: {error}"
-                );
+                assert!(comes_and_goes && error.kind() == ErrorKind::ConnectionRefused, "{to}: {error}");
                 tally.refused.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
             }
@@ -301,6 +303,46 @@ async fn addresses_change_without_a_lost_query() {
     settled(&tally, clients, true).await;
 }
 
+/// Blocks of one zone, each with addresses of its own, some of which come and go, or go over to another block.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_of_other_blocks_come_and_go_without_a_lost_query() {
+    let [port] = free_ports().await;
+    let corefile = |n: u32| {
+        let block = |bind: &str, answer: u8| {
+            format!(
+                ".:{port} {{\n bind {bind}\n reload\n hosts /nowhere {{\n  10.0.0.{answer} here.example there.example\n }}\n}}\n"
+            )
+        };
+        match n % 3 {
+            0 => block("127.0.0.1", 1) + &block("127.0.0.2 127.0.0.3", 2),
+            1 => block("127.0.0.1 127.0.0.3", 1),
+            _ => block("127.0.0.3", 3) + &block("127.0.0.2", 2) + &block("127.0.0.1", 1),
+        }
+    };
+    let server = Running::start(&corefile(0)).await;
+    let (stable, moving) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
+    let names = ["here.example", "there.example"];
+    let at = |last: u8| SocketAddr::from(([127, 0, 0, last], port));
+    let mut clients = vec![tokio::spawn(tcp_client(stable.clone(), port, names, false))];
+    clients.extend([1, 3].map(|last| tokio::spawn(udp_client_at(stable.clone(), at(last), names, false))));
+    let other = tokio::spawn(udp_client_at(moving.clone(), at(2), names, true));
+    for n in 1..=RELOADS {
+        server.write(&corefile(n));
+        server.logged("[INFO] Reloading complete", n as usize).await;
+        let expected: &[(u8, u8)] = match n % 3 {
+            0 => &[(1, 1), (2, 2), (3, 2)],
+            1 => &[(1, 1), (3, 1)],
+            _ => &[(1, 1), (2, 2), (3, 3)],
+        };
+        for (last, answer) in expected {
+            let found = address_at(at(*last), "here.example").await;
+            assert!(found.ends_with(&format!("A 10.0.0.{answer}")), "{n}: 127.0.0.{last}: {found}");
+        }
+    }
+    settled(&stable, clients, true).await;
+    settled(&moving, vec![other], false).await;
+}
+
 /// Waits until so many sockets of a port listen over UDP, and over TCP. One that is connected to itself, and answers
 /// the last of its queries, does not.
 async fn listen(port: u16, expected: [usize; 2]) {
@@ -434,8 +476,12 @@ async fn get(port: u16) -> String {
 }
 
 async fn address(port: u16, name: &str) -> String {
+    address_at(([127, 0, 0, 1], port).into(), name).await
+}
+
+async fn address_at(to: SocketAddr, name: &str) -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(("127.0.0.1", port)).await.unwrap();
+    socket.connect(to).await.unwrap();
     socket.send(&query(7, name).1).await.unwrap();
     let mut buffer = [0; 4096];
     let len = tokio::time::timeout(NEVER, socket.recv(&mut buffer)).await.expect("an answer").unwrap();

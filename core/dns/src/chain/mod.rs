@@ -2,6 +2,7 @@
 //! is shown ([`Query`], [`Context`]) and what it may say ([`Flow`], [`Up`]). The order is [`crate::order::ROWS`]'s,
 //! the walking `server`'s.
 
+mod address;
 pub mod args;
 mod ask;
 mod needs;
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::prepared::Share;
 use crate::zone::Zone;
+pub use address::ServerAddress;
 pub use ask::{Answer, Ask, GrpcClient, Keeping, TlsClient, Via};
 pub use needs::{ApiAccess, ClientFiles, Needs, WarmFile};
 pub use note::Note;

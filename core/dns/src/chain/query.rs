@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::setup::Block;
-use super::{Ask, Now, Parent, Spans, Via, World};
+use super::{Ask, Now, Parent, ServerAddress, Spans, Via, World};
 use crate::message::{Edns, EdnsOption, Flags, Message, Question, encode};
 use crate::prepared::{Aging, Basis};
 use crate::tsig::{Checked, Signer};
@@ -55,8 +55,8 @@ pub struct Query {
     pub client: SocketAddr,
     /// How it came.
     pub transport: Transport,
-    /// Port that it came to.
-    pub port: u16,
+    /// Where it came in.
+    pub server: ServerAddress,
     /// The client's message in octets.
     pub size: usize,
     /// When it came.
@@ -103,7 +103,13 @@ pub struct Query {
 
 impl Query {
     /// A client's query. The message must have a question.
-    pub fn new(request: Message, client: SocketAddr, transport: Transport, port: u16, size: usize) -> Self {
+    pub fn new(
+        request: Message,
+        client: SocketAddr,
+        transport: Transport,
+        server: ServerAddress,
+        size: usize,
+    ) -> Self {
         let root = || Question { name: crate::name::Name::root(), rtype: 0, class: 0 };
         let question = request.questions.first().cloned().unwrap_or_else(root);
         let datagram = datagram(&request);
@@ -111,7 +117,7 @@ impl Query {
             request,
             client,
             transport,
-            port,
+            server,
             size,
             started: Duration::ZERO,
             block: NOWHERE.0.clone(),
@@ -139,7 +145,7 @@ impl Query {
     #[must_use]
     pub fn look_up(&self, question: Question) -> Self {
         let request = Message { questions: vec![question], ..self.request.clone() };
-        let query = Query::new(request, self.client, self.transport, self.port, self.size);
+        let query = Query::new(request, self.client, self.transport, self.server, self.size);
         let labelled = self.labelled.clone();
         let Query { started, deadline, datagram, .. } = *self;
         Query { started, depth: self.depth + 1, deadline, datagram, labelled, ..query }
@@ -210,11 +216,11 @@ impl Query {
         self.request.questions.first().unwrap_or(&self.question)
     }
 
-    /// The address that it came to, as far as it is known: of the client's family, the one that the block binds to
-    /// before the machine's own.
+    /// The address that it came to, as far as it is known: the listener's before the machine's own of the client's
+    /// family.
     pub fn server_ip(&self, world: &World) -> Option<IpAddr> {
         let family = |ip: &&IpAddr| ip.is_ipv4() == self.client.is_ipv4() && !ip.is_unspecified();
-        self.block.settings.bind.iter().chain(&world.local).find(family).copied()
+        self.server.ip.iter().chain(&world.local).find(family).copied()
     }
 
     /// Whether the client wants DNSSEC's records (DO).

@@ -1,5 +1,7 @@
 //! [`Config`]: what a Corefile says, checked, as chains of plugins.
 
+mod served;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use crate::chain::{Block, Link, Needs, Plugin, Row, Setup, Want};
 use crate::corefile::{CorefileError, Position, ServerBlock, Sources, nearest, parse};
 use crate::order::ROWS;
 pub use crate::order::plugin_names;
+use served::Served;
 
 /// A whole configuration: server blocks in the file's order, each with its chain.
 #[derive(Debug, Default)]
@@ -18,9 +21,6 @@ pub struct Config {
     /// Each block's plugins, in the order in which a query passes them.
     pub(crate) chains: Vec<Vec<Link>>,
 }
-
-/// Keys that were seen, with the addresses that they are listened for on.
-type Seen = Vec<(ServerKey, Arc<Block>)>;
 
 impl Config {
     /// Reads a Corefile. `default_port` is for keys without one.
@@ -59,9 +59,9 @@ impl Config {
         default_port: u16,
     ) -> Result<Self, CorefileError> {
         let mut config = Config::default();
-        let mut seen = Seen::new();
+        let mut served = Served::default();
         for block in parse(file, text, sources)? {
-            let (block, chain) = compile(rows, &block, sources, default_port, &mut seen)?;
+            let (block, chain) = compile(rows, &block, sources, default_port, &mut served)?;
             config.blocks.push(block);
             config.chains.push(chain);
         }
@@ -131,7 +131,7 @@ fn compile(
     source: &ServerBlock,
     sources: &Sources,
     default_port: u16,
-    seen: &mut Seen,
+    served: &mut Served,
 ) -> Result<(Arc<Block>, Vec<Link>), CorefileError> {
     let mut keys = Vec::new();
     for token in &source.keys {
@@ -163,21 +163,9 @@ fn compile(
         }
     }
     let (block, chain) = setup.done(plugins);
-    let block = Arc::new(block);
-    for key in &block.keys {
-        // Blocks with a view share a zone with others: the view decides.
-        let same = |(other, earlier): &(ServerKey, Arc<Block>)| {
-            other == key
-                && earlier.settings.bind == block.settings.bind
-                && (earlier.settings.view.is_none() || earlier.settings.view == block.settings.view)
-        };
-        if seen.iter().any(same) {
-            let message = format!("zone {} on port {} has two server blocks", key.zone, key.port);
-            return Err(CorefileError::new(&source.keys[0].at, message));
-        }
-        seen.push((key.clone(), block.clone()));
-    }
-    Ok((block, chain))
+    let at = &source.keys[0].at;
+    served.add(&block, at).map_err(|why| CorefileError::new(at, why))?;
+    Ok((Arc::new(block), chain))
 }
 
 /// Refuses what no row is for, with what may have been meant.

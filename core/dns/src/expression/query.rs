@@ -56,7 +56,7 @@ impl Scope for Asked<'_> {
             ("port", _) => query.client.port().to_string().into(),
             ("proto", _) => query.transport.as_str().into(),
             ("server_ip", _) => query.server_ip(self.world).map_or(String::new(), |ip| ip.to_string()).into(),
-            ("server_port", _) => query.port.to_string().into(),
+            ("server_port", _) => query.server.port.to_string().into(),
             ("size", _) => Value::Int(i64::try_from(query.size).unwrap_or(0)),
             ("type", _) => rtype::name(query.question().rtype).into(),
             ("incidr", [Value::Text(ip), Value::Text(network)]) => {

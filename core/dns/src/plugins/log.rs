@@ -246,11 +246,7 @@ fn value(name: &str, query: &Query, (reply, size): (&Message, usize), cx: &Conte
         "remote" => bracketed(query.client.ip()),
         "port" => query.client.port().to_string(),
         // Where it listens on all addresses Go's sockets say so, too.
-        "local" => {
-            let own = &query.block.settings.bind;
-            let same = own.iter().find(|ip| ip.is_ipv4() == query.client.is_ipv4());
-            bracketed(*same.or(own.first()).unwrap_or(&Ipv6Addr::UNSPECIFIED.into()))
-        }
+        "local" => bracketed(query.server.ip.unwrap_or(Ipv6Addr::UNSPECIFIED.into())),
         "rcode" => match rcode::name(reply.rcode) {
             unknown if unknown.starts_with("RCODE") => reply.rcode.to_string(),
             known => known,

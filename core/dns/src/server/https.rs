@@ -1,7 +1,7 @@
 //! What DNS over HTTPS has beside the messages: how long an answer may be kept, and what is counted.
 
 use super::Server;
-use crate::chain::{Class, classify};
+use crate::chain::{Class, ServerAddress, classify};
 use crate::message::{Data, Message};
 use crate::metrics::Family;
 
@@ -31,8 +31,8 @@ pub fn max_age(answer: &Message) -> u32 {
 }
 
 impl Server {
-    /// Counts an HTTP response on a port.
-    pub fn answered_https(&mut self, port: u16, status: u16) {
-        self.metrics.count(&RESPONSES, &format!("server=\"https://:{port}\",status=\"{status}\""));
+    /// Counts an HTTP response of a server.
+    pub fn answered_https(&mut self, server: ServerAddress, status: u16) {
+        self.metrics.count(&RESPONSES, &format!("server=\"{server}\",status=\"{status}\""));
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{BlockState, Effect, Server};
-use crate::chain::{Failure, Now, Parent, Peers, Query, Transport};
+use crate::chain::{Failure, Now, Parent, Peers, Query, ServerAddress, Transport};
 use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode, rtype};
 use crate::name::Name;
 use crate::tsig;
@@ -12,7 +12,7 @@ use crate::zone::transfer::OPCODE_NOTIFY;
 impl Server {
     pub(super) fn query(
         &mut self,
-        (port, transport, client, bytes): (u16, Transport, SocketAddr, &[u8]),
+        (server, transport, client, bytes): (ServerAddress, Transport, SocketAddr, &[u8]),
         parent: Option<Parent>,
         now: Now,
         out: &mut Vec<Effect>,
@@ -35,20 +35,20 @@ impl Server {
             out.push(Effect::Reply(encode(&reply, 512)));
             return;
         }
-        let mut query = Query::new(request, client, transport, port, bytes.len());
+        let mut query = Query::new(request, client, transport, server, bytes.len());
         query.started = now.monotonic;
         query.parent = parent.map(Box::new);
         if let Some(record) = query.request.additional.last().filter(|r| r.data.rtype() == rtype::TSIG) {
-            let checked = tsig::check(bytes, record, |key| self.tsig_secret(port, key), now.unix);
+            let checked = tsig::check(bytes, record, |key| self.tsig_secret(server, key), now.unix);
             query.tsig = checked.map(Box::new);
         }
         self.begin(query, now, out);
     }
 
-    /// The secret of a key: those of all blocks of a port are known to each (`NewServer` in core/dnsserver/server.go).
-    fn tsig_secret(&self, port: u16, key: &Name) -> Option<&[u8]> {
-        let on_port = |state: &&BlockState| state.has(port);
-        let links = self.of_port(port).1.iter().filter(on_port).flat_map(|state| &state.links);
+    /// The secret of a key: those of all blocks of a server are known to each (`NewServer` in core/dnsserver/server.go).
+    fn tsig_secret(&self, server: ServerAddress, key: &Name) -> Option<&[u8]> {
+        let here = |state: &&BlockState| state.has(server);
+        let links = self.of_server(server).1.iter().filter(here).flat_map(|state| &state.links);
         links.map(|link| &link.plugin).find_map(|plugin| plugin.tsig_secret(key))
     }
 
@@ -57,18 +57,18 @@ impl Server {
     /// in it, or why there is none.
     pub(super) fn place(&self, query: &mut Query) -> Result<(u64, usize), Failure> {
         let refused = Failure { rcode: rcode::REFUSED, why: None };
-        let (generation, blocks) = self.of_port(query.port);
+        let (generation, blocks) = self.of_server(query.server);
         let Question { name, rtype, class } = query.question().clone();
-        // CoreDNS's `EnableChaos`: one block opens the port for all.
-        let opens = |state: &BlockState| state.block.settings.other_classes && state.has(query.port);
+        // CoreDNS's `EnableChaos`: one block opens the server for all.
+        let opens = |state: &BlockState| state.block.settings.other_classes && state.has(query.server);
         if class != CLASS_IN && !blocks.iter().any(opens) {
-            query.labels = dropped(query.port);
+            query.labels = dropped(query.server);
             return Err(refused);
         }
         let (mut candidates, mut found) = (Vec::new(), None);
         for (at, state) in blocks.iter().enumerate() {
-            for (key, labels) in state.block.keys.iter().zip(&state.labels) {
-                if key.port == query.port && name.is_within(&key.zone) {
+            for ((key, server), labels) in state.block.servers().zip(&state.labels) {
+                if server == query.server && name.is_within(&key.zone) {
                     candidates.push((key.zone.wire().len(), at, labels));
                 }
             }
@@ -98,7 +98,7 @@ impl Server {
             return Ok((generation, at));
         }
         query.block = std::sync::Arc::default();
-        query.labels = dropped(query.port);
+        query.labels = dropped(query.server);
         Err(refused)
     }
 }
@@ -107,8 +107,8 @@ impl Server {
 const ROOT: usize = 1;
 
 /// Labels of queries that no block is for (`vars.Dropped`).
-fn dropped(port: u16) -> std::sync::Arc<str> {
-    format!("server=\"dns://:{port}\",zone=\"dropped\",view=\"\"").into()
+fn dropped(server: ServerAddress) -> std::sync::Arc<str> {
+    format!("server=\"{server}\",zone=\"dropped\",view=\"\"").into()
 }
 
 /// Reads a message; with the response code where it is not to be answered otherwise.

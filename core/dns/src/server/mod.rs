@@ -14,8 +14,8 @@ use std::time::Duration;
 use sealane_catalog::Snapshot;
 
 use crate::chain::{
-    Block, FileWrite, Keeping, Link, Now, Parent, Passage, Plugin, Settings, Tap, Tracer, Transport, Via,
-    Want, World,
+    Block, FileWrite, Keeping, Link, Now, Parent, Passage, Plugin, ServerAddress, Settings, Tap, Tracer,
+    Transport, Via, Want, World,
 };
 use crate::config::{Config, wanted};
 use crate::fairness::Throttled;
@@ -28,7 +28,7 @@ pub use walk::Pending;
 /// What waits for longer than this will not come back: its client has gone.
 const RETIRED: Duration = Duration::from_secs(60);
 
-/// A configuration that was retired so long ago has handed over all that had come in by its ports.
+/// A configuration that was retired so long ago has handed over all that had come in by its listeners.
 const HANDED_OVER: Duration = Duration::from_secs(10);
 
 /// Queries that the server keeps at once while they wait for upstreams, all plugins together; more are refused, and
@@ -72,8 +72,8 @@ static AGE: Family = Family::gauge(
 pub enum Event<'a> {
     /// A message came in.
     Query {
-        /// Port that it came to.
-        port: u16,
+        /// By which listener.
+        server: ServerAddress,
         /// How.
         transport: Transport,
         /// From whom.
@@ -85,8 +85,8 @@ pub enum Event<'a> {
     Traced {
         /// What it is part of.
         parent: Parent,
-        /// Port that it came to.
-        port: u16,
+        /// By which listener.
+        server: ServerAddress,
         /// How.
         transport: Transport,
         /// From whom.
@@ -176,7 +176,7 @@ pub enum Effect {
 #[derive(Debug)]
 struct BlockState {
     block: Arc<Block>,
-    /// For each key: `server="dns://:53",zone=".",view=""`
+    /// For each of [`Block::servers`]: `server="dns://:53",zone=".",view=""`
     labels: Vec<Arc<str>>,
     links: Vec<Link>,
     /// So many of the first plugins let a question by in the same way each time.
@@ -188,8 +188,8 @@ struct BlockState {
 }
 
 impl BlockState {
-    fn has(&self, port: u16) -> bool {
-        self.block.keys.iter().any(|key| key.port == port)
+    fn has(&self, server: ServerAddress) -> bool {
+        self.block.servers().any(|(_, own)| own == server)
     }
 }
 
@@ -254,9 +254,8 @@ impl Server {
                 before.for_each(|(_, before)| link.plugin.inherit(before));
             }
             let view = block.settings.view.clone().unwrap_or_default();
-            let labels = block.keys.iter().map(|key| {
-                let (scheme, port, zone) = (key.scheme.as_str(), key.port, &key.zone);
-                format!("server=\"{scheme}://:{port}\",zone=\"{zone}\",view=\"{view}\"").into()
+            let labels = block.servers().map(|(key, server)| {
+                format!("server=\"{server}\",zone=\"{}\",view=\"{view}\"", key.zone).into()
             });
             let passages = links.iter().map(|link| link.plugin.passage());
             let same = passages.clone().take_while(|passage| *passage != Passage::Varies).count();
@@ -304,12 +303,17 @@ impl Server {
         }
     }
 
-    /// A step panicked and was caught: what it said, and where. The query, with the port that it came to, is answered
+    /// A step panicked and was caught: what it said, and where. The query, with where it came in, is answered
     /// (`ServeDNS` in core/dnsserver/server.go); with `debug` the server ends.
-    pub fn panicked(&mut self, query: Option<(u16, &[u8])>, what: &str, place: &str) -> Vec<Effect> {
+    pub fn panicked(
+        &mut self,
+        query: Option<(ServerAddress, &[u8])>,
+        what: &str,
+        place: &str,
+    ) -> Vec<Effect> {
         self.metrics.count(&PANICS, "");
         let has = |says: fn(&Settings) -> bool| self.blocks().iter().any(|state| says(&state.block.settings));
-        let server = query.map(|(port, _)| format!("\"dns://:{port}\" ")).unwrap_or_default();
+        let server = query.map(|(server, _)| format!("\"{server}\" ")).unwrap_or_default();
         if has(|settings| settings.debug) {
             return vec![Effect::Fatal(format!("panic in server: {server}{what} at {place}"))];
         }
@@ -338,20 +342,19 @@ impl Server {
         self.reloads_failed += 1;
     }
 
-    /// Forgets old configurations whose queries have ended, and those that came by ports which went with them.
+    /// Forgets old configurations whose queries have ended, and those of listeners that went with them.
     fn let_go(&mut self, now: Now) {
-        let ports = |chains: &Chains| -> BTreeSet<u16> {
-            let keys = chains.blocks.iter().flat_map(|state| &state.block.keys);
-            keys.map(|key| key.port).collect()
+        let servers = |chains: &Chains| -> BTreeSet<ServerAddress> {
+            chains.blocks.iter().flat_map(|state| state.block.servers()).map(|(_, server)| server).collect()
         };
         if self.chains.len() < 2 {
             return;
         }
-        let here = self.chains.last().map(ports).unwrap_or_default();
+        let here = self.chains.last().map(servers).unwrap_or_default();
         self.chains.retain(|chains| {
             let Some(at) = chains.retired else { return true };
             let age = now.monotonic.saturating_sub(at);
-            chains.under_way > 0 && age <= RETIRED || age <= HANDED_OVER && !ports(chains).is_subset(&here)
+            chains.under_way > 0 && age <= RETIRED || age <= HANDED_OVER && !servers(chains).is_subset(&here)
         });
     }
 
@@ -360,10 +363,10 @@ impl Server {
         self.chains.last().map(|chains| chains.generation)
     }
 
-    /// What queries to a port are for: the configuration in force, or, where that has the port no more, the last one that
-    /// had it. What had come in by such a port may come after the handover.
-    fn of_port(&self, port: u16) -> (u64, &[BlockState]) {
-        let has = |chains: &&Chains| chains.blocks.iter().any(|state| state.has(port));
+    /// What queries to a server are for: the configuration in force, or, where that has the server no more, the last one
+    /// that had it. What had come in by such a listener may come after the handover.
+    fn of_server(&self, server: ServerAddress) -> (u64, &[BlockState]) {
+        let has = |chains: &&Chains| chains.blocks.iter().any(|state| state.has(server));
         let found = self.chains.iter().rev().find(has).or(self.chains.last());
         found.map_or((0, &[]), |chains| (chains.generation, chains.blocks.as_slice()))
     }
@@ -424,12 +427,11 @@ impl Server {
         fingerprint.clone_into(&mut self.fingerprint);
     }
 
-    /// Queries a second over a port that no client is denied where others want more than there is; `None`: whoever
+    /// Queries a second at a server that no client is denied where others want more than there is; `None`: whoever
     /// comes first is served first.
-    pub fn fairness(&self, port: u16) -> Option<u32> {
-        let blocks = self.blocks().iter().map(|state| &state.block);
-        let here = blocks.filter(|block| block.keys.iter().any(|key| key.port == port));
-        here.filter_map(|block| block.settings.fairness).max()
+    pub fn fairness(&self, server: ServerAddress) -> Option<u32> {
+        let here = self.blocks().iter().filter(|state| state.has(server));
+        here.filter_map(|state| state.block.settings.fairness).max()
     }
 
     /// Queries of clients were turned away; what is to be logged about it.
@@ -486,11 +488,11 @@ impl Server {
         let mut out = std::mem::take(&mut self.starting);
         self.unix = now.unix;
         match event {
-            Event::Query { port, transport, client, bytes } => {
-                self.query((port, transport, client, bytes), None, now, &mut out);
+            Event::Query { server, transport, client, bytes } => {
+                self.query((server, transport, client, bytes), None, now, &mut out);
             }
-            Event::Traced { parent, port, transport, client, bytes } => {
-                self.query((port, transport, client, bytes), Some(parent), now, &mut out);
+            Event::Traced { parent, server, transport, client, bytes } => {
+                self.query((server, transport, client, bytes), Some(parent), now, &mut out);
             }
             Event::Answer { pending, bytes } => self.answered(*pending, Ok((bytes, &[])), now, &mut out),
             Event::Transferred { pending, messages } => {

@@ -278,7 +278,7 @@ fn asks_and_waits_come_back() {
         pending(server.step(Event::Failed { pending: first, why: "again".into() }, at(5)));
     let mut reply = message.reply(0);
     reply.answers =
-        text(&Query::new(message, ([192, 0, 2, 1], 1).into(), Transport::Udp, 53, 0), "up").answers;
+        text(&Query::new(message, ([192, 0, 2, 1], 1).into(), Transport::Udp, 53.into(), 0), "up").answers;
     let bytes = encode(&reply, 512);
     assert_eq!(texts(&server.step(Event::Answer { pending: second, bytes: &bytes }, at(6))), "up | m");
     let (_, third) = pending(send(&mut server, "x.example"));
@@ -328,7 +328,7 @@ fn a_port_that_went_is_answered_for_as_it_was() {
     let from = |server: &mut Server, port: u16, millis: u64| {
         let bytes = encode(&query("x.example TXT"), 512);
         let client = "10.244.0.9:4242".parse().unwrap();
-        let event = Event::Query { port, transport: Transport::Udp, client, bytes: &bytes };
+        let event = Event::Query { server: port.into(), transport: Transport::Udp, client, bytes: &bytes };
         texts(&server.step(event, at(millis)))
     };
     assert_eq!(from(&mut server, 54, 0), "gone");
@@ -353,7 +353,7 @@ fn views_choose_between_blocks_of_one_zone() {
     let mut from = |client: &str, name: &str| {
         let bytes = encode(&query(&format!("{name} TXT")), 512);
         let client = client.parse().unwrap();
-        let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+        let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes };
         texts(&server.step(event, at(0)))
     };
     assert_eq!(from("10.244.0.9:1", "x.example"), "inside");

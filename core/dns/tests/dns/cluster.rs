@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sealane_api::Object;
 use sealane_catalog::{Builder, Event as Change, Snapshot, Source};
+use sealane_dns::chain::ServerAddress;
 use sealane_dns::message::{Edns, rcode, rtype};
 use sealane_dns::{Config, Effect, Event, Message, Now, Server, Transport, decode, encode};
 use serde_json::{Value, json};
@@ -198,16 +199,27 @@ pub fn query(text: &str) -> Message {
 }
 
 pub fn ask(server: &mut Server, message: &Message, transport: Transport, now: Now) -> Vec<Effect> {
+    ask_at(server, 53.into(), message, transport, now)
+}
+
+/// The same by another listener.
+pub fn ask_at(
+    server: &mut Server,
+    at: ServerAddress,
+    message: &Message,
+    transport: Transport,
+    now: Now,
+) -> Vec<Effect> {
     let client: SocketAddr = "10.244.0.9:4242".parse().unwrap();
     let bytes = encode(message, 65_535);
-    server.step(Event::Query { port: 53, transport, client, bytes: &bytes }, now)
+    server.step(Event::Query { server: at, transport, client, bytes: &bytes }, now)
 }
 
 /// A query from an address, and the answer that must come at once.
 pub fn dig_from(server: &mut Server, client: &str, text: &str) -> Message {
     let client = SocketAddr::new(client.parse().unwrap(), 4242);
     let bytes = encode(&query(text), 65_535);
-    let query = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+    let query = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes };
     let effects = server.step(query, at(1000));
     let Some(Effect::Reply(bytes)) = effects.iter().find(|e| matches!(e, Effect::Reply(_))) else {
         panic!("{text}: {effects:?}")

@@ -137,7 +137,11 @@ fn errors_say_where_and_what() {
             ". {\n kubernetes {\n  pods maybe\n }\n}",
             "Corefile:3:8: 'maybe' is no mode of pods (disabled, insecure, verified)",
         ),
-        (". {\n errors\n}\n.:53 {\n}", "Corefile:4:1: zone . on port 53 has two server blocks"),
+        (
+            ". {\n errors\n}\n.:53 {\n}",
+            "Corefile:4:1: cannot serve dns://.:53 - it is already defined at Corefile:1:1; remove one of the two, or \
+             let each 'bind' addresses of its own",
+        ),
         (
             ". {\n import nothing\n}",
             "Corefile:2:9: there is no snippet (nothing) before this line, and no file nothing",

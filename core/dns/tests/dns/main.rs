@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod autopath;
+mod bind;
 mod chain;
 mod cluster;
 mod codec;

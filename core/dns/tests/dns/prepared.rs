@@ -17,7 +17,7 @@ const ROOM: usize = 1 << 20;
 
 fn step(server: &mut Server, request: &[u8]) -> Option<Vec<u8>> {
     let client = "10.244.0.9:4242".parse().unwrap();
-    let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: request };
+    let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: request };
     let effects = server.step(event, at(1000));
     effects.into_iter().find_map(|effect| match effect {
         Effect::Reply(bytes) => Some(bytes),
@@ -292,7 +292,7 @@ impl Cached {
             return (decode(&out).unwrap(), true);
         }
         let client = "10.244.0.9:4242".parse().unwrap();
-        let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &request };
+        let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &request };
         let mut effects: std::collections::VecDeque<_> = self.server.step(event, self.now).into();
         let preparation = self.server.preparation();
         let mut reply = None;

@@ -1,7 +1,7 @@
 //! `tls`: its lines, and what DNS over HTTPS says beside the answer.
 
 use sealane_dns::Config;
-use sealane_dns::chain::{ClientAuth, HttpServer, TlsServer};
+use sealane_dns::chain::{ClientAuth, HttpServer, Scheme, ServerAddress, TlsServer};
 use sealane_dns::corefile::Sources;
 use sealane_dns::message::{Data, Message, Record, Soa, rcode};
 use sealane_dns::server::max_age;
@@ -101,8 +101,9 @@ fn how_long_http_may_keep_answers() {
 #[test]
 fn responses_are_counted() {
     let mut server = server("https://. {\n errors\n}");
+    let https = ServerAddress { scheme: Scheme::Https, ip: None, port: 443 };
     for status in [200, 200, 404] {
-        server.answered_https(443, status);
+        server.answered_https(https, status);
     }
     let mut page = String::new();
     server.render_metrics(&mut page);

@@ -385,7 +385,7 @@ fn odd_messages() {
     let mut server = synced(".:53 {\n kubernetes cluster.local\n}");
     let client = "10.244.0.9:4242".parse().unwrap();
     let mut send = |bytes: &[u8]| {
-        server.step(Event::Query { port: 53, transport: Transport::Udp, client, bytes }, at(0))
+        server.step(Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes }, at(0))
     };
     let good = query("web.default.svc.cluster.local A");
     // Not answered: too short, and responses.
@@ -455,7 +455,7 @@ proptest! {
         let index = at_byte.index(damaged.len());
         damaged[index] = byte;
         for bytes in [&bytes, &damaged] {
-            let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes };
+            let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes };
             prop_assert!(server.step(event, at(0)).len() <= 1);
         }
     }

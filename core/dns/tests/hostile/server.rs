@@ -221,7 +221,7 @@ impl Stage {
     fn ask(&mut self, random: &mut Random, transport: Transport, bytes: &[u8]) -> Vec<Vec<u8>> {
         let client: SocketAddr =
             (*random.pick(&["10.244.0.5:4242", "192.0.2.66:53", "[2001:db8::9]:9"])).parse().unwrap();
-        let event = Event::Query { port: 53, transport, client, bytes };
+        let event = Event::Query { server: 53.into(), transport, client, bytes };
         let mut effects: VecDeque<Effect> = self.step(event).into();
         let preparation = self.server.preparation();
         let (mut replies, mut steps) = (Vec::new(), 0);

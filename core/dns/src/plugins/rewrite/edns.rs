@@ -193,7 +193,7 @@ impl Variable {
             Variable::ClientPort => query.client.port().to_be_bytes().into(),
             Variable::Protocol => query.transport.as_str().as_bytes().into(),
             Variable::ServerIp => address(query.server_ip(cx.world)?),
-            Variable::ServerPort => query.port.to_be_bytes().into(),
+            Variable::ServerPort => query.server.port.to_be_bytes().into(),
             Variable::Label(label) => {
                 let value = cx.peers.metadata(label, query, cx.world).filter(|value| !value.is_empty())?;
                 value.into_bytes().into()

@@ -10,8 +10,8 @@ use crate::cluster::{at, query, server};
 fn ask(server: &mut Server, client: &str, question: &str) -> String {
     let client = SocketAddr::new(client.parse().unwrap(), 4242);
     let bytes = encode(&query(&format!("{question} +edns")), 512);
-    let effects =
-        server.step(Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes }, at(0));
+    let effects = server
+        .step(Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes }, at(0));
     let [Effect::Reply(bytes)] = effects.as_slice() else { return "nothing".into() };
     let reply: Message = decode(bytes).unwrap();
     let edns = reply.edns.as_ref().unwrap();

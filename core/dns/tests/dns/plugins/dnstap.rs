@@ -91,7 +91,7 @@ fn from(
     millis: u64,
 ) -> Vec<Effect> {
     let bytes = encode(message, 65_535);
-    let event = Event::Query { port: 53, transport, client: client.parse().unwrap(), bytes: &bytes };
+    let event = Event::Query { server: 53.into(), transport, client: client.parse().unwrap(), bytes: &bytes };
     server.step(event, clock(millis))
 }
 

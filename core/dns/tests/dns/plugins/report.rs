@@ -1,8 +1,9 @@
 //! `errors` and `log`: what is written, and when.
 
+use sealane_dns::chain::ServerAddress;
 use sealane_dns::{Config, Effect, Event, Server, Transport, decode, encode};
 
-use crate::cluster::{ask, at, query, server};
+use crate::cluster::{ask, ask_at, at, query, server};
 
 fn logs(effects: &[Effect]) -> Vec<String> {
     effects.iter().filter_map(|e| if let Effect::Log(line) = e { Some(line.clone()) } else { None }).collect()
@@ -100,14 +101,14 @@ fn a_panic_is_answered_and_counted() {
     ] {
         let mut server = server(&format!(". {{\n{lines}\n}}"));
         let bytes = encode(&query, 512);
-        let effects = server.panicked(Some((53, &bytes)), "index 7", "x.rs:1");
+        let effects = server.panicked(Some((53.into(), &bytes)), "index 7", "x.rs:1");
         assert_eq!(logs(&effects), [says]);
         let Some(Effect::Reply(bytes)) = effects.last() else { panic!("{effects:?}") };
         let reply = decode(bytes).unwrap();
         assert_eq!((reply.id, reply.rcode, reply.questions), (query.id, 2, query.questions.clone()));
         // What was no query, and what cannot be read, have no answer.
         assert_eq!(server.panicked(None, "x", "y").len(), 1);
-        assert_eq!(server.panicked(Some((53, &[0; 3])), "x", "y").len(), 1);
+        assert_eq!(server.panicked(Some((53.into(), &[0; 3])), "x", "y").len(), 1);
         let mut page = String::new();
         server.render_metrics(&mut page);
         assert!(page.contains("\ncoredns_panics_total 3\n"), "{page}");
@@ -162,7 +163,9 @@ fn formats_names_and_classes() {
         ("log . {/log/class}", "a.example A", Some("-")),
     ] {
         let mut server = server(&format!(". {{\n{line}\n{hosts}\n}}"));
-        let effects = ask(&mut server, &query(question), Transport::Udp, at(0));
+        let ip = line.starts_with("bind").then(|| [192, 0, 2, 7].into());
+        let here = ServerAddress { ip, ..53.into() };
+        let effects = ask_at(&mut server, here, &query(question), Transport::Udp, at(0));
         let expected: Vec<String> = expected.iter().map(|line| format!("[INFO] {line}")).collect();
         assert_eq!(logs(&effects), expected, "{line}: {question}");
     }

@@ -30,7 +30,7 @@ enum Peer<'a> {
 
 fn messages(server: &mut Server, bytes: &[u8], now: Now) -> Vec<Vec<u8>> {
     let client = "192.0.2.20:4242".parse().unwrap();
-    let event = Event::Query { port: 53, transport: Transport::Tcp, client, bytes };
+    let event = Event::Query { server: 53.into(), transport: Transport::Tcp, client, bytes };
     let effects = server.step(event, now).into_iter();
     let reply = |effect| match effect {
         Effect::Reply(bytes) => Some(bytes),
@@ -90,8 +90,10 @@ fn notify(server: &mut Server, from: &str, name: &str, millis: u64) -> (Option<S
     message.flags.opcode = 4;
     let client = format!("{from}:4242").parse().unwrap();
     let bytes = encode(&message, 512);
-    let mut effects =
-        server.step(Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes }, at(millis));
+    let mut effects = server.step(
+        Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes },
+        at(millis),
+    );
     let at = effects.iter().position(|effect| matches!(effect, Effect::Reply(_)));
     let reply = at.map(|at| match effects.remove(at) {
         Effect::Reply(bytes) => show(&decode(&bytes).unwrap()),
@@ -179,7 +181,7 @@ fn timers_are_those_of_the_soa() {
     let expired = |server: &mut Server, millis| {
         let bytes = encode(&query("ns.example.org A"), 512);
         let client = "192.0.2.5:4242".parse().unwrap();
-        let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+        let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes };
         let effects = server.step(event, at(millis));
         let lines: Vec<String> = effects
             .iter()

@@ -199,7 +199,7 @@ fn prepared_answers_are_sampled_too() {
     let first = (0..).find(|id| !share.picks(*id)).unwrap();
     let client = "10.244.0.9:4242".parse().unwrap();
     let bytes = message(first);
-    let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+    let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes };
     let effects = server.step(event, at(0));
     let [Effect::Reply(said)] = effects.as_slice() else { panic!("{effects:?}") };
     let mut prepared = Prepared::new(1 << 20, 7);
@@ -209,7 +209,7 @@ fn prepared_answers_are_sampled_too() {
     }
     // All of them: nothing is prepared.
     let mut server = synced(".:53 {\n shadow 192.0.2.9\n kubernetes cluster.local\n}");
-    server.step(Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes }, at(0));
+    server.step(Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes }, at(0));
     assert!(server.preparation().is_none());
 }
 

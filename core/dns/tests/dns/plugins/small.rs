@@ -148,7 +148,7 @@ fn whoami_tells_the_client() {
     );
     let bytes = encode(&query("a A"), 512);
     let client = "[2001:db8::1]:99".parse().unwrap();
-    let event = Event::Query { port: 53, transport: Transport::Tcp, client, bytes: &bytes };
+    let event = Event::Query { server: 53.into(), transport: Transport::Tcp, client, bytes: &bytes };
     let additional = reply(&server.step(event, at(0))).additional;
     let lines: Vec<String> = additional.iter().map(Record::to_string).collect();
     assert_eq!(lines, ["a. 0 IN AAAA 2001:db8::1", "_tcp.a. 0 IN SRV 0 0 99 ."]);

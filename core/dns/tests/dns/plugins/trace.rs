@@ -1,12 +1,12 @@
 //! `trace`: which spans there are of a query, and how they are written.
 
-use sealane_dns::chain::{Parent, Tracer};
+use sealane_dns::chain::{Parent, ServerAddress, Tracer};
 use sealane_dns::plugins::trace::Trace;
 use sealane_dns::{Config, Effect, Event, Now, Server, Transport, encode};
 use serde_json::Value;
 
 use super::upstream::refused;
-use crate::cluster::{ask, at, query, server, synced};
+use crate::cluster::{ask, ask_at, at, query, server, synced};
 use crate::upstreams::{answer, asked, logs};
 
 fn spans(effects: &[Effect]) -> Vec<Value> {
@@ -132,7 +132,10 @@ fn traced(line: &str, parent: Parent) -> Vec<Effect> {
     let mut server = server(&format!(".:53 {{\n {line}\n whoami\n}}"));
     let bytes = encode(&query("a.example A"), 512);
     let client = "192.0.2.9:99".parse().unwrap();
-    server.step(Event::Traced { parent, port: 53, transport: Transport::Tcp, client, bytes: &bytes }, at(0))
+    server.step(
+        Event::Traced { parent, server: 53.into(), transport: Transport::Tcp, client, bytes: &bytes },
+        at(0),
+    )
 }
 
 #[test]
@@ -161,7 +164,8 @@ fn open_telemetry() {
     let mut server = server(
         ".:53 {\n bind 127.0.0.1\n trace otlp collector:4318 {\n service dns\n }\n errors\n acl {\n block type MX\n }\n}",
     );
-    let effects = ask(&mut server, &query("a.example A"), Transport::Udp, clock(5));
+    let at = ServerAddress { ip: Some([127, 0, 0, 1].into()), ..53.into() };
+    let effects = ask_at(&mut server, at, &query("a.example A"), Transport::Udp, clock(5));
     let Some(Effect::Trace(tracer, texts)) = effects.iter().find(|e| matches!(e, Effect::Trace(..))) else {
         panic!("{effects:?}")
     };

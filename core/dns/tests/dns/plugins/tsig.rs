@@ -86,7 +86,8 @@ fn signed(text: &str, client: &Client) -> (Vec<u8>, Vec<u8>) {
 
 fn replies(server: &mut Server, bytes: &[u8], transport: Transport) -> Vec<Vec<u8>> {
     let client = "192.0.2.9:4242".parse().unwrap();
-    let effects = server.step(Event::Query { port: 53, transport, client, bytes }, at(0)).into_iter();
+    let effects =
+        server.step(Event::Query { server: 53.into(), transport, client, bytes }, at(0)).into_iter();
     let reply = |effect| match effect {
         Effect::Reply(bytes) => Some(bytes),
         _ => None,
@@ -220,8 +221,8 @@ fn keys_are_all_blocks_of_a_port() {
     // Another port, other keys.
     let (bytes, _) = signed("x A", &GOOD);
     let client = "192.0.2.9:4242".parse().unwrap();
-    let effects =
-        server.step(Event::Query { port: 54, transport: Transport::Udp, client, bytes: &bytes }, at(0));
+    let effects = server
+        .step(Event::Query { server: 54.into(), transport: Transport::Udp, client, bytes: &bytes }, at(0));
     let [Effect::Reply(reply)] = effects.as_slice() else { panic!("{effects:?}") };
     let reply = decode(reply).unwrap();
     assert_eq!((reply.rcode, parts(reply.additional.last().unwrap()).error), (rcode::NOTAUTH, 17));

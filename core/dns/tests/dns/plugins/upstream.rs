@@ -72,7 +72,7 @@ pub fn exchange(
 ) -> Outcome {
     let client: SocketAddr = client.parse().unwrap();
     let bytes = encode(query, 65_535);
-    let event = Event::Query { port: 53, transport: Transport::Udp, client, bytes: &bytes };
+    let event = Event::Query { server: 53.into(), transport: Transport::Udp, client, bytes: &bytes };
     let mut effects = server.step(event, at(1000));
     let mut outcome = Outcome { reply: None, asked: vec![], logs: vec![] };
     while !effects.is_empty() {
