@@ -146,7 +146,7 @@ mod tests {
         rules.insert("b", in_second);
         rules.insert("c", in_lost);
         let mut waits = tokio::spawn(rules.fallen(&own(), Exposure::Terminating));
-        let mut still = async || {
+        let still = async || {
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
