@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::machine::Machine;
@@ -18,6 +19,13 @@ pub struct Page {
     pub head: String,
     /// The whole body.
     pub body: String,
+}
+
+impl Page {
+    /// A figure among metrics: `name{label="value"}`, as the line begins.
+    pub fn figure<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
 }
 
 /// Makes a request over a connection of its own; an error says why there was no answer.

@@ -94,8 +94,7 @@ impl Place {
     /// A figure of the metrics.
     fn figure(&self, name: &str) -> f64 {
         let page = self.get("127.0.0.1:10249", "/metrics").unwrap();
-        let line = page.body.lines().find_map(|l| l.strip_prefix(&format!("{name} ")));
-        line.unwrap_or_else(|| panic!("{name} is not in {}", page.body)).parse().unwrap()
+        page.figure(name).unwrap_or_else(|| panic!("{name} is not in {}", page.body))
     }
 
     fn status(&self, path: &str) -> u16 {

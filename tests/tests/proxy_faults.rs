@@ -77,28 +77,7 @@ impl Place {
     }
 
     fn start_with(&self, more: &str) -> Proxy<'_> {
-        let file = |name: &str, text: String| {
-            let path = self.folder.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            path
-        };
-        let server = format!("http://{}", self.api.address);
-        let kubeconfig = file(
-            "kubeconfig",
-            json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-                "clusters": [{"name": "c", "cluster": {"server": server}}], "users": [{"name": "c", "user": {}}],
-                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}]})
-            .to_string(),
-        );
-        let config = file(
-            "config",
-            format!(
-                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
-                 hostnameOverride: n1\nclusterCIDR: 10.244.0.0/16\nclientConnection:\n  kubeconfig: {}\n\
-                 conntrack:\n  maxPerCore: 0\n{more}",
-                kubeconfig.display()
-            ),
-        );
+        let config = self.api.proxy_config(self.folder.path(), more);
         let errors = std::fs::File::options()
             .create(true)
             .append(true)
@@ -169,9 +148,7 @@ impl Proxy<'_> {
     /// A figure, where it answers.
     fn figure(&self, name: &str) -> Option<u64> {
         let at = "127.0.0.1:10249".parse().unwrap();
-        let page = request(&self.place.node, "GET", at, "/metrics", "").ok()?;
-        let line = page.body.lines().find_map(|l| l.strip_prefix(&format!("{name} ")));
-        line.and_then(|l| l.parse().ok())
+        request(&self.place.node, "GET", at, "/metrics", "").ok()?.figure(name)
     }
 
     #[track_caller]

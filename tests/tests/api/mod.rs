@@ -1,9 +1,12 @@
 //! An API that says whatever a test wants, also what the true one would refuse: lists and watches of JSON, one request to
 //! a connection; and lists that never come.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
 use sealane_tests::Machine;
@@ -53,6 +56,32 @@ impl Api {
             }
         });
         Api { shared, address }
+    }
+
+    /// Writes what `sealane proxy --config` needs to follow it as node n1, with more lines: the file.
+    pub fn proxy_config(&self, folder: &Path, more: &str) -> PathBuf {
+        let file = |name: &str, text: String| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let server = format!("http://{}", self.address);
+        let kubeconfig = file(
+            "kubeconfig",
+            json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+                "clusters": [{"name": "c", "cluster": {"server": server}}], "users": [{"name": "c", "user": {}}],
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}]})
+            .to_string(),
+        );
+        file(
+            "config",
+            format!(
+                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
+                 hostnameOverride: n1\nclusterCIDR: 10.244.0.0/16\nclientConnection:\n  kubeconfig: {}\n\
+                 conntrack:\n  maxPerCore: 0\n{more}",
+                kubeconfig.display()
+            ),
+        )
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -111,6 +140,11 @@ impl Api {
     /// Forgets who watches what.
     pub fn forget_watchers(&self) {
         self.change(|state| state.watched.clear());
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> u64 {
+        self.shared.state.lock().unwrap().revision
     }
 
     /// Whether a kind was listed and is watched.
