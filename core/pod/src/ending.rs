@@ -122,7 +122,7 @@ impl Ending {
         // Containers at once, then sidecars in reverse order (KEP-753).
         let mut stopping: Vec<usize> = running(true).collect();
         if stopping.is_empty() {
-            stopping.extend(running(false).last());
+            stopping.extend(running(false).next_back());
         }
         if !stopping.is_empty() {
             if let Some(until) = self.serves_until().filter(|until| now < *until && !self.told) {
