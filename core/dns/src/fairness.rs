@@ -10,6 +10,9 @@
 //! comes to an end, and rises slowly while it does, so that who asks for less than its share loses nothing, and those
 //! who ask for more have the rest in equal parts. When nobody was held back for a second, all is as before.
 //!
+//! Where even to let go costs more than there is, the kernel can do that: [`Fairness::shares`] says which part of a
+//! flood's queries is worth reading at all. That is twice what is its due, so that who floods has that as before.
+//!
 //! [`Places`] is the same for queries that wait for upstreams, of which there may only be so many.
 //!
 //! ```
@@ -40,6 +43,8 @@ const DEAR: u64 = 16;
 const AHEAD: u64 = 32 * DEAR;
 /// Between two looks at whether the rate will do.
 const STEP: Duration = Duration::from_millis(5);
+/// Who stands still between two looks makes up for so many of them.
+const MOST_STEPS: u64 = 8;
 /// So long nobody was held back: there is no need to.
 const CALM: Duration = Duration::from_secs(1);
 /// The highest rate that is tried, as nanoseconds for one prepared answer.
@@ -50,6 +55,14 @@ const ROWS: usize = 4;
 const CELLS: usize = 1024;
 /// Clients that are counted by name between two reports; the others together.
 const COUNTED: usize = 64;
+/// Between two looks at what floods send.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Clients of which only a share is read, at most.
+const SHARED: usize = 32;
+/// All of a client's queries.
+const ALL: u32 = u32::MAX;
+/// How much more is read of a flood than is its due: one that is not, must not look like one that is over.
+const READ_OF_IT: u64 = 2;
 /// Between two reports.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -81,6 +94,17 @@ pub struct Fairness {
     turned_away: HashMap<IpAddr, u64>,
     others: u64,
     reported: Duration,
+    floods: HashMap<IpAddr, Flood>,
+    looked: Duration,
+}
+
+/// A client that was turned away a moment ago.
+#[derive(Debug)]
+struct Flood {
+    /// What is read of its queries, of [`ALL`].
+    share: u32,
+    /// Queries that were read since the last look.
+    came: u64,
 }
 
 impl Fairness {
@@ -100,6 +124,8 @@ impl Fairness {
             turned_away: HashMap::new(),
             others: 0,
             reported: Duration::ZERO,
+            floods: HashMap::new(),
+            looked: Duration::ZERO,
         }
     }
 
@@ -123,14 +149,15 @@ impl Fairness {
             }
             return;
         }
-        if now.saturating_sub(self.step.0) < STEP {
+        let steps = now.saturating_sub(self.step.0).as_nanos() / STEP.as_nanos();
+        if steps == 0 {
             return;
         }
         let (_, ended) = std::mem::replace(&mut self.step, (now, false));
         self.interval = if overflown || !ended {
             (self.interval + self.interval.div_ceil(4)).min(self.slowest)
         } else {
-            (self.interval - self.interval / 64).max(FASTEST)
+            (self.interval - self.interval * MOST_STEPS.min(steps as u64) / 64).max(FASTEST)
         };
         if now.saturating_sub(self.held_back) > CALM {
             self.interval = 0;
@@ -147,10 +174,42 @@ impl Fairness {
         if due > self.now + AHEAD * self.interval {
             self.held_back = Duration::from_nanos(self.now);
             self.turn_away(client);
+            if self.floods.len() < SHARED || self.floods.contains_key(&client) {
+                self.floods.entry(client).or_insert(Flood { share: ALL, came: 0 }).came += 1;
+            }
             return false;
+        }
+        if let Some(flood) = self.floods.get_mut(&client) {
+            flood.came += 1;
         }
         self.charge(1);
         true
+    }
+
+    /// Of which clients only a part of the queries is to be read from now on, and which, of `u32::MAX`. `None`: what was
+    /// said last holds. The kernel's count of lost queries may not go up by those that are not read.
+    pub fn shares(&mut self, now: Duration) -> Option<Vec<(IpAddr, u32)>> {
+        if self.floods.is_empty() || now.saturating_sub(self.looked) < WINDOW {
+            return None;
+        }
+        // What each may have of what is at hand.
+        let due = nanos(now.saturating_sub(std::mem::replace(&mut self.looked, now))) / self.interval.max(1);
+        let mut unread = Vec::new();
+        for (client, flood) in &mut self.floods {
+            let sent = u64::try_from(u128::from(flood.came) * u128::from(ALL) / u128::from(flood.share));
+            let sent = sent.unwrap_or(u64::MAX);
+            unread.push((*client, sent.saturating_sub(flood.came)));
+            let share = u128::from(ALL) * u128::from(READ_OF_IT * due) / u128::from(sent.max(1));
+            *flood = Flood { share: share.clamp(1, ALL.into()) as u32, came: 0 };
+        }
+        unread.retain(|(_, count)| *count > 0);
+        unread.into_iter().for_each(|(client, count)| self.turn_away_often(client, count));
+        if self.interval == 0 {
+            self.floods.clear();
+        }
+        self.floods.retain(|_, flood| flood.share < ALL);
+        let shares = self.floods.iter().map(|(client, flood)| (*client, flood.share));
+        Some(shares.collect())
     }
 
     /// The query that was admitted last was answered by the general path.
@@ -177,10 +236,14 @@ impl Fairness {
 
     /// A query of this client is not answered.
     pub fn turn_away(&mut self, client: IpAddr) {
+        self.turn_away_often(client, 1);
+    }
+
+    fn turn_away_often(&mut self, client: IpAddr, queries: u64) {
         if self.turned_away.len() < COUNTED || self.turned_away.contains_key(&client) {
-            *self.turned_away.entry(client).or_default() += 1;
+            *self.turned_away.entry(client).or_default() += queries;
         } else {
-            self.others += 1;
+            self.others += queries;
         }
     }
 

@@ -8,6 +8,7 @@ use sealane_dns::chain::ServerAddress;
 use sealane_dns::fairness::{Fairness, Places};
 
 use crate::batch::{BATCH, Batch};
+use crate::filter;
 use crate::shared::Shared;
 
 /// A listener's clients.
@@ -15,6 +16,37 @@ pub(crate) struct Fair {
     rate: u32,
     fairness: Fairness,
     places: Arc<Mutex<Places>>,
+    lost: Lost,
+    /// It has the kernel's filter.
+    socket: Arc<UdpSocket>,
+}
+
+impl Drop for Fair {
+    fn drop(&mut self) {
+        // Whoever has the socket next hears everybody.
+        if self.lost.filters {
+            let _ = filter::set(&self.socket, &[]);
+        }
+    }
+}
+
+/// The kernel counts what its filter keeps from a socket among what it has lost.
+#[derive(Default)]
+struct Lost {
+    filters: bool,
+    counted: u32,
+    filtered: u32,
+}
+
+impl Lost {
+    /// What was lost for want of room, as far as is known.
+    fn of_room(&mut self, counted: u32) -> u32 {
+        let more = counted.wrapping_sub(std::mem::replace(&mut self.counted, counted));
+        if self.filters {
+            self.filtered = self.filtered.wrapping_add(more);
+        }
+        counted.wrapping_sub(self.filtered)
+    }
 }
 
 /// A place where a query waits for upstreams, or of a connection; free again when it is dropped.
@@ -58,19 +90,31 @@ impl Fair {
         shared: &Shared,
         at: ServerAddress,
         waiting: usize,
+        socket: &Arc<UdpSocket>,
     ) -> Option<Fair> {
         let rate = shared.server(|server| server.fairness(at))?;
         if let Some(old) = old.filter(|old| old.rate == rate) {
             return Some(old);
         }
         let fairness = Fairness::new(rate, shared.now().random);
-        Some(Fair { rate, fairness, places: Arc::new(Mutex::new(Places::new(waiting))) })
+        let places = Arc::new(Mutex::new(Places::new(waiting)));
+        Some(Fair { rate, fairness, places, lost: Lost::default(), socket: socket.clone() })
     }
 
     /// A batch came.
-    pub(crate) fn batch(&mut self, shared: &Shared, batch: &mut Batch, socket: &UdpSocket, came: usize) {
-        self.fairness.batch(came, came == BATCH, batch.lost(socket), shared.elapsed());
+    pub(crate) fn batch(&mut self, shared: &Shared, batch: &mut Batch, came: usize) {
+        let lost = self.lost.of_room(batch.lost(&self.socket));
+        self.fairness.batch(came, came == BATCH, lost, shared.elapsed());
+        self.look(shared);
         self.report(shared, false);
+    }
+
+    /// Tells the kernel what is worth reading from now on. It may be that nothing comes since it was told the last time.
+    pub(crate) fn look(&mut self, shared: &Shared) {
+        if let Some(shares) = self.fairness.shares(shared.elapsed()) {
+            // Where the kernel does not take it, all is read as before.
+            self.lost.filters = filter::set(&self.socket, &shares).is_ok() && !shares.is_empty();
+        }
     }
 
     /// Whether a query of this client is answered.

@@ -21,6 +21,7 @@ mod datagrams;
 mod fair;
 mod feed;
 mod files;
+mod filter;
 mod grpc;
 mod grpc_client;
 mod https;

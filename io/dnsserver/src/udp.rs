@@ -60,11 +60,15 @@ impl Udp {
     /// Takes a batch and answers it: how many there were.
     fn batch(&mut self, batch: &mut Batch, wait: bool) -> std::io::Result<usize> {
         let socket = self.socket.clone();
-        let came = batch.receive(&socket, wait)?;
+        let came = batch.receive(&socket, wait).inspect_err(|_| {
+            if let Some(fair) = &mut self.fair {
+                fair.look(&self.shared);
+            }
+        })?;
         let begun = Instant::now();
         self.prepared.clock(self.shared.at(begun));
         if let Some(fair) = &mut self.fair {
-            fair.batch(&self.shared, batch, &socket, came);
+            fair.batch(&self.shared, batch, came);
         }
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
         batch.send(&socket);
@@ -90,7 +94,8 @@ impl Udp {
             self.seen = seen;
             if changed == Changed::All {
                 // It may be the configuration.
-                self.fair = Fair::renew(self.fair.take(), &self.shared, self.server, self.part.waiting);
+                let fair = self.fair.take();
+                self.fair = Fair::renew(fair, &self.shared, self.server, self.part.waiting, &self.socket);
             }
         }
     }

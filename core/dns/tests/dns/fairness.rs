@@ -32,11 +32,28 @@ fn client(ip: u32, rate: u64) -> Client {
     Client { ip, rate, dear: false, from: 0, until: u64::MAX }
 }
 
+/// Where it runs.
+#[derive(Clone, Copy)]
+struct Machine {
+    fair: bool,
+    /// The kernel keeps from a socket what it is told to.
+    filters: bool,
+    /// It runs so long in each period, nanoseconds, and stands still for the rest.
+    quota: Option<(u64, u64)>,
+}
+
+const FAIR: Machine = Machine { fair: true, filters: true, quota: None };
+
+fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)> {
+    run_on(Machine { fair, ..FAIR }, clients, millis)
+}
+
 /// Queries asked and answered after the first half second, by client. What is in the row when nobody asks any more is
 /// answered, too, or let go: a query that still waits at the end would look like one that was lost.
-fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)> {
+fn run_on(machine: Machine, clients: &[Client], millis: u64) -> BTreeMap<u32, (u64, u64)> {
     let (second, counted) = (1_000_000_000, 500_000_000);
-    let mut fairness = fair.then(|| Fairness::new(100, 7));
+    let mut fairness = machine.fair.then(|| Fairness::new(100, 7));
+    let mut shares: BTreeMap<IpAddr, u32> = BTreeMap::new();
     let first =
         clients.iter().enumerate().map(|(at, c)| Reverse((c.from * 1_000_000 + 1_000 * at as u64 + 1, at)));
     let mut next: BinaryHeap<Reverse<(u64, usize)>> = first.collect();
@@ -45,6 +62,11 @@ fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)>
     let (mut now, mut noise) = (0, 7u64);
     let end = millis * 1_000_000;
     loop {
+        if let Some((runs, period)) = machine.quota
+            && now % period >= runs
+        {
+            now = now.next_multiple_of(period);
+        }
         // What came by now, in the order in which it came.
         while let Some(Reverse((when, at))) = next.peek().copied().filter(|Reverse((when, _))| *when <= now) {
             next.pop();
@@ -58,6 +80,10 @@ fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)>
             if when >= counted {
                 counts[at].0 += 1;
             }
+            let share = shares.get(&IpAddr::V4(client.ip.into())).copied().unwrap_or(u32::MAX);
+            if noise.rotate_left(29) as u32 > share {
+                continue;
+            }
             if row.len() < ROW { row.push_back((at, when)) } else { lost += 1 }
         }
         if row.is_empty() {
@@ -68,6 +94,9 @@ fn run(clients: &[Client], millis: u64, fair: bool) -> BTreeMap<u32, (u64, u64)>
         let batch: Vec<(usize, u64)> = row.drain(..row.len().min(BATCH)).collect();
         if let Some(fairness) = &mut fairness {
             fairness.batch(batch.len(), batch.len() == BATCH, lost, Duration::from_nanos(now));
+            if let Some(new) = fairness.shares(Duration::from_nanos(now)).filter(|_| machine.filters) {
+                shares = new.into_iter().collect();
+            }
         }
         now += READ * batch.len() as u64;
         for (at, when) in batch {
@@ -107,6 +136,55 @@ fn a_flood_takes_nothing_from_others() {
         let capacity = (1_000_000_000 - rest.min(900_000_000)) / cost;
         assert!(with[&1].1 * 10 > capacity * 6, "{flood} {dear}: {} of {capacity}", with[&1].1);
     }
+}
+
+/// It has a 25th of a core: all that floods send while it stands still is in the row at once.
+#[test]
+fn a_flood_takes_nothing_from_others_where_reading_it_costs_more_than_there_is() {
+    let capacity = 1_000_000_000 / 25 / (READ + ANSWER);
+    for (times, floods) in [(5, 1), (20, 1), (5, 3), (50, 2)] {
+        let mut clients: Vec<Client> =
+            (1..=floods).map(|n| client(n, capacity * times / u64::from(floods))).collect();
+        clients.push(client(9, 100));
+        let machine = Machine { quota: Some((1_000_000, 25_000_000)), ..FAIR };
+        let [with, without] =
+            [true, false].map(|filters| run_on(Machine { filters, ..machine }, &clients, 4000));
+        assert!(part(with[&9]) >= 0.95, "{times}, {floods}: {with:?}");
+        assert!(part(without[&9]) < part(with[&9]), "{times}, {floods}: {without:?}");
+        // Those who flood have what is left, within a factor, and more than where all that they send is read.
+        let answered = |found: &BTreeMap<u32, (u64, u64)>| (1..=floods).map(|n| found[&n].1).sum::<u64>();
+        let enough = answered(&with) * 10 > capacity * 35 / 10 * 3 && answered(&with) > answered(&without);
+        assert!(enough, "{times}, {floods}: {with:?} of {capacity}/s, {without:?}");
+    }
+}
+
+/// What is told of a client's queries that are not even read.
+#[test]
+fn queries_that_are_not_read_are_counted_about() {
+    let mut fairness = Fairness::new(100, 7);
+    let flood: IpAddr = [127, 0, 0, 2].into();
+    let (mut share, mut sent, mut come) = (u32::MAX, 0.0, 0.0);
+    for milli in 0..2000 {
+        let now = Duration::from_millis(milli);
+        fairness.batch(64, true, u32::try_from(milli).unwrap(), now);
+        if let Some(shares) = fairness.shares(now) {
+            share = shares.first().map_or(u32::MAX, |(_, share)| *share);
+        }
+        come += 10_000.0 * f64::from(share) / f64::from(u32::MAX);
+        sent += 10_000.0;
+        while come >= 1.0 {
+            come -= 1.0;
+            fairness.admits(flood);
+        }
+    }
+    let counted = fairness.turned_away(true, Duration::from_secs(2))[0];
+    assert_eq!(counted.0, flood);
+    assert!((counted.1 as f64 / sent - 1.0).abs() < 0.1, "{counted:?} of {sent}");
+    assert!(share < u32::MAX / 10);
+    // It is over, and nobody else asks: all of it is read again.
+    let looks = (2000..4000).filter_map(|milli| fairness.shares(Duration::from_millis(milli)));
+    assert!(looks.last().is_some_and(|shares| shares.is_empty()));
+    assert_eq!(fairness.shares(Duration::from_secs(5)), None);
 }
 
 #[test]
