@@ -265,6 +265,35 @@ fn requests() {
         assert!(said.contains("Error from server (BadRequest)"), "{body:?}: {said}");
     }
 
+    // Each from a file, which is named.
+    for (text, words) in [
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n\tname: a\n",
+            &["line 4", "cannot start any token"][..],
+        ),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n   labels: {}\n",
+            &["line 5", "mapping values"],
+        ),
+        ("apiVersion: v1\nmetadata: {name: a}\n", &["kind"]),
+        ("kind: ConfigMap\nmetadata: {name: a}\n", &["apiVersion"]),
+        ("apiVersion: apps/v2\nkind: Deployment\nmetadata: {name: a}\n", &["\"Deployment\"", "\"apps/v2\""]),
+        ("apiVersion: v1\nkind: ConfigMpa\nmetadata: {name: a}\n", &["\"ConfigMpa\"", "\"v1\""]),
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {}\n", &["name"]),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {n: 3}\n",
+            &["ConfigMap.data", "string"],
+        ),
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndta: {n: x}\n", &["unknown field \"dta\""]),
+    ] {
+        let file = start.file("first.yaml");
+        std::fs::write(&file, text).unwrap();
+        let said = up.kubectl(&["apply", "-f", file.to_str().unwrap()]).fails();
+        for word in words.iter().chain(&["first.yaml"]) {
+            assert!(said.contains(word), "no {word:?}: {text}{said}");
+        }
+    }
+
     let unknown = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports: [{port: 80, protcol: TCP}]\n  foo: 1\n";
     let strict = ["-f", "-", "--validate=strict"];
     let said = create(&strict, unknown).fails();

@@ -7,6 +7,7 @@ use sealane_dns::corefile::{CorefileError, Position};
 use sealane_dnsserver::{Settings, problems};
 
 use crate::cli::{CheckArgs, Output};
+use crate::config::sentence::plain;
 
 /// One line for each problem on standard output, `FILE:LINE:COLUMN: WHAT`, or all of them as JSON.
 pub(crate) fn run(args: &CheckArgs) -> Result<(), String> {
@@ -80,7 +81,7 @@ fn proxy(name: &Path, text: &str) -> Vec<CorefileError> {
             let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             let at =
                 |line, column| Position { file: file.clone(), line: number(line), column: number(column) };
-            let placed = problems.into_iter().map(|p| (at(p.line, p.column), p.message));
+            let placed = problems.into_iter().map(|p| (at(p.line, p.column), plain(&p.message)));
             placed.map(|(at, message)| CorefileError { at, message }).collect()
         }
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sealane_proxy::config::SinkKind;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// Kubernetes service discovery and load balancing in one binary.
 #[derive(Debug, Parser)]
@@ -86,6 +87,11 @@ pub(crate) struct DataDir {
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct UpArgs {
+    /// The file's head, which is looked at first.
+    #[arg(skip)]
+    pub(crate) api_version: IgnoredAny,
+    #[arg(skip)]
+    pub(crate) kind: IgnoredAny,
     /// Where everything is kept [default: /var/lib/sealane as root, else ~/.local/state/sealane]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,

@@ -2,13 +2,16 @@
 
 pub(crate) mod nodes;
 pub(crate) mod pools;
+pub(crate) mod sentence;
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use sealane_host::Cidr;
-use sealane_proxy::config::SinkKind;
+use sealane_proxy::config::place::find;
+use sealane_proxy::config::{Problem, SinkKind};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use self::nodes::Nodes;
 use self::pools::LoadBalancers;
@@ -37,16 +40,16 @@ pub(crate) struct UpConfig {
     pub(crate) verbose: u8,
 }
 
-/// The file's head and flags.
+/// The file's head; the rest are flags.
 #[derive(Deserialize)]
-struct File {
-    #[serde(rename = "apiVersion")]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
-    #[serde(flatten)]
-    rest: serde_yaml_ng::Value,
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: Option<String>,
+    kind: Option<String>,
 }
+
+const API_VERSION: &str = "sealane.dev/v1";
+const KIND: &str = "Up";
 
 /// The folder where everything is kept unless it is named: root's, or the user's state folder (XDG).
 pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf, String> {
@@ -62,20 +65,73 @@ pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf, String> {
     Ok(state.join("sealane"))
 }
 
-fn from_file(path: &Path) -> Result<UpArgs, String> {
+/// A file's text, and its flags.
+fn from_file(path: &Path) -> Result<(String, UpArgs), String> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         format!("--config {}: {e}; name a file that is there, or leave --config out", path.display())
     })?;
-    let bad = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let file: File = serde_yaml_ng::from_str(&text).map_err(|e| bad(&e))?;
-    if file.api_version != "sealane.dev/v1" {
-        return Err(bad(&format!("apiVersion is {:?}, expected sealane.dev/v1", file.api_version)));
+    let unread = |error: serde_yaml_ng::Error| {
+        let Problem { mut line, column, message } = Problem::from(&error);
+        if let Some((key, _)) =
+            message.strip_prefix("duplicate field `").and_then(|rest| rest.split_once('`'))
+            && let Some(last) =
+                text.lines().collect::<Vec<_>>().iter().rposition(|line| line.starts_with(key))
+        {
+            // It is the file's place that is told, not the line's.
+            line = last + 1;
+        }
+        let place = if line > 0 { format!(":{line}:{column}") } else { String::new() };
+        format!("{}{place}: {}", path.display(), sentence::plain(&message))
+    };
+    // Whether it is YAML at all is asked before what it says.
+    serde_yaml_ng::from_str::<IgnoredAny>(&text).map_err(unread)?;
+    let head: Option<Head> = serde_yaml_ng::from_str(&text).map_err(unread)?;
+    let (version, kind) = head.map_or((None, None), |head| (head.api_version, head.kind));
+    let wrong = match (version.as_deref(), kind.as_deref()) {
+        (Some(API_VERSION), None | Some(KIND)) => None,
+        (Some(API_VERSION), Some(kind)) => {
+            Some(("kind", format!("is {kind:?}, expected {KIND}; write `kind: {KIND}`, or leave it out")))
+        }
+        (Some(other), _) => {
+            let why = format!("is {other:?}, expected {API_VERSION}; write `apiVersion: {API_VERSION}`");
+            Some(("apiVersion", why))
+        }
+        (None, _) => {
+            let why = format!("is missing; write `apiVersion: {API_VERSION}` in the first line");
+            Some(("apiVersion", why))
+        }
+    };
+    if let Some((key, why)) = wrong {
+        let place = find(&text, key).map_or(String::new(), |(line, column)| format!(":{line}:{column}"));
+        return Err(format!("{}{place}: {key} {why}", path.display()));
     }
-    if !file.kind.is_empty() && file.kind != "Up" {
-        return Err(bad(&format!("kind is {:?}, expected Up", file.kind)));
+    let flags = serde_yaml_ng::from_str(&text).map_err(unread)?;
+    Ok((text, flags))
+}
+
+/// What was said of flags that stand in a file, in the file's words and with their place.
+fn of_file(path: &Path, text: &str, why: &str) -> String {
+    let (mut said, mut place) = (why.to_owned(), String::new());
+    let end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    for flag in why.split(end).filter(|word| word.starts_with("--")) {
+        let key = in_camel_case(flag.trim_start_matches('-'));
+        let Some((line, column)) = find(text, &key) else { continue };
+        if place.is_empty() {
+            place = format!(":{line}:{column}");
+        }
+        said = said.replacen(flag, &key, 1);
     }
-    // Unknown fields are found here, in the type that knows the flags.
-    serde_yaml_ng::from_value(file.rest).map_err(|e| bad(&e))
+    format!("{}{place}: {said}", path.display())
+}
+
+/// `podCidr` of `pod-cidr`.
+fn in_camel_case(flag: &str) -> String {
+    let mut words = flag.split('-');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |all, word| {
+        let (initial, rest) = word.split_at(word.len().min(1));
+        all + &initial.to_ascii_uppercase() + rest
+    })
 }
 
 fn node_name() -> String {
@@ -106,10 +162,16 @@ fn ipv6_range(text: &str) -> Result<(Ipv6Addr, u8), String> {
 impl UpConfig {
     /// From flags and the file that they name.
     pub(crate) fn new(flags: &UpArgs) -> Result<Self, String> {
-        let file = match &flags.config {
-            Some(path) => from_file(path)?,
-            None => UpArgs::default(),
-        };
+        let Some(path) = &flags.config else { return UpConfig::of(flags, UpArgs::default()) };
+        let (text, file) = from_file(path)?;
+        UpConfig::of(flags, file).map_err(|why| match UpConfig::of(flags, UpArgs::default()) {
+            // It is wrong without the file, too.
+            Err(own) if own == why => why,
+            _ => of_file(path, &text, &why),
+        })
+    }
+
+    fn of(flags: &UpArgs, file: UpArgs) -> Result<Self, String> {
         let data_dir = data_dir(flags.data_dir.as_deref().or(file.data_dir.as_deref()))?;
         let text = |flag: &Option<String>, file: &Option<String>, default: &str| {
             flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
@@ -213,23 +275,42 @@ mod tests {
     }
 
     #[test]
+    fn what_a_flag_has_wrong_is_not_the_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, "apiVersion: sealane.dev/v1\npodCidr: 10.9.0.0\n").unwrap();
+        let flags = UpArgs { config: Some(path), pod_cidr: Some("10.8.0.0".into()), ..UpArgs::default() };
+        let why = UpConfig::new(&flags).unwrap_err();
+        assert!(why.starts_with("--pod-cidr: 10.8.0.0 is not"), "{why}");
+    }
+
+    #[test]
     fn wrong_settings_are_said_with_their_names() {
         for (text, why) in [
-            ("apiVersion: sealane.dev/v1\npodCidrs: 10.9.0.0/16\n", "podCidrs"),
-            ("apiVersion: v2\n", "expected sealane.dev/v1"),
-            ("apiVersion: sealane.dev/v1\npodCidr: 10.9.0.0\n", "--pod-cidr"),
+            (
+                "apiVersion: sealane.dev/v1\npodCidrs: 10.9.0.0/16\n",
+                "c.yaml:2:1: unknown field `podCidrs`; is `podCidr` meant?",
+            ),
+            ("apiVersion: v2\n", "c.yaml:1:13: apiVersion is \"v2\", expected sealane.dev/v1"),
+            (
+                "apiVersion: sealane.dev/v1\npodCidr: 10.9.0.0\n",
+                "c.yaml:2:10: podCidr: 10.9.0.0 is not an IPv4 range",
+            ),
             ("apiVersion: sealane.dev/v1\npodCidr: 10.96.0.0/16\n", "overlap"),
             ("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/30\n", "too small"),
-            ("apiVersion: sealane.dev/v1\nnodePortRange: 5-1\n", "--node-port-range"),
+            ("apiVersion: sealane.dev/v1\nnodePortRange: 5-1\n", "c.yaml:2:16: nodePortRange 5-1: expected"),
             (
                 "apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/12,10.112.0.0/16\n",
                 "expected an IPv6 range",
             ),
             ("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/12,fd00::/64\n", "expected an IPv6 range"),
             ("apiVersion: sealane.dev/v1\nloadBalancerPool: 10.244.0.0/24\n", "overlaps --pod-cidr"),
-            ("apiVersion: sealane.dev/v1\nnodes: 0\n", "--no-node"),
-            ("apiVersion: sealane.dev/v1\nnodes: 2\nnoNode: true\n", "exclude each other"),
-            ("apiVersion: sealane.dev/v1\nzones: [a b]\n", "--zones"),
+            ("apiVersion: sealane.dev/v1\nnodes: 0\n", "c.yaml:2:8: nodes 0: one is the least; --no-node"),
+            (
+                "apiVersion: sealane.dev/v1\nnodes: 2\nnoNode: true\n",
+                "c.yaml:3:9: noNode and nodes 2 exclude each other",
+            ),
+            ("apiVersion: sealane.dev/v1\nzones: [a b]\n", "c.yaml:2:8: zones: \"a b\" is no zone's name"),
             ("apiVersion: [", "c.yaml"),
         ] {
             let error = with_file(text).unwrap_err();

@@ -15,6 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use crate::kubeconfig;
+
 /// CoreDNS's flags (`coremain/run.go`), one dash or two.
 #[derive(Default)]
 struct Flags {
@@ -278,20 +280,31 @@ fn reload_on_signal(reload: Arc<Notify>) -> Result<(), String> {
 /// The API as the Corefile says, or by the Pod's ServiceAccount, or by KUBECONFIG outside of a Pod.
 async fn client(access: &ApiAccess) -> Result<kube::Client, String> {
     let config = match kubeconfig(access)? {
-        Some((kubeconfig, options)) => {
-            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| e.to_string())
+        Some((found, options)) => {
+            let path = access.kubeconfig.as_deref().unwrap_or("the Corefile's endpoint");
+            kubeconfig::config(path, found, &options).await
         }
         None => match kube::Config::incluster_env() {
             Ok(config) => Ok(config),
-            Err(_) => kube::Config::infer().await.map_err(|e| {
-                format!(
-                    "{e}; outside of a Pod set KUBECONFIG, or `kubeconfig` within the Corefile's kubernetes"
-                )
-            }),
+            Err(_) => outside().await,
         },
     };
     let config = config.map_err(|e| format!("no way to the API: {e}"))?;
     kube::Client::try_from(config).map_err(|e| format!("the API's client: {e}"))
+}
+
+/// By KUBECONFIG, or the file of the user's own.
+async fn outside() -> Result<kube::Config, String> {
+    if let Ok(path) = std::env::var("KUBECONFIG")
+        && !path.is_empty()
+        && !path.contains(':')
+    {
+        return kubeconfig::config(&path, kubeconfig::read(&path)?, &KubeConfigOptions::default()).await;
+    }
+    let found = kube::Config::infer().await.map_err(|e| {
+        format!("{e}; outside of a Pod set KUBECONFIG, or `kubeconfig` within the Corefile's kubernetes")
+    })?;
+    kubeconfig::with_server(found)
 }
 
 /// What `kubeconfig`, or else `endpoint` and `tls`, of the Corefile's `kubernetes` say; `None`: nothing. Without an
@@ -299,7 +312,7 @@ async fn client(access: &ApiAccess) -> Result<kube::Client, String> {
 fn kubeconfig(access: &ApiAccess) -> Result<Option<(Kubeconfig, KubeConfigOptions)>, String> {
     let mut options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
     if let Some(path) = &access.kubeconfig {
-        let config = Kubeconfig::read_from(path).map_err(|e| format!("no way to the API: {path}: {e}"))?;
+        let config = kubeconfig::read(path).map_err(|e| format!("no way to the API: {e}"))?;
         return Ok(Some((config, options)));
     }
     let Some(server) = access.endpoint.clone() else { return Ok(None) };

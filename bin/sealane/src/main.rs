@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod dns;
 mod image;
+mod kubeconfig;
 mod logging;
 mod proxy;
 mod shell;

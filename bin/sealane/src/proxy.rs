@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use sealane_catalog::{Snapshot, Source};
 use sealane_client::{CatalogOptions, watch_catalog, watch_service_cidrs};
 use sealane_dataplane::{Observer, Proxy, address_sockets, follow_addresses, set_conntrack, set_oom_score};
@@ -18,6 +18,8 @@ use sealane_proxy::{NodeContext, Table};
 use tokio::sync::watch;
 
 use crate::cli::LogFormat;
+use crate::config::sentence::plain;
+use crate::kubeconfig;
 use crate::sinks::{Choice, Sinks, clear_all};
 
 /// Between two looks at the configuration file.
@@ -74,16 +76,14 @@ pub(crate) fn run(words: &[String]) -> Result<(), String> {
 /// One line for all problems.
 fn said(flags: &Flags, problems: &[Problem]) -> String {
     let Some(first) = problems.first() else { return "proxy: nothing".to_owned() };
+    let (line, column, first) = (first.line, first.column, plain(&first.message));
     let more = match problems.len() - 1 {
         0 => String::new(),
         n => format!(" (and {n} more)"),
     };
     match &flags.config {
-        Some(path) if first.line > 0 => {
-            format!(
-                "proxy: {path}:{}:{}: {first}{more}; sealane check {path} says all",
-                first.line, first.column
-            )
+        Some(path) if line > 0 => {
+            format!("proxy: {path}:{line}:{column}: {first}{more}; sealane check {path} says all")
         }
         Some(path) => format!("proxy: {path}: {first}{more}; sealane check {path} says all"),
         None => format!("proxy: {first}{more}; see sealane proxy --help"),
@@ -188,15 +188,16 @@ async fn client(config: &Config, master: Option<&str>) -> Result<kube::Client, S
     let fail = |e: &dyn std::fmt::Display| format!("proxy: no way to the API: {e}");
     let found = match (&config.kubeconfig, master) {
         (Some(path), master) => {
-            let mut kubeconfig = Kubeconfig::read_from(path).map_err(|e| fail(&format!("{path}: {e}")))?;
+            let mut kubeconfig = kubeconfig::read(path).map_err(|e| fail(&e))?;
             for cluster in kubeconfig.clusters.iter_mut().filter_map(|c| c.cluster.as_mut()) {
                 cluster.server = master.map(str::to_owned).or_else(|| cluster.server.take());
             }
             let options = KubeConfigOptions::default();
-            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| fail(&e))?
+            kubeconfig::config(path, kubeconfig, &options).await.map_err(|e| fail(&e))?
         }
         (None, Some(master)) => {
-            kube::Config::new(master.parse().map_err(|e| fail(&format!("--master {master}: {e}")))?)
+            let url = master.parse().map_err(|e| fail(&format!("--master {master}: {e}")))?;
+            kubeconfig::with_server(kube::Config::new(url)).map_err(|e| fail(&format!("--master: {e}")))?
         }
         (None, None) => kube::Config::incluster_env()
             .map_err(|e| fail(&format!("{e}; outside of a Pod give --kubeconfig")))?,

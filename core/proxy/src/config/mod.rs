@@ -17,7 +17,7 @@ mod check;
 mod document;
 mod duration;
 mod flags;
-mod place;
+pub mod place;
 mod shown;
 
 pub use document::{API_VERSION, ClientConnection, Document, KIND};
@@ -48,6 +48,16 @@ pub struct Problem {
     pub column: usize,
     /// What is wrong, in one sentence.
     pub message: String,
+}
+
+impl From<&serde_yaml_ng::Error> for Problem {
+    fn from(error: &serde_yaml_ng::Error) -> Self {
+        let (line, column) = error.location().map_or((0, 0), |l| (l.line(), l.column()));
+        // The place is said once.
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+        Problem { line, column, message }
+    }
 }
 
 /// Which kernel interface was asked for.
@@ -232,13 +242,7 @@ pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
 ///
 /// Why it is none.
 pub fn read(text: &str) -> Result<Document, Vec<Problem>> {
-    let document: Document = serde_yaml_ng::from_str(text).map_err(|error| {
-        let (line, column) = error.location().map_or((0, 0), |l| (l.line(), l.column()));
-        // The place is said once.
-        let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or_default().to_owned();
-        vec![Problem { line, column, message }]
-    })?;
+    let document: Document = serde_yaml_ng::from_str(text).map_err(|error| vec![Problem::from(&error)])?;
     let version = document.api_version.as_deref();
     let wrong = match document.kind.as_deref() {
         Some(KIND) if version.is_none_or(|v| v == API_VERSION) => return Ok(document),

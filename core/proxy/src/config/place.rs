@@ -4,7 +4,7 @@ use super::Problem;
 
 /// Line and column, from 1, of a field's value in block style; `None` where it is written otherwise or not at all.
 /// `path` names it from the outermost in: `iptables.masqueradeBit`; an index in brackets counts for its list.
-fn find(text: &str, path: &str) -> Option<(usize, usize)> {
+pub fn find(text: &str, path: &str) -> Option<(usize, usize)> {
     let mut lines = text.lines().enumerate().peekable();
     let mut indent = None;
     let mut place = None;
