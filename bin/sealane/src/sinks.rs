@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "ebpf")]
 use sealane_bpf::{BpfSink, Levels, LevelsError, cgroup2_root};
-use sealane_dataplane::{IptablesError, IptablesSink, NetlinkError, NftSink, Variant, Watch, netlink_socket};
+use sealane_dataplane::{
+    IptablesError, IptablesSink, NetlinkError, NftSink, Variant, Watch, netlink_socket, packets_pass,
+};
 use sealane_proxy::config::SinkKind;
 use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
 
@@ -225,6 +227,10 @@ impl RuleSink for Sinks {
 
     fn settle(&mut self) -> Result<(), SinkError> {
         on!(self, self.now(), sink => sink.settle())?;
+        // A packet that went past the new rules just before they were there still meets the old ones.
+        if self.leaving.values().any(|was_in_force| *was_in_force) {
+            packets_pass();
+        }
         for (kind, must) in mem::take(&mut self.leaving) {
             match self.clear(kind) {
                 Err(error) if must => {

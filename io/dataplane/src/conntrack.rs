@@ -25,6 +25,10 @@ const STATE_OF_TCP: (u16, u16, u16) = (4, 1, 1);
 /// `TCP_CONNTRACK_SYN_SENT`.
 const SYN_SENT: u8 = 1;
 
+/// When it is looked a second time for connections that went past their frontends: one that was on its way while rules were
+/// written is in the table of flows by then.
+const LATER: Duration = Duration::from_millis(100);
+
 /// For IPv4 and IPv6: how long looking took and how many flows were deleted.
 pub(crate) type Forgotten = [Option<(Duration, u64)>; 2];
 
@@ -183,6 +187,8 @@ pub(crate) struct Stale {
     served: Served,
     /// Frontends of TCP that serve, and that connections may have passed while they were not written.
     passed: BTreeSet<FrontendKey>,
+    /// When it was looked for those the first time.
+    looked: Option<Instant>,
     forgotten: Forgotten,
 }
 
@@ -199,6 +205,7 @@ impl Stale {
         self.served.extend(served(after.iter().copied()));
         let serve = after.into_iter().filter(|f| f.flows_to().next().is_some());
         self.passed.extend(serve.map(|f| f.key).filter(|k| k.protocol == Protocol::Tcp));
+        self.looked = None;
     }
 
     /// Some frontends change.
@@ -208,11 +215,17 @@ impl Stale {
 
     /// Deletes the stale flows. A walk over all flows takes milliseconds, so that new connections do not wait for it.
     pub(crate) fn forget(&mut self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
-        if !self.served.is_empty() || !self.passed.is_empty() {
-            forget_stale(netlink, &self.served, &self.passed, &mut self.forgotten)?;
+        let again = self.looked.is_some_and(|at| at.elapsed() >= LATER);
+        let none = BTreeSet::new();
+        let passed = if again || self.looked.is_none() { &self.passed } else { &none };
+        if !self.served.is_empty() || !passed.is_empty() {
+            forget_stale(netlink, &self.served, passed, &mut self.forgotten)?;
             self.served.clear();
+        }
+        if again {
             self.passed.clear();
         }
+        self.looked.get_or_insert_with(Instant::now);
         Ok(())
     }
 

@@ -260,6 +260,90 @@ fn connections_that_began_without_rules_get_through() {
     begun.join().unwrap().expect("the connection gets through");
 }
 
+/// One that was on its way while rules were written comes to the table of flows after it was looked at: it is looked
+/// at again. Nothing else is touched.
+#[test]
+fn connections_that_begin_beside_the_rules_are_found_late() {
+    let site = Site::new();
+    let mut rules = Rules::new(&site.lab.node);
+    rules.set(sealane_catalog::Entry::clone(&both("web", "20", 0).1.unwrap()));
+    rules.sink.replace(&lab::context(), rules.table.frontends()).unwrap();
+    rules.sink.forget_flows().unwrap();
+    let mut flows = talk::Flows::new(&site.lab.node);
+    let elsewhere = "10.96.0.99:80";
+    for (port, to, state) in [
+        (1, WEB, talk::SYN_SENT),
+        (2, WEB, talk::ESTABLISHED),
+        (3, elsewhere, talk::SYN_SENT),
+        (4, elsewhere, talk::ESTABLISHED),
+    ] {
+        flows.make(port, to.parse().unwrap(), state);
+    }
+    let mut forgotten = 0;
+    let sink = RefCell::new(&mut rules.sink);
+    until("the connection beside the rules is forgotten", || {
+        sink.borrow_mut().forget_flows().unwrap();
+        forgotten_by(&mut sink.borrow_mut()) > 0
+    });
+    for _ in 0..10 {
+        sink.borrow_mut().forget_flows().unwrap();
+        forgotten += forgotten_by(&mut sink.borrow_mut());
+    }
+    assert_eq!(forgotten, 0, "it is looked at twice, and finds one");
+    let left = site.lab.node.command("cat /proc/net/nf_conntrack");
+    let there = |port: u16| left.contains(&format!(" sport={port} "));
+    assert_eq!([1, 2, 3, 4].map(there), [false, true, true, true], "{left}");
+}
+
+fn forgotten_by(sink: &mut sealane_dataplane::NftSink) -> u64 {
+    sink.flows()[0].map_or(0, |(_, count)| count)
+}
+
+/// Our table comes and goes while another mode's rules lead the same Service: packets that are in it when it goes get
+/// through, and are not taken for some of an address without that port.
+#[test]
+fn nothing_is_refused_while_rules_give_way_to_another_modes() {
+    const CYCLES: usize = 100;
+    let site = Site::new();
+    // Nothing of connections that ended is left to be taken for new ones: all come from one address.
+    site.lab.pods[0].sysctl("ipv4/tcp_max_tw_buckets", "0");
+    site.lab.node.command(
+        "nft table ip other { chain p { type nat hook prerouting priority -100 ; \
+         ip daddr 10.96.0.20 tcp dport 80 dnat to 10.244.0.2:8080 ; } ; \
+         chain o { type nat hook output priority -100 ; ip daddr 10.96.0.20 tcp dport 80 dnat to 10.244.0.2:8080 ; } ; \
+         chain s { type nat hook postrouting priority 100 ; ct status dnat masquerade ; } ; }",
+    );
+    let mut rules = Rules::new(&site.lab.node);
+    rules.set(sealane_catalog::Entry::clone(&both("web", "20", 0).1.unwrap()));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = [&site.lab.node, &site.lab.pods[2], &site.lab.pods[1]]
+        .map(|from| {
+            let done = done.clone();
+            from.run(move || {
+                std::thread::spawn(move || {
+                    let (mut count, mut failed) = (0, Vec::new());
+                    let to: SocketAddr = WEB.parse().unwrap();
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        count += 1;
+                        failed.extend(TcpStream::connect_timeout(&to, PATIENCE).err());
+                    }
+                    (count, failed)
+                })
+            })
+        })
+        .into();
+    for _ in 0..CYCLES {
+        rules.sink.replace(&lab::context(), rules.table.frontends()).unwrap();
+        rules.sink.clear().unwrap();
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    for client in clients {
+        let (count, failed) = client.join().unwrap();
+        println!("{count} connections");
+        assert!(count > 0 && failed.is_empty(), "of {count}: {failed:?}");
+    }
+}
+
 /// Whether something for the Service came to the machine outside, which has a hole for it.
 fn passed(site: &Site) -> bool {
     let text = site.lab.outside.command("nft list chain ip seen c");

@@ -21,6 +21,7 @@ pub(crate) mod kind {
     pub(crate) const DELETE_TABLE: u16 = nftables(2);
     pub(crate) const NEW_CHAIN: u16 = nftables(3);
     pub(crate) const GET_CHAIN: u16 = nftables(4);
+    pub(crate) const DELETE_CHAIN: u16 = nftables(5);
     pub(crate) const NEW_RULE: u16 = nftables(6);
     pub(crate) const GET_RULE: u16 = nftables(7);
     pub(crate) const NEW_SET: u16 = nftables(9);
@@ -166,6 +167,8 @@ fn concatenated(types: &[Type], family: Family) -> (u32, u32) {
         .fold((0, 0), |(number, length), t| (number << 6 | t.number(family), length + t.length(family)))
 }
 
+/// What the map of cluster addresses says of each.
+pub(crate) const IN_CLUSTER: u32 = 1;
 /// RTN_LOCAL: what `fib ... type` says of the node's own addresses.
 const LOCAL: u32 = 2;
 /// IFNAMSIZ.
@@ -223,8 +226,9 @@ impl Set {
     fn value(self) -> &'static [Type] {
         match self {
             Set::Services | Set::Outside => &[Type::Mark],
+            Set::Cluster => &[Type::Mark],
             Set::Endpoints | Set::Affinity => &[Type::Address, Type::Port],
-            Set::Actions | Set::Leaves | Set::Members | Set::Cluster | Set::Hairpin | Set::Sources => &[],
+            Set::Actions | Set::Leaves | Set::Members | Set::Hairpin | Set::Sources => &[],
         }
     }
 
@@ -239,9 +243,9 @@ impl Set {
         let (key_type, key_length) = concatenated(self.key(), family);
         let (value_type, value_length) = concatenated(self.value(), family);
         let (set_flags, size) = match self {
-            Set::Services | Set::Outside | Set::Endpoints => (MAP, size),
+            Set::Services | Set::Outside | Set::Endpoints | Set::Cluster => (MAP, size),
             Set::Actions | Set::Leaves => (MAP, ACTIONS_SIZE),
-            Set::Members | Set::Cluster | Set::Hairpin => (0, size),
+            Set::Members | Set::Hairpin => (0, size),
             Set::Sources => (INTERVAL | CONCATENATED, size),
             Set::Affinity => (MAP | TIMEOUT | EVALUATED, AFFINITY_SIZE),
         };
@@ -283,6 +287,17 @@ pub(crate) fn recreate_table(family: Family, out: &mut Messages) {
 pub(crate) fn remove_table(family: Family, out: &mut Messages) {
     new_table(family, out);
     delete_table(family, TABLE, out);
+}
+
+/// Removes what leads packets that arrive, or that the node sends, into a table that is there. What the table says of those
+/// that are in it already stays.
+pub(crate) fn unhook(family: Family, out: &mut Messages) {
+    for chain in ["prerouting", "output"] {
+        out.push(kind::DELETE_CHAIN, 0, family.number(), |a| {
+            a.text(1, TABLE);
+            a.text(3, chain);
+        });
+    }
 }
 
 /// Removes a table that is there.
@@ -338,7 +353,8 @@ pub(crate) fn static_chains(family: Family, node: &NodeContext, out: &mut Messag
     lookup.push(Expr::Dispatch { map: Set::Actions.name(), key: family.chosen() });
     rule(family, "services", &lookup, out);
     // A port of a cluster address that no Service has. Rejecting from a chain of type nat means that only the
-    // first packet of a connection is looked up, once.
+    // first packet of a connection is looked up, once. Addresses are a map for its elements go at once where the table is
+    // replaced, and with those of the map above; a set's would still be there for a packet that met none above.
     let kind = Register(0);
     let elsewhere = [
         Expr::DestinationType { to: kind },
@@ -347,7 +363,8 @@ pub(crate) fn static_chains(family: Family, node: &NodeContext, out: &mut Messag
     let [kind_of, not_local] = elsewhere.clone();
     let unused = [
         load_address(family, family.destination()),
-        Expr::Lookup { set: Set::Cluster.name(), key: destination, to: None },
+        Expr::Lookup { set: Set::Cluster.name(), key: destination, to: Some(family.chosen()) },
+        Expr::Equal { register: family.chosen(), value: IN_CLUSTER.to_ne_bytes().to_vec() },
         // Where a Service has an address of the node's, the node's other ports are its own.
         kind_of,
         not_local,

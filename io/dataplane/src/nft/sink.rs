@@ -2,13 +2,14 @@
 
 use super::action::Action;
 use super::elements::{ElementList, add_action, family};
-use super::layout::{self, Family, Set, TABLE, kind, octets};
+use super::layout::{self, Family, IN_CLUSTER, Set, TABLE, kind, octets};
 use super::plan::{Laid, Plan};
 use super::read;
 use super::trace::Ruleset;
 use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::passing::packets_pass;
 use crate::room;
 use crate::watch::{Watch, port};
 use rustix::fd::OwnedFd;
@@ -109,8 +110,19 @@ impl NftSink {
         })
     }
 
-    /// Removes both tables, and with them all that a sink ever wrote (`--cleanup`).
+    /// Removes both tables, and with them all that a sink ever wrote (`--cleanup`). Packets that are on their way through
+    /// them get to their end first: whatever else leads Services' packets leads those that come then.
     pub fn clear(&mut self) -> Result<(), NetlinkError> {
+        let mut unhooked = false;
+        for family in [Family::V4, Family::V6] {
+            let mut messages = Messages::default();
+            layout::unhook(family, &mut messages);
+            // What is not there, or not whole, is led to by nobody.
+            unhooked |= self.netlink.transact(messages).is_ok();
+        }
+        if unhooked {
+            packets_pass();
+        }
         let mut messages = Messages::default();
         for family in [Family::V4, Family::V6] {
             layout::remove_table(family, &mut messages);
@@ -308,7 +320,9 @@ impl TableState {
         for (address, by) in std::mem::take(&mut plan.cluster) {
             if let Some(come) = self.cluster.change(address, by) {
                 let lists = if come { &mut plan.add } else { &mut plan.delete };
-                lists.entry(Set::Cluster).or_default().push(Set::Cluster, &octets(address), &[]);
+                let value = IN_CLUSTER.to_ne_bytes();
+                let value: &[u8] = if come { &value } else { &[] };
+                lists.entry(Set::Cluster).or_default().push(Set::Cluster, &octets(address), value);
             }
         }
         for (address, by) in std::mem::take(&mut plan.hairpin) {

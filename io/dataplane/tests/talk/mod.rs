@@ -110,6 +110,15 @@ impl Flows {
         Self { socket: namespace.run(netlink_socket).unwrap(), next: 0 }
     }
 
+    /// One from a port of an address outside to an address, in a state.
+    pub fn make(&mut self, port: u16, to: std::net::SocketAddrV4, state: u8) {
+        let ends = [(0xc612_0001, port), (u32::from(*to.ip()), to.port())];
+        send(&self.socket, &flow(ends, state), SendFlags::empty()).unwrap();
+        let mut answer = [0; 1 << 10];
+        let said = recv(&self.socket, &mut answer[..], RecvFlags::DONTWAIT);
+        assert!(matches!(said, Err(rustix::io::Errno::AGAIN)), "the kernel refuses the flow");
+    }
+
     /// Until the kernel refuses to take more.
     pub fn fill(&mut self) {
         loop {
@@ -135,6 +144,11 @@ impl Flows {
     }
 }
 
+/// States of a connection of TCP, as conntrack counts them.
+pub const SYN_SENT: u8 = 1;
+pub const ESTABLISHED: u8 = 3;
+const TIME_WAIT: u8 = 7;
+
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut out = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
     out.extend(kind.to_ne_bytes());
@@ -149,20 +163,26 @@ fn nest(kind: u16, values: &[Vec<u8>]) -> Vec<u8> {
 
 /// A request to make the flow of a number.
 fn ended(number: u32) -> Vec<u8> {
-    let ends = [(0xc612_0000 + number / 40_000, (number % 40_000) as u16 + 1024), (0xc613_0001, 80)];
+    let from = (0xc612_0000 + number / 40_000, (number % 40_000) as u16 + 1024);
+    flow([from, (0xc613_0001, 80)], TIME_WAIT)
+}
+
+/// A request to make a flow that nobody translates, from one address and port to another.
+fn flow(ends: [(u32, u16); 2], state: u8) -> Vec<u8> {
     let tuple = |kind, (from, to): ((u32, u16), (u32, u16))| {
         let addresses = [attribute(1, &from.0.to_be_bytes()), attribute(2, &to.0.to_be_bytes())];
         let ports =
             [attribute(1, &[6]), attribute(2, &from.1.to_be_bytes()), attribute(3, &to.1.to_be_bytes())];
         nest(kind, &[nest(1, &addresses), nest(2, &ports)])
     };
-    // Seen in both directions, assured, confirmed; TIME_WAIT.
+    // Seen in both directions, assured, confirmed; or confirmed alone.
+    let status: u32 = if state == SYN_SENT { 8 } else { 14 };
     let body = [
         tuple(1, (ends[0], ends[1])),
         tuple(2, (ends[1], ends[0])),
-        attribute(3, &14u32.to_be_bytes()),
+        attribute(3, &status.to_be_bytes()),
         attribute(7, &120u32.to_be_bytes()),
-        nest(4, &[nest(1, &[attribute(1, &[7])])]),
+        nest(4, &[nest(1, &[attribute(1, &[state])])]),
     ]
     .concat();
     let mut out = ((16 + 4 + body.len()) as u32).to_ne_bytes().to_vec();
