@@ -265,30 +265,42 @@ fn killed_while_it_writes_it_leaves_whole_rules() {
     proxy.kill();
 }
 
+/// Who flushes everything does not reach the rules, and who names them is refused; nor does a second proxy.
 #[test]
-fn flushed_rules_are_back_and_connections_were_never_away() {
+fn rules_are_nobody_elses_while_it_runs() {
     let place = Place::new();
     let proxy = place.proxy();
     let talk = Talk::begin(&place);
-    for (number, deed) in
-        (1..).zip(["flush ruleset", "delete table ip sealane", "flush chain ip sealane services"])
-    {
-        place.nft(deed);
-        eventually(deed, || {
-            let repairs = proxy.figure("sealane_proxy_repairs_total{noticed=\"at once\"}");
-            let full = "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}";
-            let written = proxy.figure(full);
-            if repairs >= Some(number) && written > Some(number) {
-                Ok(())
-            } else {
-                Err(format!("{repairs:?} {written:?}"))
-            }
-        });
+    place.nft("add table ip somebodys");
+    place.nft("flush ruleset");
+    assert!(!place.nft("list tables").contains("somebodys"));
+    place.web_answers("flushed");
+    for deed in ["delete table ip sealane", "flush chain ip sealane services"] {
+        let done = run(place.node.command("nft").args(deed.split_whitespace()), b"");
+        assert!(!done.status.success() && done.stderr.contains("not permitted"), "{deed}: {done}");
         place.web_answers(deed);
         talk.goes_on(deed);
     }
-    assert_eq!(place.log().matches("somebody else changed the service rules").count(), 1, "{}", place.log());
-    assert_eq!(proxy.figure("sealane_proxy_failures_total{task=\"rules\"}"), Some(0));
+    let done = run(place.node.command(sealane()).args(["proxy", "--cleanup"]), b"");
+    let said = format!("process {} (sealane) holds the table sealane", proxy.child.id());
+    assert!(!done.status.success() && done.stderr.contains(&said), "{said}: {done}");
+    place.web_answers("beside --cleanup");
+    talk.goes_on("beside --cleanup");
+    for (name, value) in [
+        ("sealane_proxy_failures_total{task=\"rules\"}", 0),
+        ("sealane_proxy_repairs_total{noticed=\"at once\"}", 0),
+        ("sealane_proxy_repairs_total{noticed=\"later\"}", 0),
+    ] {
+        assert_eq!(proxy.figure(name), Some(value), "{}", place.log());
+    }
+    proxy.kill();
+    place.web_answers("it is gone");
+    // From then on they are whoever's who takes them.
+    let next = place.proxy();
+    talk.goes_on("the next one");
+    next.kill();
+    run(place.node.command(sealane()).args(["proxy", "--cleanup"]), b"").ok();
+    assert_eq!(place.nft("list ruleset"), "");
 }
 
 /// One list does not come: whatever stands there stays, down to the last byte.

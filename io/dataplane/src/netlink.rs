@@ -43,6 +43,14 @@ pub enum NetlinkError {
         "the kernel forbids changing nftables rules: run as root, or in a user namespace that owns the network namespace"
     )]
     Forbidden,
+    /// Another process writes these tables, and holds them.
+    #[error(
+        "{by} holds the table sealane: one service proxy runs in a network at a time; end that one first"
+    )]
+    Held {
+        /// Whoever does.
+        by: String,
+    },
     /// The kernel was built without something that rules need.
     #[error("the kernel lacks {what}: {errno}; load its module, or use a kernel that has it")]
     Missing {

@@ -7,7 +7,9 @@ mod talk;
 use lab::{Lab, Rules, answers, ask, connect, connected, entry, name, pod_ip, pod_ip6, service};
 use rustix::fd::OwnedFd;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
-use sealane_dataplane::{Metrics, NetlinkError, Proxy, Update, netlink_socket, spawn, spawn_watched};
+use sealane_dataplane::{
+    Metrics, NetlinkError, NftSink, Proxy, Update, netlink_socket, spawn, spawn_watched,
+};
 use sealane_proxy::{RuleSink, Table};
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -40,10 +42,14 @@ impl Site {
         Self { lab, metrics: RefCell::default() }
     }
 
-    /// The proxy's threads with both Services in force; `hear` gets the socket on which it hears of others' doings.
+    /// The proxy's threads with both Services in force, in tables that are open to others; `hear` gets the socket on which it
+    /// hears of others' doings.
     fn start(&self, hear: impl FnOnce(&OwnedFd)) -> Running {
+        self.start_with(self.lab.node.sink().left_open(), hear)
+    }
+
+    fn start_with(&self, sink: NftSink, hear: impl FnOnce(&OwnedFd)) -> Running {
         let (updates, inbox) = std::sync::mpsc::channel();
-        let sink = self.lab.node.sink();
         let socket = self.lab.node.run(netlink_socket).unwrap();
         let heard = socket.try_clone().unwrap();
         let watch = sink.watch(socket).unwrap();
@@ -186,7 +192,7 @@ fn established_connections_survive_whatever_becomes_of_the_rules() {
 #[test]
 fn established_connections_need_no_rules() {
     let site = Site::new();
-    let mut rules = Rules::new(&site.lab.node);
+    let mut rules = Rules::of(site.lab.node.sink().left_open());
     for (text, last, pod) in [("web", "20", 0), ("talk", "30", 1)] {
         rules.set(sealane_catalog::Entry::clone(&both(text, last, pod).1.unwrap()));
     }
@@ -201,6 +207,54 @@ fn established_connections_need_no_rules() {
     talks.into_iter().for_each(Talk::end);
     // What has them go on goes with the rules, and with who wrote them.
     rules.sink.clear().unwrap();
+    assert_eq!(site.lab.node.command("nft list ruleset"), "");
+}
+
+/// Where the kernel has it (6.9), the tables are ours alone: a flush passes them by, and what names them is refused. They outlive
+/// who wrote them, and whoever comes next takes them over.
+#[test]
+fn nobody_else_touches_rules_that_are_held() {
+    let site = Site::new();
+    let mut running = site.start_with(site.lab.node.sink(), |_| {});
+    let talks = site.talks();
+    site.lab.node.command("nft flush ruleset");
+    for deed in [
+        "delete table ip sealane",
+        "flush chain ip6 sealane services",
+        "delete element ip sealane services { 10.96.0.30 . tcp . 80 }",
+        "insert rule ip sealane services drop",
+    ] {
+        let done = site
+            .lab
+            .node
+            .run(move || std::process::Command::new("nft").args(deed.split_whitespace()).output().unwrap());
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && said.contains("not permitted"), "{deed}: {said}");
+        site.web_answers(deed);
+    }
+    // A second proxy, and --cleanup beside the first, are told whose they are.
+    let mut second = site.lab.node.sink();
+    for refused in [second.replace(&lab::context(), &Default::default()), second.clear()] {
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("holds the table sealane") && !text.contains('\n'), "{text}");
+    }
+    site.web_answers("beside a second one");
+    // One after the other takes them over, in either way.
+    for open in [false, true, false, true] {
+        running.stop();
+        talks.iter().for_each(|t| t.goes_on("without the proxy"));
+        site.web_answers("without the proxy");
+        let sink = site.lab.node.sink();
+        running = site.start_with(if open { sink.left_open() } else { sink }, |_| {});
+        talks.iter().for_each(|t| t.goes_on("restarted"));
+        site.web_answers("restarted");
+    }
+    assert_eq!(running.proxy.metrics().repairs(), (0, 0));
+    running.stop();
+    running = site.start_with(site.lab.node.sink(), |_| {});
+    running.stop();
+    talks.into_iter().for_each(Talk::end);
+    second.clear().unwrap();
     assert_eq!(site.lab.node.command("nft list ruleset"), "");
 }
 
@@ -241,7 +295,7 @@ fn new_connections_work_soon_after_a_flush() {
 #[test]
 fn connections_that_began_without_rules_get_through() {
     let site = Site::new();
-    let mut rules = Rules::new(&site.lab.node);
+    let mut rules = Rules::of(site.lab.node.sink().left_open());
     let web = both("web", "20", 0).1.unwrap();
     rules.set(sealane_catalog::Entry::clone(&web));
     // Who routes them on swallows them, as networks do.
@@ -295,7 +349,7 @@ fn connections_that_begin_beside_the_rules_are_found_late() {
     assert_eq!([1, 2, 3, 4].map(there), [false, true, true, true], "{left}");
 }
 
-fn forgotten_by(sink: &mut sealane_dataplane::NftSink) -> u64 {
+fn forgotten_by(sink: &mut NftSink) -> u64 {
     sink.flows()[0].map_or(0, |(_, count)| count)
 }
 
@@ -437,7 +491,7 @@ fn lost_answers_have_everything_written_anew() {
     let (sink, answers_come) = {
         let socket = site.lab.node.run(netlink_socket).unwrap();
         let twin = socket.try_clone().unwrap();
-        let sink = sealane_dataplane::NftSink::open(socket).unwrap();
+        let sink = NftSink::open(socket).unwrap().left_open();
         set_socket_recv_buffer_size(&twin, 1).unwrap();
         (sink, twin)
     };

@@ -28,6 +28,7 @@ pub(crate) mod kind {
     pub(crate) const NEW_ELEMENTS: u16 = nftables(12);
     pub(crate) const GET_ELEMENTS: u16 = nftables(13);
     pub(crate) const DELETE_ELEMENTS: u16 = nftables(14);
+    pub(crate) const DESTROY_TABLE: u16 = nftables(26);
 }
 
 /// IPv4 or IPv6.
@@ -277,16 +278,42 @@ impl Set {
     }
 }
 
+/// How the table is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// By nobody: whoever may write rules may write here. All that kernels before 6.9 have.
+    Open,
+    /// By nobody, where others may have left it held.
+    Released,
+    /// By the socket that makes it, beside which nobody writes here; when that goes it stays, open to all, to be replaced by the
+    /// next (NFT_TABLE_F_OWNER, Linux 5.12, with NFT_TABLE_F_PERSIST, 6.9).
+    Socket,
+}
+
+/// `NFT_TABLE_F_OWNER` and `NFT_TABLE_F_PERSIST`.
+const OWNER: u32 = 2;
+const PERSIST: u32 = 4;
+
 /// Removes a table, there or not, and makes it again.
-pub(crate) fn recreate_table(family: Family, out: &mut Messages) {
-    remove_table(family, out);
-    new_table(family, out);
+pub(crate) fn recreate_table(family: Family, hold: Hold, out: &mut Messages) {
+    remove_table(family, hold, out);
+    new_table(family, TABLE, if hold == Hold::Socket { OWNER | PERSIST } else { 0 }, out);
 }
 
 /// Removes a table, there or not.
-pub(crate) fn remove_table(family: Family, out: &mut Messages) {
-    new_table(family, out);
-    delete_table(family, TABLE, out);
+pub(crate) fn remove_table(family: Family, hold: Hold, out: &mut Messages) {
+    if hold == Hold::Open {
+        new_table(family, TABLE, 0, out);
+        return delete_table(family, TABLE, out);
+    }
+    // One that was held takes no other flags than it had.
+    out.push(kind::DESTROY_TABLE, 0, family.number(), |a| a.text(1, TABLE));
+}
+
+/// Asks whether a table can be held, and stay: it is made and removed at once.
+pub(crate) fn try_hold(name: &str, out: &mut Messages) {
+    new_table(Family::V4, name, OWNER | PERSIST, out);
+    delete_table(Family::V4, name, out);
 }
 
 /// Removes what leads packets that arrive, or that the node sends, into a table that is there. What the table says of those
@@ -305,10 +332,10 @@ pub(crate) fn delete_table(family: Family, name: &str, out: &mut Messages) {
     out.push(kind::DELETE_TABLE, 0, family.number(), |a| a.text(1, name));
 }
 
-fn new_table(family: Family, out: &mut Messages) {
+fn new_table(family: Family, name: &str, held: u32, out: &mut Messages) {
     out.push(kind::NEW_TABLE, flags::CREATE, family.number(), |a| {
-        a.text(1, TABLE);
-        a.u32(2, 0);
+        a.text(1, name);
+        a.u32(2, held);
     });
 }
 
@@ -406,13 +433,9 @@ pub(crate) fn static_chains(family: Family, node: &NodeContext, out: &mut Messag
 /// type nat goes, the kernel stops translating what it had translated (nf_nat_core.c, nf_nat_unregister_fn), and
 /// both sides of a connection see strangers: with this one it goes on, whoever flushes ours.
 pub(crate) fn keep_translating(family: Family, name: &str, out: &mut Messages) {
-    const OWNER: u32 = 2;
     const POSTROUTING: u32 = 4;
     const LAST: i32 = i32::MAX;
-    out.push(kind::NEW_TABLE, flags::CREATE, family.number(), |a| {
-        a.text(1, name);
-        a.u32(2, OWNER);
-    });
+    new_table(family, name, OWNER, out);
     out.push(kind::NEW_CHAIN, flags::CREATE, family.number(), |a| {
         a.text(1, name);
         a.text(3, name);

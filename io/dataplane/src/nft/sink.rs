@@ -2,12 +2,12 @@
 
 use super::action::Action;
 use super::elements::{ElementList, add_action, family};
-use super::layout::{self, Family, IN_CLUSTER, Set, TABLE, kind, octets};
+use super::layout::{self, Family, Hold, IN_CLUSTER, Set, TABLE, kind, octets};
 use super::plan::{Laid, Plan};
 use super::read;
 use super::trace::Ruleset;
 use crate::conntrack;
-use crate::message::Messages;
+use crate::message::{AttributeIter, Messages};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::passing::packets_pass;
 use crate::room;
@@ -83,6 +83,10 @@ pub struct NftSink {
     netlink: Netlink,
     node: NodeContext,
     tables: BTreeMap<Family, TableState>,
+    /// Whether tables are left open to others although the kernel could keep those out.
+    open: bool,
+    /// Whether the kernel can.
+    holds: bool,
     /// Families whose translations go on whoever flushes our table.
     kept: BTreeSet<Family>,
     installed: BTreeMap<FrontendKey, Arc<Frontend>>,
@@ -101,6 +105,8 @@ impl NftSink {
             netlink: Netlink::new(socket)?,
             node: NodeContext::new(""),
             tables: BTreeMap::new(),
+            open: false,
+            holds: false,
             kept: BTreeSet::new(),
             installed: BTreeMap::new(),
             later: Messages::default(),
@@ -108,6 +114,50 @@ impl NftSink {
             applied_at: Instant::now(),
             stale: conntrack::Stale::default(),
         })
+    }
+
+    /// Leaves the tables open to whoever may write rules, as kernels before 6.9 do: what others change is written anew. For tests
+    /// of that.
+    #[must_use]
+    pub fn left_open(mut self) -> Self {
+        self.open = true;
+        self
+    }
+
+    /// How tables are to be held.
+    fn hold(&mut self) -> Result<Hold, NetlinkError> {
+        if !self.holds {
+            let mut messages = Messages::default();
+            layout::try_hold(&self.keeper()?, &mut messages);
+            // What is not there may come with a module: it is asked again.
+            self.holds = self.netlink.transact(messages).is_ok();
+        }
+        Ok(match (self.holds, self.open) {
+            (false, _) => Hold::Open,
+            (true, true) => Hold::Released,
+            (true, false) => Hold::Socket,
+        })
+    }
+
+    /// Writes to tables, which somebody else may hold.
+    fn write(&mut self, messages: Messages) -> Result<(), NetlinkError> {
+        match self.netlink.transact(messages) {
+            Err(NetlinkError::Forbidden) => {
+                let own = port(self.netlink.socket())?;
+                let holders = [Family::V4, Family::V6].map(|family| self.holder(family).ok().flatten());
+                let other = holders.into_iter().flatten().find(|holder| *holder != own);
+                Err(other
+                    .map_or(NetlinkError::Forbidden, |port| NetlinkError::Held { by: holder_name(port) }))
+            }
+            other => other,
+        }
+    }
+
+    /// The netlink port that holds a table.
+    fn holder(&mut self, family: Family) -> Result<Option<u32>, NetlinkError> {
+        let mut found = None;
+        self.ask_table(family, |attributes| found = number(attributes.get(7)))?;
+        Ok(found)
     }
 
     /// Removes both tables, and with them all that a sink ever wrote (`--cleanup`). Packets that are on their way through
@@ -124,8 +174,9 @@ impl NftSink {
             packets_pass();
         }
         let mut messages = Messages::default();
+        let hold = self.hold()?;
         for family in [Family::V4, Family::V6] {
-            layout::remove_table(family, &mut messages);
+            layout::remove_table(family, hold, &mut messages);
         }
         let keeper = self.keeper()?;
         for family in std::mem::take(&mut self.kept) {
@@ -135,7 +186,7 @@ impl NftSink {
         self.leaving.clear();
         self.tables.clear();
         self.installed.clear();
-        self.netlink.transact(messages)
+        self.write(messages)
     }
 
     /// Listens over another socket of the same network namespace to what others do to our table, for
@@ -185,6 +236,7 @@ impl NftSink {
 
     /// Writes everything anew, each set with room for twice of what it holds.
     fn rebuild(&mut self) -> Result<(), NetlinkError> {
+        let hold = self.hold()?;
         self.later = Messages::default();
         self.leaving.clear();
         self.tables.clear();
@@ -207,7 +259,7 @@ impl NftSink {
         for (family, mut plan) in plans {
             let table = self.tables.entry(family).or_default();
             table.plan_shared(&mut plan);
-            layout::recreate_table(family, &mut messages);
+            layout::recreate_table(family, hold, &mut messages);
             for (id, set) in Set::ALL.into_iter().enumerate() {
                 let length = plan.add.get(&set).map_or(0, ElementList::len);
                 let size = (2 * length).next_power_of_two().max(SMALLEST);
@@ -223,10 +275,10 @@ impl NftSink {
         }
         // Where the kernel has no nftables for IPv6, asking fails, and there is nothing to remove.
         if !self.tables.contains_key(&Family::V6) && matches!(self.fingerprint(Family::V6), Ok(Some(_))) {
-            layout::remove_table(Family::V6, &mut messages);
+            layout::remove_table(Family::V6, hold, &mut messages);
         }
         messages.append(hooks);
-        self.netlink.transact(messages)?;
+        self.write(messages)?;
         let families: Vec<Family> = self.tables.keys().copied().collect();
         for family in families {
             let fingerprint = self.fingerprint(family)?;
@@ -235,23 +287,30 @@ impl NftSink {
             }
         }
         self.applied_at = Instant::now();
-        self.keep_translating()
+        if hold == Hold::Socket { Ok(()) } else { self.keep_translating() }
     }
 
     /// What tells a table from one that was removed, flushed or made again.
     fn fingerprint(&mut self, family: Family) -> Result<Option<(u64, u32)>, NetlinkError> {
+        let mut found = None;
+        self.ask_table(family, |attributes| {
+            let handle = attributes.get(4).and_then(|v| v.try_into().ok()).map(u64::from_be_bytes);
+            found = handle.zip(number(attributes.get(3)));
+        })?;
+        Ok(found)
+    }
+
+    /// What the kernel says of our table, where it is there.
+    fn ask_table(
+        &mut self,
+        family: Family,
+        mut visit: impl FnMut(&AttributeIter<'_>),
+    ) -> Result<(), NetlinkError> {
         let mut request = Messages::default();
         request.push(kind::GET_TABLE, 0, family.number(), |a| a.text(1, TABLE));
-        let mut found = None;
-        let asked = self.netlink.ask(request, |message| {
-            let attributes = message.attributes();
-            let used = attributes.get(3).and_then(|v| v.try_into().ok()).map(u32::from_be_bytes);
-            let handle = attributes.get(4).and_then(|v| v.try_into().ok()).map(u64::from_be_bytes);
-            found = handle.zip(used);
-        });
-        match asked {
+        match self.netlink.ask(request, |message| visit(&message.attributes())) {
             Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(found),
+            _ => Ok(()),
         }
     }
 
@@ -266,6 +325,18 @@ impl NftSink {
                 table.room.get(set).is_some_and(|(length, size)| length + list.len() <= *size)
             })
         })
+    }
+}
+
+fn number(value: Option<&[u8]>) -> Option<u32> {
+    value.and_then(|v| v.try_into().ok()).map(u32::from_be_bytes)
+}
+
+/// Who has a netlink port: a process's first is its own number.
+fn holder_name(port: u32) -> String {
+    match std::fs::read_to_string(format!("/proc/{port}/comm")) {
+        Ok(name) => format!("process {port} ({})", name.trim()),
+        Err(_) => format!("the process with netlink port {port}"),
     }
 }
 
