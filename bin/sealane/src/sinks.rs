@@ -256,6 +256,14 @@ impl RuleSink for Sinks {
         on!(self, self.now(), sink => sink.intact())
     }
 
+    fn lacking(&mut self) -> Option<String> {
+        on!(self, self.now(), sink => Ok::<_, SinkError>(sink.lacking())).unwrap_or_default()
+    }
+
+    fn try_lacking(&mut self) -> Result<(), SinkError> {
+        on!(self, self.now(), sink => sink.try_lacking())
+    }
+
     fn flow_table(&mut self) -> Result<Option<FlowTable>, SinkError> {
         on!(self, self.now(), sink => sink.flow_table())
     }

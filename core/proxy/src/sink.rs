@@ -64,6 +64,16 @@ pub trait RuleSink {
         Ok(true)
     }
 
+    /// What a family has no rules for want of, in a line, while the other's are in force; `None`: all is in force.
+    fn lacking(&mut self) -> Option<String> {
+        None
+    }
+
+    /// Tries to put into force what [`lacking`](Self::lacking) says is not.
+    fn try_lacking(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     /// How full the kernel's table of flows is, where the sink depends on one.
     fn flow_table(&mut self) -> Result<Option<FlowTable>, Self::Error> {
         Ok(None)

@@ -22,6 +22,7 @@
 
 mod addresses;
 mod announce;
+mod burst;
 mod conntrack;
 mod feature;
 mod http;

@@ -29,12 +29,13 @@ pub(crate) enum Task {
     FlowTable,
     Notifications,
     Weights,
+    Family,
 }
 
 impl Task {
     /// In the order of their numbers.
-    pub(crate) const ALL: [Task; 5] =
-        [Task::Rules, Task::StaleFlows, Task::FlowTable, Task::Notifications, Task::Weights];
+    pub(crate) const ALL: [Task; 6] =
+        [Task::Rules, Task::StaleFlows, Task::FlowTable, Task::Notifications, Task::Weights, Task::Family];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -43,6 +44,7 @@ impl Task {
             Task::FlowTable => "flow_table",
             Task::Notifications => "notifications",
             Task::Weights => "weights",
+            Task::Family => "family",
         }
     }
 
@@ -53,6 +55,7 @@ impl Task {
             Task::StaleFlows => "flows of UDP to endpoints that are gone were not forgotten",
             Task::FlowTable => "it is not known how full the kernel's table of flows is",
             Task::Weights => "flows were not looked at; endpoints keep the shares that they have",
+            Task::Family => "rules of one of IPv4 and IPv6 are in force, and the other's are not",
             Task::Notifications => "what others do to the rules is not heard of, but looked for",
         }
     }

@@ -15,6 +15,11 @@ pub fn give_back_program() {
     trim(|_| true);
 }
 
+/// Gives back what is free in the heap alone: some milliseconds, in which whoever asks for memory waits.
+pub fn give_back_heap() {
+    sys::trim_heap();
+}
+
 fn trim(program_too: impl Fn(&Share) -> bool) {
     sys::trim_heap();
     let Ok(program) = fs::read_link("/proc/self/exe") else { return };

@@ -1,7 +1,7 @@
 //! The sink: what stands in the kernel, and the batches that change it.
 
 use super::action::Action;
-use super::elements::{ElementList, add_action, family};
+use super::elements::{self, ElementList, add_action, family};
 use super::layout::{self, Family, Hold, IN_CLUSTER, Set, TABLE, kind, octets};
 use super::plan::{Laid, Plan};
 use super::read;
@@ -83,6 +83,8 @@ pub struct NftSink {
     netlink: Netlink,
     node: NodeContext,
     tables: BTreeMap<Family, TableState>,
+    /// What the kernel lacks for a family whose table does not stand for that.
+    lacking: BTreeMap<Family, String>,
     /// Whether tables are left open to others although the kernel could keep those out.
     open: bool,
     /// Whether the kernel can.
@@ -105,6 +107,7 @@ impl NftSink {
             netlink: Netlink::new(socket)?,
             node: NodeContext::new(""),
             tables: BTreeMap::new(),
+            lacking: BTreeMap::new(),
             open: false,
             holds: false,
             kept: BTreeSet::new(),
@@ -234,60 +237,71 @@ impl NftSink {
         Ok(())
     }
 
-    /// Writes everything anew, each set with room for twice of what it holds.
+    /// Writes everything anew. Each family stands alone: one that the kernel lacks keeps none of the other's rules away.
     fn rebuild(&mut self) -> Result<(), NetlinkError> {
         let hold = self.hold()?;
         self.later = Messages::default();
         self.leaving.clear();
         self.tables.clear();
-        let mut plans: BTreeMap<Family, Plan> = BTreeMap::new();
-        // IPv4 stands always; IPv6 with the first frontend or Service range that needs it.
-        plans.insert(Family::V4, Plan::default());
-        self.tables.insert(Family::V4, TableState::default());
-        if self.node.service_cidrs.iter().any(|c| c.network().is_ipv6()) {
-            plans.insert(Family::V6, Plan::default());
-            self.tables.insert(Family::V6, TableState::default());
-        }
-        for frontend in self.installed.values() {
-            let family = family(&frontend.key);
-            let plan = plans.entry(family).or_default();
-            let table = self.tables.entry(family).or_default();
-            table.plan(plan, &self.node, None, Some(frontend));
-        }
-        let mut messages = Messages::default();
-        let mut hooks = Messages::default();
-        for (family, mut plan) in plans {
-            let table = self.tables.entry(family).or_default();
-            table.plan_shared(&mut plan);
-            layout::recreate_table(family, hold, &mut messages);
-            for (id, set) in Set::ALL.into_iter().enumerate() {
-                let length = plan.add.get(&set).map_or(0, ElementList::len);
-                let size = (2 * length).next_power_of_two().max(SMALLEST);
-                set.create(family, id as u32 + 1, size as u32, &mut messages);
-                table.room.insert(set, (length, size));
+        self.lacking.clear();
+        let mut missing = None;
+        for family in [Family::V4, Family::V6] {
+            if !self.has_rules(family) {
+                // Where the kernel has no nftables for IPv6, asking fails, and there is nothing to remove.
+                if matches!(self.fingerprint(family), Ok(Some(_))) {
+                    let mut messages = Messages::default();
+                    layout::remove_table(family, hold, &mut messages);
+                    self.write(messages)?;
+                }
+                continue;
             }
-            table.needed = table.actions.len();
-            layout::static_chains(family, &self.node, &mut messages);
-            messages.append(plan.chains);
-            // One list after the other goes as it is written: both together are all that the kernel gets.
-            plan.add.into_iter().for_each(|(set, list)| list.add(family, set, &mut messages));
-            layout::hooks(family, &self.node, &mut hooks);
-        }
-        // Where the kernel has no nftables for IPv6, asking fails, and there is nothing to remove.
-        if !self.tables.contains_key(&Family::V6) && matches!(self.fingerprint(Family::V6), Ok(Some(_))) {
-            layout::remove_table(Family::V6, hold, &mut messages);
-        }
-        messages.append(hooks);
-        self.write(messages)?;
-        let families: Vec<Family> = self.tables.keys().copied().collect();
-        for family in families {
-            let fingerprint = self.fingerprint(family)?;
-            if let Some(table) = self.tables.get_mut(&family) {
-                table.fingerprint = fingerprint;
+            match self.rebuild_family(family, hold) {
+                Err(error @ NetlinkError::Missing { .. }) => {
+                    self.lacking.insert(family, error.to_string());
+                    missing.get_or_insert(error);
+                }
+                done => done?,
             }
         }
         self.applied_at = Instant::now();
+        if let Some(error) = missing.filter(|_| self.tables.is_empty()) {
+            return Err(error);
+        }
         if hold == Hold::Socket { Ok(()) } else { self.keep_translating() }
+    }
+
+    /// IPv4's stand always; IPv6's with the first frontend or Service range that needs it.
+    fn has_rules(&self, family: Family) -> bool {
+        family == Family::V4
+            || self.node.service_cidrs.iter().any(|c| c.network().is_ipv6())
+            || self.installed.keys().next_back().is_some_and(|k| k.address.is_ipv6())
+    }
+
+    /// Writes one family's table anew, each set with room for twice of what it holds.
+    fn rebuild_family(&mut self, family: Family, hold: Hold) -> Result<(), NetlinkError> {
+        let (mut table, mut plan) = (TableState::default(), Plan::default());
+        for frontend in self.installed.values().filter(|f| elements::family(&f.key) == family) {
+            table.plan(&mut plan, &self.node, None, Some(frontend));
+        }
+        table.plan_shared(&mut plan);
+        let mut messages = Messages::default();
+        layout::recreate_table(family, hold, &mut messages);
+        for (id, set) in Set::ALL.into_iter().enumerate() {
+            let length = plan.add.get(&set).map_or(0, ElementList::len);
+            let size = (2 * length).next_power_of_two().max(SMALLEST);
+            set.create(family, id as u32 + 1, size as u32, &mut messages);
+            table.room.insert(set, (length, size));
+        }
+        table.needed = table.actions.len();
+        layout::static_chains(family, &self.node, &mut messages);
+        messages.append(plan.chains);
+        // One list after the other goes as it is written: both together are all that the kernel gets.
+        plan.add.into_iter().for_each(|(set, list)| list.add(family, set, &mut messages));
+        layout::hooks(family, &self.node, &mut messages);
+        self.write(messages)?;
+        table.fingerprint = self.fingerprint(family)?;
+        self.tables.insert(family, table);
+        Ok(())
     }
 
     /// What tells a table from one that was removed, flushed or made again.
@@ -439,6 +453,9 @@ impl RuleSink for NftSink {
                 None => self.installed.remove(&change.key()),
             };
             let family = family(&change.key());
+            if self.lacking.contains_key(&family) {
+                continue;
+            }
             let Some(table) = self.tables.get_mut(&family) else {
                 fresh = true;
                 continue;
@@ -488,6 +505,23 @@ impl RuleSink for NftSink {
             }
         }
         Ok(true)
+    }
+
+    fn lacking(&mut self) -> Option<String> {
+        self.lacking.values().next().cloned()
+    }
+
+    fn try_lacking(&mut self) -> Result<(), NetlinkError> {
+        let hold = self.hold()?;
+        let families: Vec<Family> = self.lacking.keys().copied().collect();
+        for family in families {
+            match self.rebuild_family(family, hold) {
+                Ok(()) => drop(self.lacking.remove(&family)),
+                Err(NetlinkError::Missing { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, NetlinkError> {
@@ -602,6 +636,48 @@ mod tests {
         // Its module is loaded: the next try gets through.
         sink.netlink.distort = None;
         sink.replace(table.node(), table.frontends()).unwrap();
+        assert_eq!(sink.read_back().unwrap().len(), table.frontends().len());
+    }
+
+    /// A kernel without IPv6's part: IPv4's rules stand, follow changes, and are not written anew for the other's sake.
+    #[test]
+    fn a_family_that_the_kernel_lacks_keeps_none_from_the_other() {
+        let mut sink = NftSink::open(namespace()).unwrap();
+        let mut table = sealane_proxy::Table::new(contract::node());
+        // Behind the beginning of a batch: the family of its first message.
+        sink.netlink.distort = Some(|b| {
+            if b.get(36) == Some(&Family::V6.number()) {
+                replace_all(b, b"\x08\0\x07\0nat\0", b"\x08\0\x07\0nax\0");
+            }
+        });
+        let of = |table: &sealane_proxy::Table, ipv6: bool| -> BTreeSet<FrontendKey> {
+            table.frontends().keys().filter(|k| k.address.is_ipv6() == ipv6).copied().collect()
+        };
+        let (mut seen, mut stands) = (0, None);
+        for round in contract::history(3, 10) {
+            let changes = table.update(round.iter().map(|(name, entry)| (name, entry.as_ref())));
+            match stands {
+                None => sink.replace(table.node(), table.frontends()).unwrap(),
+                Some(_) => sink.apply(&changes).unwrap(),
+            }
+            sink.settle().unwrap();
+            let now = sink.fingerprint(Family::V4).unwrap().map(|(handle, _)| handle);
+            assert_eq!(*stands.get_or_insert(now), now, "it is the same table");
+            let installed: BTreeSet<FrontendKey> = sink.read_back().unwrap().into_keys().collect();
+            assert_eq!(installed, of(&table, false));
+            assert!(sink.intact().unwrap());
+            if !of(&table, true).is_empty() {
+                let text = sink.lacking().unwrap();
+                assert!(text.contains("for IPv6") && !text.contains('\n'), "{text}");
+                seen += 1;
+            }
+            sink.try_lacking().unwrap();
+        }
+        assert!(seen > 0);
+        // It has come.
+        sink.netlink.distort = None;
+        sink.try_lacking().unwrap();
+        assert_eq!(sink.lacking(), None);
         assert_eq!(sink.read_back().unwrap().len(), table.frontends().len());
     }
 
