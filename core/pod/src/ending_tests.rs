@@ -63,12 +63,16 @@ fn live(why: Why, grace: i64, takes: i64, news: News<'_>, removed_after: Option<
     panic!("it never ends");
 }
 
+/// Name, why it ends, its grace (s), what the rules say when (ms), how long after its last process it leaves them (ms),
+/// and when TERM comes and all is gone (ms).
+type Row<'a> = (&'a str, Why, i64, News<'a>, Option<i64>, (i64, i64));
+
 /// Endpoint first, process second, network last; what nobody says anything of is waited for a second.
 #[test]
 fn the_order_and_its_bounds() {
     use Exposure::{Ready, Removed, Terminating};
     // Three steps of 10 ms: containers, one sidecar, the other.
-    let rows: &[(&str, Why, i64, News<'_>, Option<i64>, (i64, i64))] = &[
+    let rows: &[Row<'_>] = &[
         ("the rules follow", Why::Deleted, 30, &[(7, Terminating)], Some(4), (57, 91)),
         ("they say first what was", Why::Deleted, 30, &[(1, Ready), (7, Terminating)], Some(4), (57, 91)),
         ("no Service has it", Why::Deleted, 30, &[(1, Removed)], None, (1, 31)),

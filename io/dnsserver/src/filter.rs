@@ -155,7 +155,7 @@ mod tests {
             socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let to = (to.parse::<IpAddr>().unwrap(), socket.local_addr().unwrap().port());
             let clients = clients.map(|client| UdpSocket::bind((client, 0)).unwrap());
-            let mut came = |what: u8| {
+            let came = |what: u8| {
                 for (client, number) in clients.iter().zip(0..) {
                     client.send_to(&[what, number], to).unwrap();
                 }
