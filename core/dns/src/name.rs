@@ -87,27 +87,32 @@ impl Name {
 
     /// Whether it is `zone` or below it.
     pub fn is_within(&self, zone: &Name) -> bool {
-        self.tail(zone).is_some()
+        zone.is_around(&self.0)
     }
 
-    /// The offset at which `zone` begins in this name's wire form; `None` where the name is not within it.
-    fn tail(&self, zone: &Name) -> Option<usize> {
+    /// Whether a name in wire form is this one or below it.
+    pub(crate) fn is_around(&self, wire: &[u8]) -> bool {
+        self.tail(wire).is_some()
+    }
+
+    /// The offset at which this name begins in another one's wire form; `None` where that is not within it.
+    fn tail(&self, wire: &[u8]) -> Option<usize> {
         let mut at = 0;
-        let want = zone.0.len();
-        while self.0.len() - at > want {
-            at += 1 + usize::from(self.0[at]);
+        let want = self.0.len();
+        while wire.len() - at > want {
+            at += 1 + usize::from(wire[at]);
         }
-        (self.0.len() - at == want && self.0[at..].eq_ignore_ascii_case(&zone.0)).then_some(at)
+        (wire.len() - at == want && wire[at..].eq_ignore_ascii_case(&self.0)).then_some(at)
     }
 
     /// The zone as it is spelled in this name (its case), `None` where the name is not within it.
     pub fn zone_as_asked(&self, zone: &Name) -> Option<Name> {
-        self.tail(zone).map(|at| Name(self.0[at..].into()))
+        zone.tail(&self.0).map(|at| Name(self.0[at..].into()))
     }
 
     /// The labels left of `zone`, `None` where the name is not within it.
     pub fn within(&self, zone: &Name) -> Option<Vec<&[u8]>> {
-        let at = self.tail(zone)?;
+        let at = zone.tail(&self.0)?;
         Some(Labels(&self.0[..at]).collect())
     }
 

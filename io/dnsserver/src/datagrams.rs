@@ -8,7 +8,7 @@
 //! times, and not for long: after [`LIFE`], or [`QUESTIONS`] questions, another one takes its place. All are connected:
 //! the kernel drops what others than the upstream send.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{Error, ErrorKind, IoSliceMut, Result};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, MsgFlags, MultiHeaders, SockaddrStorage};
 use rustix::event::epoll;
-use sealane_dns::{Effect, Event, Pending, Via};
+use sealane_dns::chain::Keeping;
+use sealane_dns::{Effect, Event, Passed, Pending, Relay, Via};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -36,8 +37,8 @@ const LIFE: Duration = Duration::from_secs(10);
 const QUESTIONS: u32 = 2048;
 /// Other sockets that are tried where an id is taken on one.
 const TRIES: usize = 4;
-/// Datagrams in a batch, at most.
-const BATCH: usize = 32;
+/// Datagrams in a batch, at most: as many as the kernel cuts from one (UDP_MAX_SEGMENTS of older kernels).
+const BATCH: usize = 64;
 /// The longest datagram, octets.
 const LONGEST: usize = 65_535;
 /// Between two looks at who waits for too long.
@@ -49,12 +50,34 @@ const GATHER: Duration = Duration::from_micros(200);
 
 /// A client's question that waits for an upstream.
 pub(crate) struct Waiting {
-    pub(crate) to: SocketAddr,
-    pub(crate) source: Option<IpAddr>,
-    pub(crate) message: Vec<u8>,
-    pub(crate) timeout: Duration,
-    pub(crate) pending: Box<Pending>,
-    pub(crate) client: Box<Client>,
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    message: Vec<u8>,
+    timeout: Duration,
+    query: Query,
+    client: Client,
+}
+
+/// It goes from list to list, and is not small.
+pub(crate) type Question = Box<Waiting>;
+
+/// What it is to the state machine.
+#[allow(clippy::large_enum_variant)] // Each is in a box with the rest of its question.
+enum Query {
+    /// It went on as it came.
+    Passed(Passed),
+    /// It took the general path.
+    Walks(Box<Pending>),
+}
+
+impl Query {
+    /// What the general path knows of it.
+    fn walk(self, shared: &Shared, message: &[u8]) -> Box<Pending> {
+        match self {
+            Query::Passed(passed) => shared.walk(passed, message),
+            Query::Walks(pending) => pending,
+        }
+    }
 }
 
 /// Where an answer goes; its place among those that wait is free again when this is dropped.
@@ -70,25 +93,47 @@ impl Waiting {
     /// What a query's effects come to, where that is one datagram to an upstream.
     pub(crate) fn of(
         mut effects: Vec<Effect>,
-        client: Box<Client>,
-    ) -> std::result::Result<Self, (Vec<Effect>, Box<Client>)> {
+        client: Client,
+    ) -> std::result::Result<Question, Box<(Vec<Effect>, Client)>> {
         let one = match effects.as_slice() {
             [Effect::Ask { via: Via::Udp, pending, .. }] => pending.has_client(),
             _ => false,
         };
         match effects.pop() {
             Some(Effect::Ask { upstream: to, message, timeout, keeping, pending, .. }) if one => {
-                Ok(Waiting { to, source: keeping.source, message, timeout, pending, client })
+                let query = Query::Walks(pending);
+                Ok(Box::new(Waiting { to, source: keeping.source, message, timeout, query, client }))
             }
             last => {
                 effects.extend(last);
-                Err((effects, client))
+                Err(Box::new((effects, client)))
             }
         }
     }
 
+    /// A question that goes on as it came.
+    pub(crate) fn relayed(relay: Relay, client: Client) -> Question {
+        let Relay { to, source, message, timeout, passed } = relay;
+        Box::new(Waiting { to, source, message, timeout, query: Query::Passed(passed), client })
+    }
+
+    /// What the general path would do, and for whom.
+    fn walk(self, shared: &Shared) -> (Effect, Client) {
+        let Waiting { to: upstream, source, message, timeout, query, client } = self;
+        let pending = query.walk(shared, &message);
+        let keeping = Keeping { source, ..Keeping::default() };
+        (Effect::Ask { upstream, via: Via::Udp, message, timeout, keeping, pending }, client)
+    }
+
     fn id(&self) -> u16 {
-        self.pending.id()
+        u16::from_be_bytes([0, 1].map(|at| self.message.get(at).copied().unwrap_or_default()))
+    }
+
+    fn went_over(&mut self, kept: bool) {
+        match &mut self.query {
+            Query::Passed(passed) => passed.went_over(kept),
+            Query::Walks(pending) => pending.went_over(kept),
+        }
     }
 }
 
@@ -99,7 +144,9 @@ type Place = (SocketAddr, Option<IpAddr>);
 struct Channel {
     socket: UdpSocket,
     place: Place,
-    waiting: HashMap<u16, (Waiting, Instant), BuildHasherDefault<Id>>,
+    waiting: HashMap<u16, (Question, Instant), BuildHasherDefault<Id>>,
+    /// None of them is given up before.
+    patient: Instant,
     born: Instant,
     asked: u32,
     /// Nothing more is asked over it.
@@ -133,8 +180,8 @@ struct Channels {
     pools: HashMap<Place, Vec<u64>>,
     last: u64,
     batch: batch::Questions,
-    /// When each is given up: time, channel, id.
-    deadlines: BTreeMap<(Instant, u64, u16), ()>,
+    /// Questions that wait.
+    under_way: usize,
 }
 
 /// Questions under way, and the thread that takes the answers in.
@@ -155,7 +202,7 @@ impl Default for Datagrams {
 }
 
 /// What came of a question.
-type Outcome = (Waiting, Result<Vec<u8>>);
+type Outcome = (Question, Result<Vec<u8>>);
 
 impl Datagrams {
     fn channels(&self) -> MutexGuard<'_, Channels> {
@@ -163,10 +210,10 @@ impl Datagrams {
     }
 
     /// Sends questions. Those come back that cannot go this way, there being no socket for them.
-    pub(crate) fn send(self: &Arc<Self>, shared: &Arc<Shared>, questions: Vec<Waiting>) -> Vec<Waiting> {
+    pub(crate) fn send(self: &Arc<Self>, shared: &Arc<Shared>, questions: Vec<Question>) -> Vec<Question> {
         self.started.call_once(|| self.serve(shared));
         let (mut back, mut failed) = (Vec::new(), Vec::new());
-        let mut by_place: Vec<(Place, Vec<Waiting>)> = Vec::new();
+        let mut by_place: Vec<(Place, Vec<Question>)> = Vec::new();
         for waiting in questions {
             let place = (waiting.to, waiting.source);
             match by_place.iter_mut().find(|(other, _)| *other == place) {
@@ -188,7 +235,7 @@ impl Datagrams {
                 waiting = rest;
             }
         }
-        self.under_way.store(channels.deadlines.len(), Ordering::Relaxed);
+        self.under_way.store(channels.under_way, Ordering::Relaxed);
         drop(channels);
         for (message, socket, peer) in self.settle(shared, &Handle::current(), failed) {
             batch::send(&socket, message, peer);
@@ -232,7 +279,7 @@ impl Datagrams {
                 looked = now;
                 channels.look(now, &mut outcomes);
             }
-            own.under_way.store(channels.deadlines.len(), Ordering::Relaxed);
+            own.under_way.store(channels.under_way, Ordering::Relaxed);
             drop(channels);
             reply(own.settle(&shared, runtime, outcomes), &mut batch);
             let under_way = own.under_way();
@@ -253,12 +300,25 @@ impl Datagrams {
             return Vec::new();
         }
         let _runtime = runtime.enter();
+        let now = shared.now();
         let (mut again, mut replies) = (Vec::new(), Vec::new());
         for (waiting, outcome) in outcomes {
-            let Waiting { pending, client, .. } = waiting;
-            let effects = match outcome {
-                Ok(bytes) => shared.step(Event::Answer { pending, bytes: &bytes }),
-                Err(error) => shared.step(Event::Failed { pending, why: error.to_string() }),
+            let Waiting { query, message, client, .. } = *waiting;
+            let effects = match (query, outcome) {
+                (Query::Passed(passed), Ok(mut bytes)) => {
+                    match shared.relayed(passed, &message, &mut bytes, now) {
+                        Ok(()) => {
+                            replies.push((bytes, client.socket.clone(), client.peer));
+                            continue;
+                        }
+                        Err(effects) => effects,
+                    }
+                }
+                (Query::Walks(pending), Ok(bytes)) => shared.step(Event::Answer { pending, bytes: &bytes }),
+                (query, Err(error)) => {
+                    let pending = query.walk(shared, &message);
+                    shared.step(Event::Failed { pending, why: error.to_string() })
+                }
             };
             match shared.at_once(effects) {
                 Ok(messages) => replies.extend(
@@ -266,7 +326,7 @@ impl Datagrams {
                 ),
                 Err(effects) => match Waiting::of(effects, client) {
                     Ok(waiting) => again.push(waiting),
-                    Err((effects, client)) => carry_out(shared, effects, client),
+                    Err(other) => carry_out(shared, other.0, other.1),
                 },
             }
         }
@@ -280,54 +340,39 @@ impl Datagrams {
 }
 
 impl Channels {
-    /// Up to a batch of questions to one upstream leave from one socket.
+    /// Up to a batch of questions to one upstream leave from one socket, but for those whose id is taken there: they
+    /// leave from another one.
     fn send(
         &mut self,
         poll: Option<&OwnedFd>,
         place: Place,
-        questions: Vec<Waiting>,
+        mut questions: Vec<Question>,
         random: u64,
-        (back, failed): (&mut Vec<Waiting>, &mut Vec<Outcome>),
+        (back, failed): (&mut Vec<Question>, &mut Vec<Outcome>),
     ) {
         let now = Instant::now();
-        let free = |channel: &Channel| questions.iter().all(|one| !channel.waiting.contains_key(&one.id()));
-        let distinct = {
-            let mut ids: Vec<u16> = questions.iter().map(Waiting::id).collect();
-            ids.sort_unstable();
-            ids.windows(2).all(|pair| pair[0] != pair[1])
-        };
-        let found = (0..TRIES).find_map(|attempt| {
-            let (number, kept) = self.channel(poll?, place, random.rotate_left(16 * attempt as u32), now)?;
-            self.all.get(&number).is_some_and(free).then_some((number, kept))
-        });
-        let Some((number, kept)) = found.filter(|_| distinct) else {
-            return back.extend(questions);
-        };
-        let Some(channel) = self.all.get_mut(&number) else { return back.extend(questions) };
-        let mut questions = questions;
-        let messages: Vec<Vec<u8>> =
-            questions.iter_mut().map(|one| std::mem::take(&mut one.message)).collect();
-        let mut sent = self.batch.send(&channel.socket, &messages);
-        if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
-            // About what was sent before: that is over. This is asked all the same.
-            refuse(&mut self.deadlines, number, channel, failed);
-            sent = self.batch.send(&channel.socket, &messages);
+        for attempt in 0..TRIES {
+            let random = random.rotate_left(16 * attempt as u32);
+            let Some((number, kept)) = poll.and_then(|poll| self.channel(poll, place, random, now)) else {
+                break;
+            };
+            let Some(channel) = self.all.get_mut(&number) else { break };
+            questions.sort_unstable_by_key(|one| one.id());
+            let (mut last, mut rest) = (None, Vec::new());
+            for one in questions.extract_if(.., |one| {
+                let id = Some(one.id());
+                std::mem::replace(&mut last, id) == id || channel.waiting.contains_key(&one.id())
+            }) {
+                rest.push(one);
+            }
+            let (more, less) = channel.send(&mut self.batch, (questions, kept), now, failed);
+            self.under_way = self.under_way + more - less;
+            questions = rest;
+            if questions.is_empty() {
+                return;
+            }
         }
-        for (one, message) in questions.iter_mut().zip(messages) {
-            one.message = message;
-        }
-        if let Err(error) = sent {
-            let kind = error.kind();
-            return failed
-                .extend(questions.into_iter().map(|one| (one, Err(Error::new(kind, error.to_string())))));
-        }
-        channel.asked += questions.len() as u32;
-        for mut one in questions {
-            let (id, deadline) = (one.id(), now + one.timeout);
-            one.pending.went_over(kept);
-            self.deadlines.insert((deadline, number, id), ());
-            channel.waiting.insert(id, (one, deadline));
-        }
+        back.extend(questions);
     }
 
     /// One of the sockets to an upstream, and whether it was there already.
@@ -350,6 +395,7 @@ impl Channels {
                     socket,
                     place,
                     waiting: HashMap::default(),
+                    patient: now,
                     born: now,
                     asked: 0,
                     retired: false,
@@ -385,7 +431,8 @@ impl Channels {
             match socket::recvmmsg(fd, headers, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
                 Ok(came) => came.map(|message| message.bytes).collect(),
                 Err(nix::errno::Errno::ECONNREFUSED) => {
-                    return refuse(&mut self.deadlines, number, channel, out);
+                    self.under_way -= refuse(channel, out);
+                    return;
                 }
                 Err(_) => return,
             };
@@ -396,8 +443,8 @@ impl Channels {
             if !channel.waiting.get(&id).is_some_and(|(one, _)| answers(answer, &one.message)) {
                 continue;
             }
-            if let Some((one, deadline)) = channel.waiting.remove(&id) {
-                self.deadlines.remove(&(deadline, number, id));
+            if let Some((one, _)) = channel.waiting.remove(&id) {
+                self.under_way -= 1;
                 out.push((one, Ok(answer.to_vec())));
             }
         }
@@ -405,15 +452,16 @@ impl Channels {
 
     /// Gives up who has waited for long enough, and closes sockets that are done.
     fn look(&mut self, now: Instant, out: &mut Vec<Outcome>) {
-        while let Some(((deadline, number, id), ())) = self.deadlines.pop_first() {
-            if deadline > now {
-                self.deadlines.insert((deadline, number, id), ());
-                break;
-            }
-            if let Some((one, _)) = self.all.get_mut(&number).and_then(|channel| channel.waiting.remove(&id))
-            {
-                out.push((one, Err(Error::new(ErrorKind::TimedOut, "udp i/o timeout"))));
-            }
+        for channel in self.all.values_mut().filter(|channel| channel.patient <= now) {
+            let late = channel.waiting.extract_if(|_, (_, deadline)| *deadline <= now);
+            let before = out.len();
+            out.extend(
+                late.map(|(_, (one, _))| (one, Err(Error::new(ErrorKind::TimedOut, "udp i/o timeout")))),
+            );
+            self.under_way -= out.len() - before;
+            // Of those that are left.
+            let earliest = channel.waiting.values().map(|(_, deadline)| *deadline).min();
+            channel.patient = earliest.unwrap_or(now);
         }
         let pools = &mut self.pools;
         self.all.retain(|number, channel| {
@@ -428,17 +476,50 @@ impl Channels {
     }
 }
 
-/// Nobody is there: all who wait learn of it.
-fn refuse(
-    deadlines: &mut BTreeMap<(Instant, u64, u16), ()>,
-    number: u64,
-    channel: &mut Channel,
-    out: &mut Vec<Outcome>,
-) {
-    for (id, (one, deadline)) in channel.waiting.drain() {
-        deadlines.remove(&(deadline, number, id));
-        out.push((one, Err(Error::from(nix::errno::Errno::ECONNREFUSED))));
+impl Channel {
+    /// Sends questions whose ids are free, over a socket that was there already or not: how many more wait now, and
+    /// how many have learnt that nobody is there.
+    fn send(
+        &mut self,
+        batch: &mut batch::Questions,
+        (mut questions, kept): (Vec<Question>, bool),
+        now: Instant,
+        failed: &mut Vec<Outcome>,
+    ) -> (usize, usize) {
+        let messages: Vec<Vec<u8>> =
+            questions.iter_mut().map(|one| std::mem::take(&mut one.message)).collect();
+        let (mut sent, mut refused) = (batch.send(&self.socket, &messages), 0);
+        if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+            // About what was sent before: that is over. This is asked all the same.
+            refused = refuse(self, failed);
+            sent = batch.send(&self.socket, &messages);
+        }
+        for (one, message) in questions.iter_mut().zip(messages) {
+            one.message = message;
+        }
+        if let Err(error) = sent {
+            let error = || Err(Error::new(error.kind(), error.to_string()));
+            failed.extend(questions.into_iter().map(|one| (one, error())));
+            return (0, refused);
+        }
+        self.asked += questions.len() as u32;
+        let more = questions.len();
+        for mut one in questions {
+            let deadline = now + one.timeout;
+            one.went_over(kept);
+            self.patient = if self.waiting.is_empty() { deadline } else { self.patient.min(deadline) };
+            self.waiting.insert(one.id(), (one, deadline));
+        }
+        (more, refused)
     }
+}
+
+/// Nobody is there: all who wait learn of it; how many they were.
+fn refuse(channel: &mut Channel, out: &mut Vec<Outcome>) -> usize {
+    let before = out.len();
+    let waiting = channel.waiting.drain();
+    out.extend(waiting.map(|(_, (one, _))| (one, Err(Error::from(nix::errno::Errno::ECONNREFUSED)))));
+    out.len() - before
 }
 
 fn connect((to, source): Place, poll: &OwnedFd, number: u64) -> Result<UdpSocket> {
@@ -473,7 +554,7 @@ fn reply(mut replies: Vec<Reply>, batch: &mut Batch) {
 }
 
 /// The way of everything else: a task.
-fn carry_out(shared: &Arc<Shared>, effects: Vec<Effect>, client: Box<Client>) {
+fn carry_out(shared: &Arc<Shared>, effects: Vec<Effect>, client: Client) {
     let shared = shared.clone();
     tokio::spawn(async move {
         for message in shared.carry_out(effects).await {
@@ -483,9 +564,61 @@ fn carry_out(shared: &Arc<Shared>, effects: Vec<Effect>, client: Box<Client>) {
 }
 
 /// The same with a question that goes to its upstream from a socket of its own.
-pub(crate) fn carry_out_alone(shared: &Arc<Shared>, waiting: Waiting) {
-    let Waiting { to: upstream, source, message, timeout, pending, client } = waiting;
-    let keeping = sealane_dns::chain::Keeping { source, ..Default::default() };
-    let ask = Effect::Ask { upstream, via: Via::Udp, message, timeout, keeping, pending };
+pub(crate) fn carry_out_alone(shared: &Arc<Shared>, waiting: Question) {
+    let (ask, client) = waiting.walk(shared);
     carry_out(shared, vec![ask], client);
+}
+
+#[cfg(test)]
+mod tests {
+    use sealane_dns::{Config, Message, Now, Server, encode};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// A question that goes on, with this id at the upstream.
+    fn question(server: &mut Server, id: u16, places: &Arc<Semaphore>) -> Question {
+        let bytes = encode(&Message::query(7, "a.example".parse().unwrap(), 1), 512);
+        let now = Now { random: u64::from(id) << 7, ..Now::default() };
+        let relay = server.relay((53.into(), "192.0.2.1:4242".parse().unwrap()), &bytes, now).unwrap();
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let _permit = places.clone().try_acquire_owned().unwrap();
+        Waiting::relayed(relay, Client { socket, peer: Peer::CONNECTED, _permit, _place: None })
+    }
+
+    #[test]
+    fn questions_with_one_id_leave_from_several_sockets_and_are_given_up_in_time() {
+        let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+        upstream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let to = upstream.local_addr().unwrap();
+        let corefile = format!(".:53 {{\n forward . {to} {{\n read_timeout 700ms\n }}\n}}");
+        let config = Config::parse("Corefile", &corefile, &Default::default(), 53).unwrap();
+        let mut server = Server::new(config, Vec::new(), Now::default());
+        let (mut channels, places) = (Channels::default(), Arc::new(Semaphore::new(9)));
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let (mut back, mut late) = (Vec::new(), Vec::new());
+        let questions = [5, 9, 5].map(|id| question(&mut server, id, &places)).into();
+        let begun = Instant::now();
+        channels.send(Some(&poll), (to, None), questions, 0x0001_0002_0003_0004, (&mut back, &mut late));
+        assert!(back.is_empty() && late.is_empty());
+        assert_eq!((channels.under_way, channels.all.len()), (3, 2));
+        let came: Vec<(u16, SocketAddr)> = (0..3)
+            .map(|_| {
+                let mut octets = [0; 512];
+                let (_, from) = upstream.recv_from(&mut octets).unwrap();
+                (u16::from_be_bytes([octets[0], octets[1]]), from)
+            })
+            .collect();
+        let of = |id: u16| came.iter().filter(move |(other, _)| *other == id).map(|(_, from)| *from);
+        assert_eq!((of(5).count(), of(9).count()), (2, 1), "{came:?}");
+        assert_ne!(of(5).next(), of(5).nth(1), "{came:?}");
+        channels.look(begun, &mut late);
+        assert!(late.is_empty());
+        channels.look(begun + Duration::from_secs(5), &mut late);
+        assert!(late.iter().all(|(_, outcome)| outcome.as_ref().unwrap_err().kind() == ErrorKind::TimedOut));
+        assert_eq!((channels.under_way, late.len()), (0, 3));
+        assert_eq!(places.available_permits(), 6);
+        drop(late);
+        assert_eq!(places.available_permits(), 9);
+    }
 }

@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use sealane_dns::chain::ServerAddress;
 use sealane_dns::prepared::{Changed, Preparation};
-use sealane_dns::{Config, Effect, Event, Now, Server};
+use sealane_dns::{Config, Effect, Event, Now, Passed, Pending, Relay, Server, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::outgoing::Outgoing;
@@ -43,6 +44,14 @@ struct Recent {
     serial: u32,
 }
 
+/// What comes of a client's datagram.
+pub(crate) enum Came {
+    /// It goes on as it is.
+    Goes(Relay),
+    /// Effects, and how the answer may be kept.
+    Stepped(Vec<Effect>, Option<Preparation>),
+}
+
 /// Changes that are remembered; who missed more forgets everything.
 const RECENT: usize = 1024;
 /// A listener that is busy has so long to say what it counted.
@@ -52,7 +61,7 @@ impl Shared {
     pub(crate) fn new(config: Config, settings: &Settings) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
         let (fatal, receiver) = mpsc::unbounded_channel();
         let start = Instant::now();
-        let server = Server::new(config, local(settings), now(start));
+        let server = Server::new(config, local(settings), now(start.elapsed()));
         let (server, log) = (Mutex::new(server), settings.log.clone());
         let shared = Shared {
             server,
@@ -71,7 +80,7 @@ impl Shared {
     }
 
     pub(crate) fn now(&self) -> Now {
-        now(self.start)
+        now(self.elapsed())
     }
 
     /// Since the start.
@@ -79,9 +88,9 @@ impl Shared {
         self.start.elapsed()
     }
 
-    /// A moment on the state machine's clock.
-    pub(crate) fn at(&self, moment: Instant) -> Duration {
-        moment.saturating_duration_since(self.start)
+    /// A moment that is now, or was a moment ago.
+    pub(crate) fn now_at(&self, moment: Instant) -> Now {
+        now(moment.saturating_duration_since(self.start))
     }
 
     pub(crate) fn log(&self, line: &str) {
@@ -128,7 +137,6 @@ impl Shared {
         self.caught(event, |server, event| server.step(event, now))
     }
 
-    /// What panics costs one query, not the server.
     fn caught<'a>(
         &self,
         event: Event<'a>,
@@ -140,21 +148,50 @@ impl Shared {
             }
             _ => None,
         };
-        let result = panics::catch(|| self.server(|server| step(server, event)));
-        result.unwrap_or_else(|Caught { what, place }| {
-            self.server(|server| server.panicked(query, &what, &place))
-        })
+        self.guarded(query, |server| step(server, event)).unwrap_or_else(|effects| effects)
     }
 
-    /// A query's step, and how its answer may be kept.
-    pub(crate) fn query(&self, event: Event<'_>) -> (Vec<Effect>, Option<Preparation>) {
-        let (now, mut preparation) = (self.now(), None);
-        let effects = self.caught(event, |server, event| {
+    /// What panics costs one query, not the server; and that has these effects.
+    fn guarded<T>(
+        &self,
+        query: Option<(ServerAddress, &[u8])>,
+        f: impl FnOnce(&mut Server) -> T,
+    ) -> Result<T, Vec<Effect>> {
+        panics::catch(|| self.server(f))
+            .map_err(|Caught { what, place }| self.server(|server| server.panicked(query, &what, &place)))
+    }
+
+    /// What comes of a client's datagram.
+    pub(crate) fn datagram(&self, at: ServerAddress, client: SocketAddr, bytes: &[u8], now: Now) -> Came {
+        let came = self.guarded(Some((at, bytes)), |server| {
+            if let Some(relay) = server.relay((at, client), bytes, now) {
+                return Came::Goes(relay);
+            }
+            let event = Event::Query { server: at, transport: Transport::Udp, client, bytes };
             let effects = server.step(event, now);
-            preparation = server.preparation();
-            effects
+            Came::Stepped(effects, server.preparation())
         });
-        (effects, preparation)
+        came.unwrap_or_else(|effects| Came::Stepped(effects, None))
+    }
+
+    /// The answer to a question that went on as it came: it is made the client's, or it has effects.
+    pub(crate) fn relayed(
+        &self,
+        passed: Passed,
+        question: &[u8],
+        answer: &mut Vec<u8>,
+        now: Now,
+    ) -> Result<(), Vec<Effect>> {
+        self.guarded(None, |server| {
+            let relayed = server.relayed(passed, question, answer, now);
+            let step = |pending| server.step(Event::Answer { pending, bytes: answer }, afresh(now));
+            relayed.map_err(step)
+        })?
+    }
+
+    /// A question that went on as it came, for the general path.
+    pub(crate) fn walk(&self, passed: Passed, question: &[u8]) -> Box<Pending> {
+        self.server(|server| server.walk(passed, question))
     }
 
     /// While the server is still held: an answer of its new state comes after the news.
@@ -295,12 +332,7 @@ impl Shared {
     pub(crate) fn abandon(self: &Arc<Self>, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Ask { pending, .. } => {
-                    // Asked again at the next upstream, and so on: there is a bounded number of them.
-                    let why = "too many queries wait for upstreams".to_owned();
-                    let next = self.step(Event::Failed { pending, why });
-                    self.abandon(next);
-                }
+                Effect::Ask { pending, .. } => self.crowded(pending),
                 // Nobody waits for what follows.
                 Effect::Wait { pending, .. } => {
                     let next = self.step(Event::Waited(pending));
@@ -309,6 +341,18 @@ impl Shared {
                 other => self.detach(other),
             }
         }
+    }
+
+    /// The same with one that was about to go on as it came.
+    pub(crate) fn abandon_relay(self: &Arc<Self>, Relay { passed, message, .. }: Relay) {
+        self.crowded(self.walk(passed, &message));
+    }
+
+    fn crowded(self: &Arc<Self>, pending: Box<Pending>) {
+        // Asked again at the next upstream, and so on: there is a bounded number of them.
+        let why = "too many queries wait for upstreams".to_owned();
+        let next = self.step(Event::Failed { pending, why });
+        self.abandon(next);
     }
 
     /// The reply's messages, where they are at hand without waiting for anybody.
@@ -350,9 +394,14 @@ fn local(settings: &Settings) -> Vec<IpAddr> {
     if settings.local.is_empty() { machine::addresses() } else { settings.local.clone() }
 }
 
-fn now(start: Instant) -> Now {
+fn now(monotonic: Duration) -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { monotonic: start.elapsed(), unix: unix.as_secs(), nanos: unix.subsec_nanos(), random: random() }
+    Now { monotonic, unix: unix.as_secs(), nanos: unix.subsec_nanos(), random: random() }
+}
+
+/// The same moment for another step.
+pub(crate) fn afresh(now: Now) -> Now {
+    Now { random: random(), ..now }
 }
 
 /// Octets of the kernel's, fetched by the page: a system call for each step costs as much as the step.

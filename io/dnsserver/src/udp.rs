@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt;
 use sealane_dns::chain::ServerAddress;
 use sealane_dns::prepared::{Changed, Prepared};
-use sealane_dns::{Event, MOST_WAITING, Transport};
+use sealane_dns::{MOST_WAITING, Now};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, MANY, Peer};
-use crate::datagrams::{self, Client, Datagrams, Waiting};
+use crate::datagrams::{self, Client, Datagrams, Question, Waiting};
 use crate::fair::Fair;
-use crate::shared::Shared;
+use crate::shared::{Came, Shared, afresh};
 
 /// A listener that has nothing to do looks about so often.
 const LOOK: Duration = Duration::from_millis(50);
@@ -45,13 +45,15 @@ struct Udp {
     waiting: Arc<Semaphore>,
     tasks: JoinSet<()>,
     /// Of the batch at hand.
-    forwarded: Vec<Waiting>,
+    forwarded: Vec<Question>,
     prepared: Prepared,
     /// Where `fairness` is on.
     fair: Option<Fair>,
     /// The changes that `prepared` knows.
     seen: u64,
     turn: u64,
+    /// When the batch at hand came.
+    now: Now,
     /// Time spent on queries, and how many there were, since they were counted.
     spent: (Duration, u32),
 }
@@ -66,7 +68,8 @@ impl Udp {
             }
         })?;
         let begun = Instant::now();
-        self.prepared.clock(self.shared.at(begun));
+        self.now = self.shared.now_at(begun);
+        self.prepared.clock(self.now.monotonic);
         if let Some(fair) = &mut self.fair {
             fair.batch(&self.shared, batch, came);
         }
@@ -113,48 +116,58 @@ impl Udp {
         if self.prepared.answer(bytes, client.is_ipv4(), (self.turn >> 33) as usize, out) {
             return true;
         }
-        let event = Event::Query { server: self.server, transport: Transport::Udp, client, bytes };
-        let (effects, preparation) = self.shared.query(event);
+        let came = self.shared.datagram(self.server, client, bytes, afresh(self.now));
         if let Some(fair) = &mut self.fair {
             fair.was_dear();
         }
-        match self.shared.at_once(effects) {
-            Ok(mut reply) => {
-                let Some(message) = reply.pop() else { return false };
-                if let Some(preparation) = preparation {
-                    // What it was made from may have changed before that: then it is news here, too.
-                    self.learn();
-                    self.prepared.keep(bytes, &message, preparation);
+        let effects = match came {
+            Came::Goes(relay) => {
+                match self.waits(client, peer) {
+                    Some(client) => self.forwarded.push(Waiting::relayed(relay, client)),
+                    None => self.shared.abandon_relay(relay),
                 }
-                *out = message;
-                true
+                return false;
             }
-            Err(effects) => {
-                let place = match &mut self.fair {
-                    Some(fair) => fair.place(client.ip()).map(Some),
-                    None => Some(None),
-                };
-                let (Ok(permit), Some(place)) = (self.waiting.clone().try_acquire_owned(), place) else {
-                    self.shared.abandon(effects);
-                    return false;
-                };
-                let client =
-                    Client { socket: self.socket.clone(), peer: *peer, _permit: permit, _place: place };
-                let client = Box::new(client);
-                match Waiting::of(effects, client) {
-                    Ok(waiting) => self.forwarded.push(waiting),
-                    Err((effects, client)) => {
-                        let shared = self.shared.clone();
-                        self.tasks.spawn(async move {
-                            for message in shared.carry_out(effects).await {
-                                batch::send(&client.socket, message, client.peer);
-                            }
-                        });
+            Came::Stepped(effects, preparation) => match self.shared.at_once(effects) {
+                Ok(mut reply) => {
+                    let Some(message) = reply.pop() else { return false };
+                    if let Some(preparation) = preparation {
+                        // What it was made from may have changed before that: then it is news here, too.
+                        self.learn();
+                        self.prepared.keep(bytes, &message, preparation);
                     }
+                    *out = message;
+                    return true;
                 }
-                false
+                Err(effects) => effects,
+            },
+        };
+        let Some(client) = self.waits(client, peer) else {
+            self.shared.abandon(effects);
+            return false;
+        };
+        match Waiting::of(effects, client) {
+            Ok(waiting) => self.forwarded.push(waiting),
+            Err(other) => {
+                let (shared, (effects, client)) = (self.shared.clone(), *other);
+                self.tasks.spawn(async move {
+                    for message in shared.carry_out(effects).await {
+                        batch::send(&client.socket, message, client.peer);
+                    }
+                });
             }
         }
+        false
+    }
+
+    /// A place among those that wait for upstreams, if there is one for this client.
+    fn waits(&mut self, client: SocketAddr, peer: &Peer) -> Option<Client> {
+        let place = match &mut self.fair {
+            Some(fair) => Some(fair.place(client.ip())?),
+            None => None,
+        };
+        let permit = self.waiting.clone().try_acquire_owned().ok()?;
+        Some(Client { socket: self.socket.clone(), peer: *peer, _permit: permit, _place: place })
     }
 
     /// Sends on what of a batch goes to upstreams.
@@ -271,6 +284,7 @@ fn listen(
         fair: None,
         seen: 0,
         turn: 0,
+        now: Now::default(),
         spent: (Duration::ZERO, 0),
     };
     let (mut batch, mut backlog) = (Batch::new(), Backlog::new(Instant::now()));

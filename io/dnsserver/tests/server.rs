@@ -343,10 +343,10 @@ async fn health_metrics_and_lameduck() {
         "sealane_dns_applied_revision 42",
         "coredns_panics_total 0",
         &format!(
-            "coredns_plugin_enabled{{server=\"dns://:{port}\",zone=\".\",view=\"\",name=\"kubernetes\"}} 1"
+            "coredns_plugin_enabled{{server=\"dns://127.0.0.1:{port}\",zone=\".\",view=\"\",name=\"kubernetes\"}} 1"
         ),
         &format!(
-            "coredns_dns_responses_total{{server=\"dns://:{port}\",zone=\".\",view=\"\",rcode=\"NOERROR\",plugin=\"kubernetes\"}} 1"
+            "coredns_dns_responses_total{{server=\"dns://127.0.0.1:{port}\",zone=\".\",view=\"\",rcode=\"NOERROR\",plugin=\"kubernetes\"}} 1"
         ),
     ] {
         assert!(page.lines().any(|l| l == line), "{line}\n{page}");

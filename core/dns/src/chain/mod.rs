@@ -27,6 +27,7 @@ use crate::message::{Message, Question, Record};
 use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::prepared::Share;
+use crate::relay::{Answered, Relaying};
 use crate::zone::Zone;
 pub use address::ServerAddress;
 pub use ask::{Answer, Ask, GrpcClient, Keeping, TlsClient, Via};
@@ -138,6 +139,8 @@ pub enum Passage {
     Varies,
     /// In the same way, and nothing else comes of it.
     Same,
+    /// As it is, and so the answer, whatever they are: only failures are its business.
+    Open,
     /// In the same way but for the order of addresses.
     Shuffles,
     /// In the same way, but this share of all has to come by.
@@ -361,6 +364,23 @@ pub trait Plugin: Any + Debug + Send {
     /// How it lets queries of clients by; see [`crate::prepared`]. The configuration and the files are as they are now.
     fn passage(&self) -> Passage {
         Passage::Varies
+    }
+
+    /// Whether it has questions of some names go on to upstreams as they came, and lets others by as if it were not
+    /// there; see [`crate::relay`].
+    fn relays(&self) -> bool {
+        false
+    }
+
+    /// Such a question, in place of [`Plugin::down`]: the note is what that would have left.
+    fn relay(&mut self, name: &[u8], note: &mut Note, cx: &mut Context<'_>) -> Relaying {
+        Relaying::Walks
+    }
+
+    /// Its answer, in place of [`Plugin::answered`]: whether that would have handed it up as it is. Otherwise nothing
+    /// has happened yet.
+    fn relayed(&mut self, note: &Note, answer: &Answered, cx: &mut Context<'_>) -> bool {
+        false
     }
 
     /// Whether the server block is for this query at all (`view`). Zone and port are.

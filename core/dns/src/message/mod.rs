@@ -6,6 +6,7 @@ mod params;
 pub mod presentation;
 pub mod protobuf;
 pub mod rtype;
+pub(crate) mod shape;
 mod suffixes;
 mod wire;
 

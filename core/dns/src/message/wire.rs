@@ -26,22 +26,22 @@ pub enum DecodeError {
 /// Pointers followed in one name.
 const MAX_HOPS: u32 = 127;
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(super) struct Reader<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
         let end = self.at.checked_add(n).ok_or(DecodeError::Short)?;
         let out = self.bytes.get(self.at..end).ok_or(DecodeError::Short)?;
         self.at = end;
         Ok(out)
     }
-    fn u8(&mut self) -> Result<u8, DecodeError> {
+    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(self.take(1)?[0])
     }
-    fn u16(&mut self) -> Result<u16, DecodeError> {
+    pub(super) fn u16(&mut self) -> Result<u16, DecodeError> {
         let b = self.take(2)?;
         Ok(u16::from_be_bytes([b[0], b[1]]))
     }
@@ -53,7 +53,14 @@ impl<'a> Reader<'a> {
     /// A name, followed through its pointers. Each must point before the place where the labels it continues
     /// began, so a walk ends (RFC 1035 section 4.1.4).
     fn name(&mut self) -> Result<Name, DecodeError> {
-        let (mut wire, mut used) = ([0; MAX_NAME], 0);
+        let mut wire = [0; MAX_NAME];
+        let length = self.labels(&mut wire)?;
+        Name::from_wire(&wire[..length]).ok_or(DecodeError::BadName)
+    }
+
+    /// A name's octets, its pointers followed: how many they are.
+    pub(super) fn labels(&mut self, wire: &mut [u8; MAX_NAME]) -> Result<usize, DecodeError> {
+        let mut used = 0;
         let (mut at, mut limit, mut resume, mut hops) = (self.at, self.at, None, 0);
         loop {
             let len = *self.bytes.get(at).ok_or(DecodeError::Short)?;
@@ -83,7 +90,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.at = resume.unwrap_or(at);
-        Name::from_wire(&wire[..used]).ok_or(DecodeError::BadName)
+        Ok(used)
     }
 
     fn question(&mut self) -> Result<Question, DecodeError> {
@@ -92,7 +99,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Older types whose data may hold compressed names: octets before, and number of names (RFC 3597 section 4).
-const OLD_NAMES: &[(u16, usize, usize)] = &[
+pub(super) const OLD_NAMES: &[(u16, usize, usize)] = &[
     (3, 0, 1),
     (4, 0, 1),
     (7, 0, 1),

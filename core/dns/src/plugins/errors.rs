@@ -142,7 +142,7 @@ impl Errors {
 
 impl Plugin for Errors {
     fn passage(&self) -> Passage {
-        Passage::Same
+        Passage::Open
     }
 
     fn failed(&mut self, query: &mut Query, _: &mut Note, failure: &Failure, cx: &mut Context<'_>) -> Up {

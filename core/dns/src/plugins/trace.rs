@@ -176,7 +176,7 @@ impl Trace {
 
 impl Plugin for Trace {
     fn passage(&self) -> Passage {
-        if self.every == 0 { Passage::Same } else { Passage::Varies }
+        if self.every == 0 { Passage::Open } else { Passage::Varies }
     }
 
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {

@@ -177,6 +177,9 @@ impl Prepared {
 
     /// Writes the answer to a client's message, where it is prepared. `turn` is any number, another one each time.
     pub fn answer(&mut self, request: &[u8], ipv4: bool, turn: usize, out: &mut Vec<u8>) -> bool {
+        if self.at.is_empty() {
+            return false;
+        }
         let mut buffer = [0; LONGEST];
         let Some((key, end, lower)) = key(request, &mut buffer) else { return false };
         let Some(at) = self.at.get(&self.hashes.hash_one(key)).copied() else { return false };

@@ -114,20 +114,30 @@ impl Server {
             rcode: reply.rcode,
             plugin,
         };
+        let took = now.monotonic.saturating_sub(query.started);
+        self.count(sort, query.dnssec_ok(), [query.size, size], took);
+    }
+
+    /// Counts a query of a sort: whether it wanted DNSSEC's records, octets of question and answer, and its time.
+    pub(super) fn count(
+        &mut self,
+        sort: Sort,
+        dnssec_ok: bool,
+        [asked, answered]: [usize; 2],
+        took: Duration,
+    ) {
         let metrics = &mut self.metrics;
+        if dnssec_ok {
+            metrics.count(&DO, &sort.labels);
+        }
         if self.sorts.len() >= SORTS {
             self.sorts.clear();
         }
         let handles = *self.sorts.entry(sort).or_insert_with_key(|sort| sort.handles(metrics));
-        let [requests, responses, duration, asked, answered] = handles;
-        metrics.add_at(requests, 1.0);
-        if query.dnssec_ok() {
-            metrics.count(&DO, &query.labels);
+        let measures = [1.0, 1.0, took.as_secs_f64(), asked as f64, answered as f64];
+        for (handle, measure) in handles.into_iter().zip(measures) {
+            metrics.add_at(handle, measure);
         }
-        metrics.add_at(responses, 1.0);
-        metrics.add_at(duration, now.monotonic.saturating_sub(query.started).as_secs_f64());
-        metrics.add_at(asked, query.size as f64);
-        metrics.add_at(answered, size as f64);
     }
 }
 
@@ -137,12 +147,12 @@ const SORTS: usize = 4096;
 /// Queries that are counted in the same series. Their labels are written once.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Sort {
-    labels: Arc<str>,
-    transport: Transport,
-    v4: bool,
-    rtype: u16,
-    rcode: u16,
-    plugin: &'static str,
+    pub(super) labels: Arc<str>,
+    pub(super) transport: Transport,
+    pub(super) v4: bool,
+    pub(super) rtype: u16,
+    pub(super) rcode: u16,
+    pub(super) plugin: &'static str,
 }
 
 impl Sort {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::{BlockState, Effect, Server};
 use crate::chain::{Failure, Now, Parent, Peers, Query, ServerAddress, Transport};
 use crate::message::{CLASS_IN, DecodeError, Edns, Flags, Message, Question, decode, encode, rcode, rtype};
+use crate::metrics::Labels;
 use crate::name::Name;
 use crate::tsig;
 use crate::zone::transfer::OPCODE_NOTIFY;
@@ -65,14 +66,8 @@ impl Server {
             query.labels = dropped(query.server);
             return Err(refused);
         }
-        let (mut candidates, mut found) = (Vec::new(), None);
-        for (at, state) in blocks.iter().enumerate() {
-            for ((key, server), labels) in state.block.servers().zip(&state.labels) {
-                if server == query.server && name.is_within(&key.zone) {
-                    candidates.push((key.zone.wire().len(), at, labels));
-                }
-            }
-        }
+        let (mut candidates, mut found) =
+            (candidates(blocks, query.server, name.wire()).collect::<Vec<_>>(), None);
         // Of blocks with one zone the first comes first: the sort is stable.
         candidates.sort_by_key(|(len, ..)| std::cmp::Reverse(*len));
         for (len, at, labels) in candidates {
@@ -101,6 +96,20 @@ impl Server {
         query.labels = dropped(query.server);
         Err(refused)
     }
+}
+
+/// The server blocks whose zones are around a name in wire form: how long the zone is, the block's place, and its
+/// labels.
+pub(super) fn candidates<'a>(
+    blocks: &'a [BlockState],
+    server: ServerAddress,
+    name: &'a [u8],
+) -> impl Iterator<Item = (usize, usize, &'a Labels)> {
+    blocks.iter().enumerate().flat_map(move |(at, state)| {
+        let keys = state.block.servers().zip(&state.labels);
+        let around = keys.filter(move |((key, own), _)| *own == server && key.zone.is_around(name));
+        around.map(move |((key, _), labels)| (key.zone.wire().len(), at, labels))
+    })
 }
 
 /// The root's name in octets.

@@ -4,6 +4,7 @@
 mod finish;
 mod https;
 mod intake;
+mod relay;
 mod walk;
 
 use std::collections::{BTreeSet, HashMap};
@@ -11,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
 use sealane_catalog::Snapshot;
 
 use crate::chain::{
@@ -23,6 +25,7 @@ use crate::message::{decode, encode, rcode};
 use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation, Share};
 pub use https::max_age;
+pub use relay::{Passed, Relay};
 pub use walk::Pending;
 
 /// What waits for longer than this will not come back: its client has gone.
@@ -185,6 +188,8 @@ struct BlockState {
     shuffles: bool,
     /// One of them has to see these, whatever is prepared.
     sampled: Option<Share>,
+    /// Plugins that a question may come to as the client asked it, and have go on so.
+    relays: Vec<usize>,
 }
 
 impl BlockState {
@@ -218,7 +223,7 @@ pub struct Server {
     /// The last event's time, seconds since 1970.
     unix: u64,
     /// Where queries of each sort are counted.
-    sorts: HashMap<finish::Sort, [Handle; 5]>,
+    sorts: HashMap<finish::Sort, [Handle; 5], FixedState>,
     /// The last query's answer may be kept.
     preparation: Option<Preparation>,
     /// What changed since somebody asked.
@@ -248,6 +253,7 @@ impl Server {
         if let Some(old) = self.chains.last_mut() {
             old.retired = Some(now.monotonic);
         }
+        let viewed = config.blocks.iter().any(|block| block.settings.view.is_some());
         let blocks = config.blocks.into_iter().zip(config.chains).map(|(block, mut links)| {
             for link in &mut links {
                 let before = self.plugins().filter(|(name, _)| *name == link.name);
@@ -257,6 +263,7 @@ impl Server {
             let labels = block.servers().map(|(key, server)| {
                 format!("server=\"{server}\",zone=\"{}\",view=\"{view}\"", key.zone).into()
             });
+            let relays = if viewed { Vec::new() } else { relay::relays(&block, &links) };
             let passages = links.iter().map(|link| link.plugin.passage());
             let same = passages.clone().take_while(|passage| *passage != Passage::Varies).count();
             let passages = passages.take(same);
@@ -266,7 +273,7 @@ impl Server {
                 _ => None,
             });
             let sampled = sampled.max();
-            BlockState { labels: labels.collect(), block, links, same, shuffles, sampled }
+            BlockState { labels: labels.collect(), block, links, same, shuffles, sampled, relays }
         });
         let chains = Chains {
             generation,

@@ -29,6 +29,21 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// A client's query that has asked an upstream with this id, from a plugin that it came to as the client asked it.
+    pub(super) fn asked(
+        query: Query,
+        (generation, block, place): (u64, usize, usize),
+        note: Note,
+        (id, kept): (u16, Option<bool>),
+        asked: Asked,
+    ) -> Self {
+        let passed = (0..place).map(|place| (place, Note::default())).collect();
+        let (by, more, waits) = ("", Vec::new(), Waits::Client);
+        let walk = Walk { query, generation, block, place, note, passed, by, more, waits };
+        let purpose = Purpose::Asked(Box::new(walk), asked);
+        Pending { generation, id, kept, local: None, transfer: false, purpose }
+    }
+
     /// The message's id: an upstream's message with another one is not its answer.
     pub fn id(&self) -> u16 {
         self.id
@@ -72,10 +87,10 @@ enum Purpose {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Asked {
-    from: SocketAddr,
-    at: Duration,
-    tag: u64,
+pub(super) struct Asked {
+    pub(super) from: SocketAddr,
+    pub(super) at: Duration,
+    pub(super) tag: u64,
 }
 
 /// A query on its way.
@@ -162,9 +177,7 @@ impl Server {
         now: Now,
         out: &mut Vec<Effect>,
     ) {
-        if let Some(chains) = self.generation(pending.generation) {
-            chains.under_way = chains.under_way.saturating_sub(1);
-        }
+        self.back_from(pending.generation);
         match pending.purpose {
             Purpose::Asked(walk, _) | Purpose::Waiting(walk) if given_up(&walk.query, now) => {
                 self.run(walk, Turn::Failed(late()), now, out);
@@ -192,12 +205,19 @@ impl Server {
         self.let_go(now);
     }
 
+    /// One that was under way is back.
+    pub(super) fn back_from(&mut self, generation: u64) {
+        if let Some(chains) = self.generation(generation) {
+            chains.under_way = chains.under_way.saturating_sub(1);
+        }
+    }
+
     fn generation(&mut self, generation: u64) -> Option<&mut Chains> {
         self.chains.iter_mut().find(|chains| chains.generation == generation)
     }
 
     /// Calls one plugin; `None` where its configuration is gone. Refreshes are left to the caller.
-    fn with<T>(
+    pub(super) fn with<T>(
         &mut self,
         generation: u64,
         block: usize,
@@ -507,7 +527,7 @@ impl Server {
     ) {
         let Ask { to, via, mut message, timeout, tag } = ask;
         // Each of a step's questions has another id: what came before it is in the list.
-        message.id = (now.random >> 7) as u16 ^ (out.len() as u16).wrapping_mul(0x9e37);
+        message.id = id(now) ^ (out.len() as u16).wrapping_mul(0x9e37);
         let mut keeping = Keeping::default();
         if let Some(chains) = self.generation(generation) {
             chains.under_way += 1;
@@ -587,6 +607,11 @@ impl Server {
             }
         }
     }
+}
+
+/// The id of a step's first question to an upstream.
+pub(super) fn id(now: Now) -> u16 {
+    (now.random >> 7) as u16
 }
 
 /// Whether the time that `cancel` gives a query is over.

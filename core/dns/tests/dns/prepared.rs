@@ -47,6 +47,9 @@ fn same(kept: &[u8], general: &[u8], shuffled: bool) {
 pub fn holds(server: &mut Server, message: &Message) -> bool {
     let request = encode(message, 65_535);
     let Some(reply) = step(server, &request) else { return false };
+    // What is answered here goes on to nobody.
+    let client = "10.244.0.9:4242".parse().unwrap();
+    assert!(server.relay((53.into(), client), &request, at(1000)).is_none(), "{message:?}");
     let Some(preparation) = server.preparation() else { return false };
     let shuffled = preparation.rotates;
     let mut prepared = Prepared::new(ROOM, 7);

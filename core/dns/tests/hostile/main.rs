@@ -9,6 +9,7 @@ mod differential;
 mod messages;
 mod random;
 mod reference;
+mod relay;
 mod server;
 
 use std::collections::BTreeMap;
@@ -24,8 +25,8 @@ const CASES: u64 = 20_000;
 pub fn run(target: &str, mut case: impl FnMut(&mut Random) -> &'static str) -> BTreeMap<&'static str, u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let minutes = number("SEALANE_FUZZ_MINUTES");
-    // Half of the time each: there are two targets, one after the other.
-    let time = minutes.map(|minutes| Duration::from_secs(minutes * 30));
+    // A third of the time each: there are three targets, one after the other.
+    let time = minutes.map(|minutes| Duration::from_secs(minutes * 20));
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let first = number("SEALANE_FUZZ_SEED").unwrap_or_else(clock);
     println!("{target}: from SEALANE_FUZZ_SEED={first}");

@@ -255,7 +255,7 @@ impl Stage {
 }
 
 /// An upstream's answer, an honest one or not; the id is the right one, or it would not get here.
-fn upstream(random: &mut Random, asked: &[u8]) -> Option<Vec<u8>> {
+pub fn upstream(random: &mut Random, asked: &[u8]) -> Option<Vec<u8>> {
     let mut query = decode(asked).expect("what goes to upstreams is a message");
     assert!(read(asked).is_ok(), "{asked:02x?}");
     let mut answer = match random.below(12) {

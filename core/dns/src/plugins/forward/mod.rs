@@ -18,6 +18,7 @@ use crate::corefile::{CorefileError, Directive};
 use crate::message::{Message, Question, rcode, rtype};
 use crate::metrics::Family;
 use crate::name::Name;
+use crate::relay::{Answered, Relaying};
 pub use config::{Config, Host, Policy, TlsFiles, Upstream};
 use resolve::Resolving;
 use upstreams::Upstreams;
@@ -82,7 +83,7 @@ pub fn setup(setup: &mut Setup<'_>, d: &Directive) -> Result<(), CorefileError> 
 /// With a query that waits for an upstream.
 #[derive(Debug)]
 struct Waiting {
-    /// Upstreams in the order of asking, and the place of the next one.
+    /// Upstreams in the order of asking, empty where there is one, and the place of the next one.
     order: Vec<usize>,
     next: usize,
     /// The one that is asked.
@@ -174,7 +175,70 @@ impl Forward {
         self.clients = clients;
     }
 
-    /// Asks the next upstream; a failure where nobody is left to ask, or no time (`ServeDNS`).
+    /// Whether it is for this name, in wire form.
+    fn is_for(&self, name: &[u8]) -> bool {
+        let Config { from, except, .. } = &self.config;
+        let own = || name.eq_ignore_ascii_case(from.wire());
+        from.is_around(name) && (own() || !except.iter().any(|zone| zone.is_around(name)))
+    }
+
+    /// Whether as many are under way as may be.
+    fn is_full(&self) -> bool {
+        let most = usize::try_from(self.config.max_concurrent).unwrap_or(usize::MAX);
+        // This one is the plugin's own.
+        most > 0 && Arc::strong_count(&self.under_way) > most
+    }
+
+    /// A query begins to wait.
+    fn begin(&mut self, cx: &Context<'_>) -> Waiting {
+        let alone = self.upstreams.len() == 1;
+        let mut order = || self.upstreams.order(self.config.policy, cx.now.random);
+        Waiting {
+            order: if alone { Vec::new() } else { order() },
+            next: 0,
+            upstream: 0,
+            via: Via::Udp,
+            down: 0,
+            failovers: 0,
+            failed: 0,
+            deadline: cx.now.monotonic + DEADLINE,
+            _under_way: self.under_way.clone(),
+        }
+    }
+
+    /// Who is asked next; `None` where nobody is left to ask, or no time (`ServeDNS`).
+    fn next(&self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Option<usize> {
+        let (count, max_fails) = (self.upstreams.len(), self.config.max_fails);
+        let per_upstream = ATTEMPTS.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+        let attempts = self.config.max_connect_attempts.unwrap_or(per_upstream);
+        while cx.now.monotonic < waiting.deadline && (attempts == 0 || waiting.failed < attempts) {
+            if count == 0 {
+                break;
+            }
+            if waiting.next >= waiting.order.len().max(1) {
+                waiting.next = 0;
+                waiting.down = 0;
+            }
+            let at = waiting.order.get(waiting.next).copied().unwrap_or_default();
+            waiting.next += 1;
+            if !self.upstreams.down(at, max_fails) {
+                return Some(at);
+            }
+            waiting.down += 1;
+            if waiting.down < count {
+                continue;
+            }
+            cx.metrics.count(&BROKEN, "");
+            if self.config.failfast {
+                break;
+            }
+            // All are down: the checks may be what is wrong, so any one is asked all the same.
+            return Some(usize::try_from(cx.random() % count as u64).unwrap_or(0));
+        }
+        None
+    }
+
+    /// Asks the next upstream; a failure where there is none.
     fn ask_next(
         &mut self,
         query: &mut Query,
@@ -183,34 +247,13 @@ impl Forward {
         note: &mut Note,
         cx: &mut Context<'_>,
     ) -> Flow {
-        let (count, max_fails) = (self.upstreams.len(), self.config.max_fails);
-        let per_upstream = ATTEMPTS.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
-        let attempts = self.config.max_connect_attempts.unwrap_or(per_upstream);
-        while cx.now.monotonic < waiting.deadline && (attempts == 0 || waiting.failed < attempts) {
-            if waiting.next >= waiting.order.len() {
-                waiting.next = 0;
-                waiting.down = 0;
-            }
-            let Some(mut at) = waiting.order.get(waiting.next).copied() else { break };
-            waiting.next += 1;
-            if self.upstreams.down(at, max_fails) {
-                waiting.down += 1;
-                if waiting.down < count {
-                    continue;
-                }
-                cx.metrics.count(&BROKEN, "");
-                if self.config.failfast {
-                    break;
-                }
-                // All are down: the checks may be what is wrong, so any one is asked all the same.
-                at = usize::try_from(cx.random() % count as u64).unwrap_or(0);
-            }
-            waiting.upstream = at;
-            waiting.via = self.via(query, at);
-            return self.ask(query, waiting, note, cx);
-        }
-        let why = if why.is_empty() { "no healthy proxies" } else { why };
-        Flow::fail(rcode::SERVFAIL, why)
+        let Some(at) = self.next(&mut waiting, cx) else {
+            let why = if why.is_empty() { "no healthy proxies" } else { why };
+            return Flow::fail(rcode::SERVFAIL, why);
+        };
+        waiting.upstream = at;
+        waiting.via = self.via(query, at);
+        self.ask(query, waiting, note, cx)
     }
 
     fn ask(&mut self, query: &mut Query, waiting: Waiting, note: &mut Note, cx: &mut Context<'_>) -> Flow {
@@ -241,9 +284,9 @@ impl Forward {
     }
 
     /// Whether an answer is left to a `forward` that comes next.
-    fn is_for_next(&self, message: &Message, cx: &Context<'_>) -> bool {
-        let nothing = message.rcode == rcode::NOERROR && message.answers.is_empty();
-        let meant = self.config.next.contains(&message.rcode) || self.config.next_on_nodata && nothing;
+    fn is_for_next(&self, rcode: u16, nothing: bool, cx: &Context<'_>) -> bool {
+        let nodata = rcode == rcode::NOERROR && nothing;
+        let meant = self.config.next.contains(&rcode) || self.config.next_on_nodata && nodata;
         meant && cx.peers.next::<Forward>().is_some()
     }
 
@@ -278,37 +321,23 @@ impl Plugin for Forward {
     }
 
     fn down(&mut self, query: &mut Query, note: &mut Note, cx: &mut Context<'_>) -> Flow {
-        let (config, name) = (&self.config, &query.question().name);
-        let except = *name != config.from && config.except.iter().any(|zone| name.is_within(zone));
-        if !name.is_within(&config.from) || except {
+        if !self.is_for(query.question().name.wire()) {
             return Flow::Next;
         }
-        let most = usize::try_from(config.max_concurrent).unwrap_or(usize::MAX);
-        // This one is the plugin's own.
-        if most > 0 && Arc::strong_count(&self.under_way) > most {
+        if self.is_full() {
             cx.metrics.count(&REJECTS, "");
-            let why = format!("concurrent queries exceeded maximum {}", config.max_concurrent);
+            let why = format!("concurrent queries exceeded maximum {}", self.config.max_concurrent);
             return Flow::fail(rcode::REFUSED, why);
         }
-        let order = self.upstreams.order(config.policy, cx.now.random);
-        let waiting = Waiting {
-            order,
-            next: 0,
-            upstream: 0,
-            via: Via::Udp,
-            down: 0,
-            failovers: 0,
-            failed: 0,
-            deadline: cx.now.monotonic + DEADLINE,
-            _under_way: self.under_way.clone(),
-        };
+        let waiting = self.begin(cx);
         self.ask_next(query, waiting, "", note, cx)
     }
 
     fn answered(&mut self, query: &mut Query, note: &mut Note, answer: Answer, cx: &mut Context<'_>) -> Flow {
         let Some(mut waiting) = note.take::<Waiting>() else { return Flow::refuse(rcode::SERVFAIL) };
         if let Some(upstream) = self.upstreams.get(waiting.upstream) {
-            upstream.count(&answer, &waiting.via, cx.metrics);
+            let rcode = answer.result.as_ref().ok().map(|message| message.rcode);
+            upstream.count(&waiting.via, (answer.kept, rcode, answer.took), cx.metrics);
         }
         if self.tapped {
             let transport = if waiting.via == Via::Udp { Transport::Udp } else { Transport::Tcp };
@@ -344,7 +373,44 @@ impl Plugin for Forward {
                 return self.ask_next(query, waiting, "", note, cx);
             }
         }
-        if self.is_for_next(&message, cx) { Flow::Next } else { Flow::Reply(message) }
+        let for_next = self.is_for_next(message.rcode, message.answers.is_empty(), cx);
+        if for_next { Flow::Next } else { Flow::Reply(message) }
+    }
+
+    fn relays(&self) -> bool {
+        !self.config.force_tcp
+    }
+
+    /// Where all upstreams are up, the first one is the one that is asked.
+    fn relay(&mut self, name: &[u8], note: &mut Note, cx: &mut Context<'_>) -> Relaying {
+        if !self.is_for(name) {
+            return Relaying::Passes;
+        }
+        let plain = self.upstreams.all_plain(self.config.max_fails);
+        if self.tapped || self.config.force_tcp || self.is_full() || !plain {
+            return Relaying::Walks;
+        }
+        let mut waiting = self.begin(cx);
+        let next = self.next(&mut waiting, cx);
+        let Some((at, upstream)) = next.and_then(|at| Some((at, self.upstreams.get(at)?))) else {
+            return Relaying::Walks;
+        };
+        waiting.upstream = at;
+        let to = upstream.address;
+        note.set(waiting);
+        Relaying::Goes { to, source: self.config.keeping.source, timeout: self.config.read_timeout }
+    }
+
+    fn relayed(&mut self, note: &Note, answer: &Answered, cx: &mut Context<'_>) -> bool {
+        let &Answered { rcode, nothing, took, kept } = answer;
+        let Some(waiting) = note.get::<Waiting>() else { return false };
+        if self.tapped || self.config.failover.contains(&rcode) || self.is_for_next(rcode, nothing, cx) {
+            return false;
+        }
+        if let Some(upstream) = self.upstreams.get(waiting.upstream) {
+            upstream.count(&waiting.via, (kept, Some(rcode), took), cx.metrics);
+        }
+        true
     }
 
     /// Every upstream that is named has an address.

@@ -1,12 +1,11 @@
 //! What is known of upstreams: their order, which are down, and how they are counted.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::{Policy, rcode_name};
-use crate::chain::{Answer, Via, shuffle};
-use crate::metrics::{Family, Metrics};
+use crate::chain::{Via, shuffle};
+use crate::metrics::{Family, Handle, Metrics};
 
 static FAILURES: Family = Family::counter(
     "coredns_proxy_healthcheck_failures_total",
@@ -34,9 +33,9 @@ pub(super) struct Upstream {
     suspect: bool,
     next_probe: Duration,
     probing: bool,
-    /// Labels that were needed, by response code and by protocol.
-    by_rcode: Vec<(u16, Arc<str>)>,
-    by_proto: Vec<(&'static str, Arc<str>)>,
+    /// Series that were needed, by response code, and by protocol and whether there was a connection.
+    by_rcode: Vec<(u16, Handle)>,
+    by_proto: Vec<((&'static str, bool), Handle)>,
 }
 
 impl Upstream {
@@ -53,33 +52,37 @@ impl Upstream {
         }
     }
 
-    /// Counts whether there was a connection, and where there is an answer, how long it took.
-    pub(super) fn count(&mut self, answer: &Answer, via: &Via, metrics: &mut Metrics) {
+    /// Counts whether there was a connection, and where there is an answer, its response code and how long it took.
+    pub(super) fn count(
+        &mut self,
+        via: &Via,
+        (kept, rcode, took): (Option<bool>, Option<u16>, Duration),
+        metrics: &mut Metrics,
+    ) {
         let to = self.address;
-        if let Some(kept) = answer.kept {
-            let family = if kept { &HITS } else { &MISSES };
-            let proto = via.as_str();
+        if let Some(kept) = kept {
+            let (family, proto) = (if kept { &HITS } else { &MISSES }, via.as_str());
             let labels = || format!("proxy_name=\"forward\",to=\"{to}\",proto=\"{proto}\"");
-            metrics.count(family, labelled(&mut self.by_proto, proto, labels));
+            let make = || metrics.handle(family, &labels());
+            let handle = known(&mut self.by_proto, (proto, kept), make);
+            metrics.add_at(handle, 1.0);
         }
-        if let Ok(message) = &answer.result {
-            let rcode = message.rcode;
+        if let Some(rcode) = rcode {
             let labels = || format!("proxy_name=\"forward\",to=\"{to}\",rcode=\"{}\"", rcode_name(rcode));
-            metrics.time(&DURATION, labelled(&mut self.by_rcode, rcode, labels), answer.took);
+            let handle = known(&mut self.by_rcode, rcode, || metrics.handle(&DURATION, &labels()));
+            metrics.add_at(handle, took.as_secs_f64());
         }
     }
 }
 
-/// Labels that are made once.
-fn labelled<K: PartialEq>(known: &mut Vec<(K, Arc<str>)>, key: K, make: impl FnOnce() -> String) -> &str {
-    let at = match known.iter().position(|(other, _)| *other == key) {
-        Some(at) => at,
-        None => {
-            known.push((key, make().into()));
-            known.len() - 1
-        }
-    };
-    &known[at].1
+/// Series that are looked up once.
+fn known<K: PartialEq>(known: &mut Vec<(K, Handle)>, key: K, make: impl FnOnce() -> Handle) -> Handle {
+    if let Some((_, handle)) = known.iter().find(|(other, _)| *other == key) {
+        return *handle;
+    }
+    let handle = make();
+    known.push((key, handle));
+    handle
 }
 
 /// So many in the order of asking; `turn` counts for round robin (policy.go).
@@ -133,6 +136,13 @@ impl Upstreams {
     /// It failed too many checks.
     pub(super) fn down(&self, at: usize, max_fails: u32) -> bool {
         max_fails != 0 && self.list.get(at).is_none_or(|upstream| upstream.fails > max_fails)
+    }
+
+    /// All are up, and asked without TLS.
+    pub(super) fn all_plain(&self, max_fails: u32) -> bool {
+        let plain =
+            |upstream: &Upstream| upstream.tls.is_none() && (max_fails == 0 || upstream.fails <= max_fails);
+        !self.list.is_empty() && self.list.iter().all(plain)
     }
 
     /// One did not answer: it is checked from now on.
