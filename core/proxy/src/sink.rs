@@ -1,8 +1,9 @@
 //! Where frontends are put into force.
 
 use crate::{Change, Frontend, FrontendKey, NodeContext};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What is in force: frontends by key, in which service and port name do not count
@@ -50,6 +51,16 @@ pub trait RuleSink {
     /// Forgets flows of UDP to backends that are gone since. Takes up to some milliseconds; rules are in force whether
     /// or not it succeeds, and what it failed to forget it tries again when called again.
     fn forget_flows(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Whether it ends connections of TCP to endpoints that no slice has any more, and wants to be told of those.
+    fn ends_connections(&self) -> bool {
+        false
+    }
+
+    /// These endpoints are in no slice any more: what is led to them ends with the next `forget_flows`.
+    fn left(&mut self, _: &BTreeSet<IpAddr>) -> Result<(), Self::Error> {
         Ok(())
     }
 

@@ -106,6 +106,11 @@ impl Table {
         self.owners.get(name).map(|owner| &owner.entry)
     }
 
+    /// All Services as they were last taken.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.owners.values().map(|owner| &owner.entry)
+    }
+
     /// Takes the new state of some Services (`None`: gone) and says what that changes, by key. The cost is that of
     /// the Services given, whatever the number of others.
     pub fn update<'a>(

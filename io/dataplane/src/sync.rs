@@ -9,7 +9,9 @@ use crate::{Metrics, Observer, Watch};
 use sealane_catalog::{Entry, NamespacedName};
 use sealane_host::memory;
 use sealane_proxy::weigh::{Flow, Look, Wanted};
-use sealane_proxy::{Change, FlowTable, Frontend, NodeContext, RuleSink, Table, Tally, Unserved, tally};
+use sealane_proxy::{
+    Change, Departed, FlowTable, Frontend, NodeContext, RuleSink, Table, Tally, Unserved, tally,
+};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -238,6 +240,7 @@ struct Worker<S> {
     /// All is to be written anew.
     rewrite: Arc<AtomicBool>,
     unserved: Unserved,
+    departed: Departed,
     /// What is in the table and not in force.
     waiting: Tally,
     state: State,
@@ -264,6 +267,7 @@ impl<S: RuleSink> Worker<S> {
             watch,
             rewrite: Arc::default(),
             unserved: Unserved::default(),
+            departed: Departed::default(),
             waiting: Tally::default(),
             state: State::Waiting,
             troubles: Default::default(),
@@ -298,7 +302,11 @@ impl<S: RuleSink> Worker<S> {
         }
         let mut counted = Tally::default();
         for (name, entry) in &changed {
-            let one = tally(self.table.entry(name), entry.as_deref());
+            let before = self.table.entry(name);
+            if self.sink.ends_connections() {
+                self.departed.note(before, entry.as_deref());
+            }
+            let one = tally(before, entry.as_deref());
             counted.services += one.services;
             counted.slices += one.slices;
             counted.triggered.extend(one.triggered);
@@ -399,6 +407,13 @@ impl<S: RuleSink> Worker<S> {
         self.try_lacking(Instant::now());
         if self.burst.is_over() {
             memory::give_back_heap();
+        }
+        // All slices are looked through for who left, which is for here rather than for each change.
+        let left = self.departed.take(&self.table);
+        if !left.is_empty()
+            && let Err(error) = self.sink.left(&left)
+        {
+            self.troubled(Task::StaleFlows, &error);
         }
         self.forget_flows([true; 2]);
         match self.sink.flow_table() {
