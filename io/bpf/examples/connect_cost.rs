@@ -71,20 +71,25 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Sockets of each kind that are open at once.
-const HANDFUL: usize = 50;
+/// Sockets of each kind that are open at once: as many connections as a listener keeps (128).
+const HANDFUL: usize = 40;
 
-fn measure(label: &str, kind: SocketType, times: usize, server: SocketAddr, group: &Path) {
-    let open = || -> Vec<OwnedFd> {
+fn measure(label: &str, kind: SocketType, times: usize, listener: &TcpListener, group: &Path) {
+    let server = listener.local_addr().unwrap();
+    let open = move || -> Vec<OwnedFd> {
         (0..HANDFUL).map(|_| socket(AddressFamily::INET, kind, None).unwrap()).collect()
     };
-    let root = cgroup2_root().unwrap();
+    // A socket is in the cgroup of the thread that opens it.
+    let (give, take) = std::sync::mpsc::sync_channel(1);
+    let folder = group.to_owned();
+    let insider = std::thread::spawn(move || {
+        join(&folder);
+        while give.send((open(), open())).is_ok() {}
+        join(&cgroup2_root().unwrap());
+    });
     let mut taken: [Vec<f64>; 3] = Default::default();
     for _ in 0..times.div_ceil(HANDFUL) {
-        // A socket is in the cgroup of the thread that opens it.
-        join(group);
-        let (inside, led) = (open(), open());
-        join(&root);
+        let (inside, led) = take.recv().unwrap();
         let outside = open();
         for (number, ((outside, inside), led)) in outside.iter().zip(&inside).zip(&led).enumerate() {
             // Each kind is as often first as second and third.
@@ -94,7 +99,12 @@ fn measure(label: &str, kind: SocketType, times: usize, server: SocketAddr, grou
                 taken[which].push(time(socket, to));
             }
         }
+        if kind == SocketType::STREAM {
+            listener.incoming().take(3 * HANDFUL).for_each(drop);
+        }
     }
+    drop(take);
+    insider.join().unwrap();
     let over = |a: &[f64], b: &[f64]| median(&mut a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
     let (missed, found) = (over(&taken[1], &taken[0]), over(&taken[2], &taken[0]));
     let [plain, inside, led] = taken.map(|mut t| median(&mut t));
@@ -124,8 +134,6 @@ fn run(endpoints: u32, times: usize, group: &Path) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = listener.local_addr().unwrap();
     let _datagrams = UdpSocket::bind(server).unwrap();
-    // Connections are taken, so that the queue has room, and closed at once.
-    std::thread::spawn(move || listener.incoming().for_each(drop));
     let table = frontends(endpoints, server);
     let mut sink = BpfSink::open(group).unwrap();
     let node = NodeContext::new("node-1");
@@ -153,6 +161,6 @@ fn run(endpoints: u32, times: usize, group: &Path) {
     if !one.is_empty() {
         println!("a change of one endpoint: {:.1} us (median)", median(&mut one) / 1e3);
     }
-    measure("TCP", SocketType::STREAM, times, server, group);
-    measure("UDP", SocketType::DGRAM, times, server, group);
+    measure("TCP", SocketType::STREAM, times, &listener, group);
+    measure("UDP", SocketType::DGRAM, times, &listener, group);
 }

@@ -4,52 +4,53 @@ use crate::BpfError;
 use crate::cgroup::namespaces;
 use crate::diag::{Diag, Socket};
 use crate::namespace::within;
-use crate::raw::{self, COMES, FlowKey, Key, LEAVES, Place, Track, TrackKey};
-use aya::maps::{HashMap, MapData, MapError};
+use crate::raw::{self, Belief, COMES, Key, LEAVES, Track, TrackKey};
+use aya::maps::{Array, HashMap, MapData, MapError};
 use sealane_catalog::Protocol;
-use sealane_proxy::{Backend, FrontendKey};
-use std::collections::BTreeSet;
+use sealane_proxy::{Backend, Frontend, FrontendKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
-/// Whose sockets are to end.
+/// What is in force.
+pub(crate) type Frontends = BTreeMap<FrontendKey, Arc<Frontend>>;
+
+/// Whose flows are to end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dead {
-    /// Backends of UDP that a frontend no longer has: a client would go on sending to nobody.
-    pub lost: BTreeSet<(Backend, FrontendKey)>,
-    /// Endpoints that no slice has any more: connections of TCP to one that merely terminates end in their own time.
-    pub gone: BTreeSet<Backend>,
+    /// Those of UDP whose frontend does not have their backend any more: a client would go on sending to nobody.
+    pub datagrams: bool,
+    /// Those of TCP to endpoints that no slice has any more: connections to one that merely terminates end in their own
+    /// time.
+    pub gone: BTreeSet<IpAddr>,
 }
 
 impl Dead {
     pub fn is_empty(&self) -> bool {
-        self.lost.is_empty() && self.gone.is_empty()
+        !self.datagrams && self.gone.is_empty()
     }
 
-    /// Whether a socket at a backend, which takes it for this address, is one of them.
-    fn has(&self, socket: &Socket, flow: Option<&Place>) -> bool {
-        let Some(flow) = flow else { return false };
-        match socket.protocol {
-            Protocol::Udp => {
-                let key = Key { address: flow.address, port: flow.port, protocol: 17, zero: 0 };
-                key.frontend().is_some_and(|key| self.lost.contains(&(socket.peer, key)))
-            }
-            _ => self.gone.contains(&socket.peer),
-        }
-    }
-
-    /// Protocols that there is something of.
+    /// Protocols that there may be something of.
     fn protocols(&self) -> impl Iterator<Item = Protocol> {
-        let udp = (!self.lost.is_empty()).then_some(Protocol::Udp);
+        let udp = self.datagrams.then_some(Protocol::Udp);
         udp.into_iter().chain((!self.gone.is_empty()).then_some(Protocol::Tcp))
     }
+}
+
+/// Whether a flow of UDP may go on.
+fn serves(frontends: &Frontends, key: Key, backend: Backend) -> bool {
+    let frontend = key.frontend().and_then(|key| frontends.get(&key));
+    frontend.is_some_and(|f| f.flows_to().any(|b| *b == backend))
 }
 
 /// Ends sockets in all network namespaces of a cgroup's processes, and says how many there were. Sockets that were not
 /// led by a program are left alone, even where they are connected to the same endpoint.
 pub(crate) fn end_sockets(
     cgroup: &Path,
-    flows: &HashMap<MapData, FlowKey, Place>,
+    beliefs: &Array<MapData, Belief>,
     dead: &Dead,
+    frontends: &Frontends,
 ) -> Result<u64, BpfError> {
     let namespaces = namespaces(cgroup);
     let ended = within(&namespaces, || {
@@ -57,8 +58,12 @@ pub(crate) fn end_sockets(
         let mut diag = Diag::open()?;
         for protocol in dead.protocols() {
             for socket in diag.connected(protocol)? {
-                let flow = flow(flows, &socket)?;
-                if dead.has(&socket, flow.as_ref()) {
+                let Some(service) = service(beliefs, &socket)? else { continue };
+                let due = match protocol {
+                    Protocol::Udp => !serves(frontends, service, socket.peer),
+                    _ => dead.gone.contains(&socket.peer.address),
+                };
+                if due {
                     ended += u64::from(diag.destroy(&socket)?);
                 }
             }
@@ -73,8 +78,9 @@ pub(crate) fn end_sockets(
 pub(crate) fn forget_tracks(
     tracks: &mut HashMap<MapData, TrackKey, Track>,
     dead: &Dead,
+    frontends: &Frontends,
 ) -> Result<(), BpfError> {
-    if dead.lost.is_empty() {
+    if !dead.datagrams {
         return Ok(());
     }
     let mut stale = Vec::new();
@@ -83,9 +89,10 @@ pub(crate) fn forget_tracks(
         let at =
             Key { address: key.destination, port: key.destination_port, protocol: key.protocol, zero: 0 };
         let backend = Backend { address: raw::ip(to.address), port: u16::from_be_bytes(to.port) };
-        let lost =
-            key.direction == COMES && at.frontend().is_some_and(|at| dead.lost.contains(&(backend, at)));
-        if lost {
+        if key.direction == COMES
+            && key.protocol == raw::protocol(Protocol::Udp)
+            && !serves(frontends, at, backend)
+        {
             let answers = TrackKey {
                 source: to.address,
                 destination: key.source,
@@ -109,17 +116,12 @@ pub(crate) fn forget_tracks(
 }
 
 /// What a socket believes its peer to be, where a program led it there.
-fn flow(flows: &HashMap<MapData, FlowKey, Place>, socket: &Socket) -> Result<Option<Place>, BpfError> {
-    let key = FlowKey {
-        cookie: socket.cookie,
-        address: raw::address(socket.peer.address),
-        port: socket.peer.port.to_be_bytes(),
-        protocol: raw::protocol(socket.protocol),
-        zero: [0; 5],
-    };
-    match flows.get(&key, 0) {
-        Ok(flow) => Ok(Some(flow)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(why) => Err(BpfError::map("flows")(why)),
-    }
+fn service(beliefs: &Array<MapData, Belief>, socket: &Socket) -> Result<Option<Key>, BpfError> {
+    // As the programs find its place.
+    let place = (socket.cookie % u64::from(beliefs.len())) as u32;
+    let belief = beliefs.get(&place, 0).map_err(BpfError::map("beliefs"))?;
+    let backend = Backend { address: raw::ip(belief.backend), port: u16::from_be_bytes(belief.backend_port) };
+    let protocol = raw::protocol(socket.protocol);
+    let service = Key { address: belief.service, port: belief.service_port, protocol, zero: 0 };
+    Ok((belief.cookie == socket.cookie && backend == socket.peer).then_some(service))
 }

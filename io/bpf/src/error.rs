@@ -54,6 +54,20 @@ pub enum BpfError {
     /// A network namespace is out of reach.
     #[error("a network namespace could not be entered: {0}; it needs root (CAP_SYS_ADMIN)")]
     Namespace(Errno),
+    /// There is no BPF file system, and none could be mounted.
+    #[error(
+        "no BPF file system can be mounted at /sys/fs/bpf: {0}; it needs root (CAP_SYS_ADMIN) or somebody who does it before \
+         (mount -t bpf bpf /sys/fs/bpf; in a Pod a hostPath volume)"
+    )]
+    BpfFs(Errno),
+    /// What is kept there is of no use.
+    #[error("{}: {why}; sealane proxy --cleanup removes it", path.display())]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Sockets could not be listed or ended.
     #[error("sockets of endpoints that are gone: {what}: {errno}")]
     Sockets {

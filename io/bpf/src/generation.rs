@@ -3,25 +3,25 @@
 use crate::BpfError;
 use crate::maglev;
 use crate::namespace::within;
-use crate::query::{Target as Hooked, attached};
+use crate::pins::{KEPT, Pins};
+use crate::query::{Target as Hooked, attached, number};
 use crate::ranges::Ranges;
-use crate::raw::{
-    self, Choice, ChoiceKey, FlowKey, Key, Place, Range, Source, Track, TrackKey, Value, flag, target,
-};
+use crate::raw::{self, Belief, Key, Place, Range, Source, Track, TrackKey, Value, flag, target};
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use aya::programs::tc::TcAttachOptions;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{
-    CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, tc,
+    CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
 };
-use aya::util::KernelVersion;
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{MembarrierCommand, membarrier};
 use sealane_proxy::{Backend, Cidr, Class, Frontend, FrontendKey, Masquerade, Target};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The programs, compiled.
@@ -45,9 +45,6 @@ const AT_LINKS: [(&str, TcAttachType, u32); 2] =
 
 /// The id of the Pods' ranges in `sources`.
 pub(crate) const PODS: u32 = 0;
-
-/// `BPF_NOEXIST`.
-const NEW_ALONE: u64 = 1;
 
 /// Entries that a map has room for at least.
 const SMALLEST: usize = 1 << 12;
@@ -137,9 +134,8 @@ pub(crate) struct Generation {
     pub backends: Array<MapData, Place>,
     pub cluster: Hash<raw::Address, u32>,
     pub sources: LpmTrie<MapData, Source, u32>,
-    pub flows: Hash<FlowKey, Place>,
+    pub beliefs: Array<MapData, Belief>,
     pub tracks: Hash<TrackKey, Track>,
-    choices: Hash<ChoiceKey, Choice>,
     hashes: Array<MapData, u32>,
     ranges: Ranges,
     tables: Ranges,
@@ -163,15 +159,20 @@ impl fmt::Debug for Generation {
 
 impl Generation {
     /// Makes maps with room for twice of what is to be held. No program is attached yet.
-    pub fn load(sizes: Sizes, facts: Facts) -> Result<Self, BpfError> {
+    pub fn load(sizes: Sizes, facts: Facts, pins: &Pins) -> Result<Self, BpfError> {
         // Before 5.18 a program cannot say why it refuses, and one that would is refused itself.
-        Self::load_as(sizes, facts.clone(), 1).or_else(|_| Self::load_as(sizes, facts, 0))
+        Self::load_as(sizes, facts.clone(), pins, 1).or_else(|_| Self::load_as(sizes, facts, pins, 0))
     }
 
-    fn load_as(sizes: Sizes, facts: Facts, says_why: u8) -> Result<Self, BpfError> {
+    fn load_as(sizes: Sizes, facts: Facts, pins: &Pins, says_why: u8) -> Result<Self, BpfError> {
         let (frontends, backends) = (room(sizes.frontends), room(sizes.backends));
         let (sources, hashes) = (room(sizes.sources), room(sizes.hashes));
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        // Where sockets, clients and flows were led is known to all generations.
+        for name in KEPT {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let mut ebpf = loader
             .override_global("says_why", &says_why, true)
             .override_global("masquerade_mark", &facts.mark, true)
             .map_max_entries("frontends", frontends)
@@ -193,9 +194,8 @@ impl Generation {
             backends: take(&mut ebpf, "backends")?,
             cluster: take(&mut ebpf, "cluster")?,
             sources: take(&mut ebpf, "sources")?,
-            flows: take(&mut ebpf, "flows")?,
+            beliefs: take(&mut ebpf, "beliefs")?,
             tracks: take(&mut ebpf, "tracks")?,
-            choices: take(&mut ebpf, "choices")?,
             hashes: take(&mut ebpf, "hashes")?,
             ranges: Ranges::new(backends),
             tables: Ranges::new(hashes),
@@ -216,27 +216,32 @@ impl Generation {
         Ok(generation)
     }
 
-    /// Takes over which sockets, flows and clients an older generation led where, but for those that are known here.
-    pub fn inherit(&mut self, older: &Generation) -> Result<(), BpfError> {
-        copy(&older.flows, &mut self.flows).map_err(BpfError::map("flows"))?;
-        copy(&older.tracks, &mut self.tracks).map_err(BpfError::map("tracks"))?;
-        copy(&older.choices, &mut self.choices).map_err(BpfError::map("choices"))
-    }
-
-    /// Attaches all programs; those at links in a network namespace. Where an older generation's are still attached, what one has led is none of the other's business any more: at links the new
-    /// ones come first, so that no new flow is the old ones' alone.
-    pub fn attach(&mut self, cgroup: &File, namespace: &File) -> Result<(), BpfError> {
+    /// Attaches all programs; those at links in a network namespace. Where an older generation's are still attached to the
+    /// cgroup, what one has led is none of the other's business any more.
+    pub fn attach(&mut self, cgroup: &File, namespace: &File, pins: &Pins) -> Result<(), BpfError> {
         for (name, _) in PROGRAMS {
             let program = socket_program(&mut self.ebpf, name)?;
             // A link stands beside others' whatever the mode, and the kernel takes it with none alone.
             program.attach(cgroup, CgroupAttachMode::Single).map_err(|why| refused(name, why))?;
             self.ids.push(program.info().map_err(|why| refused(name, why))?.id());
         }
-        if self.facts.links.is_empty() {
-            return Ok(());
-        }
+        self.attach_to_links(namespace, pins)
+    }
+
+    fn attach_to_links(&mut self, namespace: &File, pins: &Pins) -> Result<(), BpfError> {
         let (ebpf, links) = (&mut self.ebpf, &self.facts.links);
-        within([namespace], || links.iter().try_for_each(|link| attach_to(link, ebpf))).map(drop)
+        let mut attached = Vec::new();
+        if !links.is_empty() {
+            let found = within([namespace], || {
+                links
+                    .iter()
+                    .filter_map(|link| number(link).map(|index| (link, index)))
+                    .map(|(link, index)| attach_to(link, index, ebpf, pins).map(|()| index))
+                    .collect::<Result<Vec<_>, _>>()
+            })?;
+            attached = found.concat();
+        }
+        pins.keep_links(&AT_LINKS.map(|(name, ..)| name), &attached)
     }
 
     /// Whether all programs are still attached.
@@ -249,8 +254,7 @@ impl Generation {
         if self.ids.len() != PROGRAMS.len() {
             return Ok(false);
         }
-        // Older kernels keep filters in a list of their own, which goes with the link.
-        if self.facts.links.is_empty() || !has_tcx() {
+        if self.facts.links.is_empty() {
             return Ok(true);
         }
         let found = within([namespace], || {
@@ -485,39 +489,38 @@ fn link_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sc
     program.try_into().map_err(|why| refused(name, why))
 }
 
-/// Copies entries whose keys the other map has not.
-fn copy<K: Pod, V: Pod>(from: &Hash<K, V>, to: &mut Hash<K, V>) -> Result<(), MapError> {
-    for entry in from.iter() {
-        let (key, value) = entry?;
-        match to.insert(key, value, NEW_ALONE) {
-            Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            done => done?,
-        }
-    }
-    Ok(())
-}
-
-/// Attaches the programs at links to one of the calling thread's namespace.
-fn attach_to(link: &str, ebpf: &mut Ebpf) -> Result<(), BpfError> {
-    if !has_tcx() {
-        // It may be there: then the programs stand in it, and else they say what is wrong.
-        let _ = tc::qdisc_add_clsact(link);
-    }
+/// Attaches the programs at links to one, by its number, of the calling thread's namespace: they take the place of those
+/// that an older generation, or process, has there, between two packets.
+fn attach_to(link: &str, index: u32, ebpf: &mut Ebpf, pins: &Pins) -> Result<(), BpfError> {
     for (name, side, _) in AT_LINKS {
         let program = link_program(ebpf, name)?;
-        let attached = if has_tcx() {
-            program.attach_with_options(link, side, TcAttachOptions::TcxOrder(LinkOrder::first()))
-        } else {
-            program.attach(link, side)
-        };
-        attached.map_err(|why| refused(name, why))?;
+        let path = pins.link(name, index);
+        // A link that was deleted has none any more: its number is nobody's but in another namespace's folder.
+        if take_over(program, &path).is_some() {
+            continue;
+        }
+        match std::fs::remove_file(&path) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
+                return Err(BpfError::File { path, why });
+            }
+            _ => {}
+        }
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(link, side, options).map_err(|why| refused(name, why))?;
+        let attached = program.take_link(id).map_err(|why| refused(name, why))?;
+        let fail = |why: &dyn std::error::Error| BpfError::Pin { path: path.clone(), why: why.to_string() };
+        let attached = FdLink::try_from(attached).map_err(|why| fail(&why))?;
+        attached.pin(&path).map_err(|why| fail(&why))?;
     }
     Ok(())
 }
 
-/// Whether programs at links are links of eBPF themselves, in an order of their own (6.6), or filters of a qdisc.
-fn has_tcx() -> bool {
-    KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0))
+/// Puts a program into the place of what is attached already, where there is something.
+fn take_over(program: &mut SchedClassifier, path: &Path) -> Option<()> {
+    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+    let id = program.attach_to_link(SchedClassifierLink::try_from(link).ok()?).ok()?;
+    // It stays by its name, not by our descriptor.
+    program.take_link(id).ok().map(drop)
 }
 
 fn refused(name: &'static str, why: ProgramError) -> BpfError {

@@ -2,7 +2,8 @@
 
 use crate::{BpfError, BpfSink};
 use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +58,14 @@ impl<P: RuleSink> RuleSink for Levels<'_, P> {
         let sockets = self.sockets.forget_flows();
         self.packets.forget_flows().map_err(LevelsError::Packets)?;
         sockets.map_err(LevelsError::Sockets)
+    }
+
+    fn ends_connections(&self) -> bool {
+        self.sockets.ends_connections()
+    }
+
+    fn left(&mut self, endpoints: &BTreeSet<IpAddr>) -> Result<(), Self::Error> {
+        self.sockets.left(endpoints).map_err(LevelsError::Sockets)
     }
 
     fn flows(&mut self) -> [Option<(Duration, u64)>; 2] {

@@ -5,7 +5,8 @@
 //! [`SocketFate::Left`], [`PacketFate::Left`]) is for other rules: [`Levels`] keeps both in step. It decides nothing: which frontend leads where is
 //! [`sealane_proxy`]'s.
 //!
-//! Nothing is pinned: the programs end with the process, and what they did the packets' rules do from then on.
+//! The programs end with the process, and what they did the packets' rules do from then on; but for a sink that is to
+//! [`last`](BpfSink::last), whose programs at links go on.
 //!
 //! ```no_run
 //! use sealane_bpf::{BpfSink, cgroup2_root};
@@ -27,6 +28,7 @@ mod generation;
 mod levels;
 mod maglev;
 mod namespace;
+mod pins;
 mod query;
 mod ranges;
 mod raw;

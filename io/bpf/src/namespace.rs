@@ -9,8 +9,11 @@ use std::fs::File;
 use std::path::Path;
 
 /// The calling thread's.
+pub(crate) const PATH: &str = "/proc/thread-self/ns/net";
+
+/// Opens the calling thread's.
 pub(crate) fn current() -> Result<File, BpfError> {
-    let path = Path::new("/proc/thread-self/ns/net");
+    let path = Path::new(PATH);
     File::open(path).map_err(|why| BpfError::File { path: path.into(), why })
 }
 

@@ -30,15 +30,18 @@ pub(crate) enum Target<'a> {
     Link(&'a str),
 }
 
+/// The number of a link of the calling thread's network namespace; `None`: it is not there.
+pub(crate) fn number(link: &str) -> Option<u32> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    rustix::net::netdevice::name_to_index(&socket, link).ok()
+}
+
 /// Ids of the programs of one kind that are attached; none to a link that is not there.
 pub(crate) fn attached(target: &Target<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
     let target = match target {
         Target::Cgroup(cgroup) => cgroup.as_raw_fd() as u32,
         Target::Link(name) => {
-            let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-            let Ok(index) = rustix::net::netdevice::name_to_index(&socket, name) else {
-                return Ok(Vec::new());
-            };
+            let Some(index) = number(name) else { return Ok(Vec::new()) };
             index
         }
     };

@@ -110,30 +110,16 @@ impl Place {
     }
 }
 
+/// Where a socket was led that connected, and whom it believes to speak to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FlowKey {
+pub(crate) struct Belief {
     pub cookie: u64,
-    pub address: Address,
-    pub port: [u8; 2],
-    pub protocol: u8,
-    pub zero: [u8; 5],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ChoiceKey {
-    pub client: Address,
-    pub frontend: Key,
-    pub kind: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Choice {
-    pub at: u64,
-    pub backend: Place,
-    pub slot: u32,
+    pub backend: Address,
+    pub service: Address,
+    pub backend_port: [u8; 2],
+    pub service_port: [u8; 2],
+    pub zero: u32,
 }
 
 /// Directions of a flow from outside.
@@ -183,11 +169,9 @@ plain! {
     Range, 8;
     Value, 36;
     Place, 20;
-    FlowKey, 32;
-    ChoiceKey, 40;
+    Belief, 48;
     TrackKey, 40;
     Track, 20;
-    Choice, 32;
     Source, 20;
 }
 

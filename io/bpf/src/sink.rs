@@ -2,11 +2,13 @@
 
 use crate::destroy::{self, Dead};
 use crate::generation::{Facts, Generation, Refusal, Sizes};
+use crate::pins::{self, Pins};
 use crate::{BpfError, State, cgroup, namespace, read};
 use sealane_catalog::Protocol;
 use sealane_proxy::{Backend, Change, Cidr, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,12 +22,14 @@ pub struct BpfSink {
     path: PathBuf,
     cgroup: File,
     namespace: File,
+    pins: Pins,
+    lasting: bool,
     /// Links from outside are those of default routes.
     by_routes: bool,
     facts: Facts,
     installed: BTreeMap<FrontendKey, Arc<Frontend>>,
     live: Option<Generation>,
-    /// Flows whose end is due: backends of UDP that a frontend lost, endpoints of TCP that are gone altogether.
+    /// Flows whose end is due.
     dead: Dead,
     destroyed: u64,
 }
@@ -41,6 +45,8 @@ impl BpfSink {
         Ok(Self {
             cgroup: cgroup::open(cgroup)?,
             namespace: namespace::current()?,
+            pins: Pins::passing()?,
+            lasting: false,
             by_routes: false,
             path: cgroup.to_owned(),
             facts: Facts::default(),
@@ -55,8 +61,8 @@ impl BpfSink {
     /// the sink. A new flow gets the backend that any other node would lead it to. Who is to be masqueraded is marked with
     /// the node's masquerade bit, for other rules to do it.
     ///
-    /// Which flows were led is known to these programs alone: when the sink is dropped, connections that came in by them
-    /// break, where those of sockets go on. Hence nobody has to have it.
+    /// Which flows were led is known to these programs alone: when they end with the sink, connections that came in by them
+    /// break, where those of sockets go on. See [`last`](Self::last).
     #[must_use]
     pub fn outside(mut self, links: impl IntoIterator<Item = String>) -> Self {
         self.facts.links = links.into_iter().collect();
@@ -79,10 +85,28 @@ impl BpfSink {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Ends, with the next `forget_flows`, what connections of TCP the programs led to endpoints that no slice has any more:
-    /// nobody is there who could end them.
-    pub fn left(&mut self, endpoints: impl IntoIterator<Item = Backend>) {
-        self.dead.gone.extend(endpoints);
+    /// Keeps what was led where, and the programs at links, under `/sys/fs/bpf/sealane`: they go on when the sink is
+    /// dropped, or its process killed, and the next sink in the same network namespace puts its own into their place
+    /// between two packets. [`clear`](Self::clear) and [`remove`](Self::remove) take them away.
+    ///
+    /// # Errors
+    ///
+    /// There is no BPF file system.
+    pub fn last(&mut self) -> Result<(), BpfError> {
+        self.pins = Pins::lasting(&self.namespace)?;
+        self.lasting = true;
+        // What left while nobody looked.
+        self.dead.datagrams = true;
+        Ok(())
+    }
+
+    /// Takes away what an earlier sink left in the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// It could not be removed.
+    pub fn remove() -> Result<(), BpfError> {
+        pins::remove(&namespace::current()?)
     }
 
     /// How many sockets were ended because their endpoint was gone.
@@ -104,16 +128,24 @@ impl BpfSink {
     }
 
     /// Takes the programs away.
-    pub fn clear(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// What lasts could not be removed.
+    pub fn clear(&mut self) -> Result<(), BpfError> {
         self.live = None;
         self.installed.clear();
+        if self.lasting {
+            return pins::remove(&self.namespace);
+        }
+        self.pins.keep_links(&[], &[])
     }
 
     /// New maps and programs in the place of the old.
     fn rebuild(&mut self) -> Result<(), BpfError> {
         self.facts.links = self.links()?;
         let sizes = Sizes::of(self.installed.values(), &self.facts);
-        let mut fresh = Generation::load(sizes, self.facts.clone())?;
+        let mut fresh = Generation::load(sizes, self.facts.clone(), &self.pins)?;
         for frontend in self.installed.values() {
             match fresh.set(frontend) {
                 Ok(()) => {}
@@ -121,29 +153,16 @@ impl BpfSink {
                 Err(Refusal::Full) => return Err(BpfError::Foreign("backends")),
             }
         }
-        if let Some(old) = &self.live {
-            fresh.inherit(old)?;
-        }
-        fresh.attach(&self.cgroup, &self.namespace)?;
-        // And what the old ones led meanwhile.
-        if let Some(old) = &self.live {
-            fresh.inherit(old)?;
-        }
+        fresh.attach(&self.cgroup, &self.namespace, &self.pins)?;
         self.live = Some(fresh);
         Ok(())
     }
 
-    /// Notes which flows of UDP a change leaves at backends that no longer serve them.
+    /// Notes whether a change leaves flows of UDP at backends that no longer serve them.
     fn note(&mut self, before: Option<&Frontend>, after: Option<&Frontend>) {
         let Some(before) = before.filter(|f| f.key.protocol == Protocol::Udp) else { return };
         let kept: BTreeSet<Backend> = after.into_iter().flat_map(|f| f.flows_to()).copied().collect();
-        let lost = before.flows_to().filter(|b| !kept.contains(b)).map(|b| (*b, before.key));
-        self.dead.lost.extend(lost);
-        if let Some(after) = after {
-            for backend in kept {
-                self.dead.lost.remove(&(backend, after.key));
-            }
-        }
+        self.dead.datagrams |= before.flows_to().any(|b| !kept.contains(b));
     }
 }
 
@@ -199,10 +218,19 @@ impl RuleSink for BpfSink {
     fn forget_flows(&mut self) -> Result<(), BpfError> {
         let Some(live) = &mut self.live else { return Ok(()) };
         if !self.dead.is_empty() {
-            destroy::forget_tracks(&mut live.tracks, &self.dead)?;
-            self.destroyed += destroy::end_sockets(&self.path, &live.flows, &self.dead)?;
+            destroy::forget_tracks(&mut live.tracks, &self.dead, &self.installed)?;
+            self.destroyed += destroy::end_sockets(&self.path, &live.beliefs, &self.dead, &self.installed)?;
             self.dead = Dead::default();
         }
+        Ok(())
+    }
+
+    fn ends_connections(&self) -> bool {
+        true
+    }
+
+    fn left(&mut self, endpoints: &BTreeSet<IpAddr>) -> Result<(), BpfError> {
+        self.dead.gone.extend(endpoints);
         Ok(())
     }
 

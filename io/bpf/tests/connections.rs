@@ -12,7 +12,7 @@ use lab::{Lab, answers, ask, connect, connected, entry, flows, name, pod_ip, pod
 use sealane_bpf::{BpfSink, Levels, SocketFate};
 use sealane_catalog::{Service, ServiceType, TrafficPolicy};
 use sealane_proxy::cases::{Cluster, PACKETS, clusters};
-use sealane_proxy::{Backend, Fate, RuleSink, Table};
+use sealane_proxy::{Fate, RuleSink, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -263,7 +263,7 @@ fn sockets_of_dead_backends_end_and_no_others() {
     tcp.write_all(b"x").unwrap();
     tcp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert_eq!(tcp.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    scene.sink.left([Backend { address: pod_ip(1), port: 9090 }]);
+    scene.sink.left(&[pod_ip(1)].into()).unwrap();
     scene.sink.forget_flows().unwrap();
     assert_eq!(tcp.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
     assert_eq!(scene.sink.destroyed(), 4);
@@ -339,7 +339,7 @@ fn connections_live_on_when_maps_are_made_anew() {
         assert_eq!(socket.peer_addr().unwrap(), "10.96.0.20:80".parse().unwrap());
     }
     // Without the sink nothing is led any more, and what was goes on.
-    scene.sink.clear();
+    scene.sink.clear().unwrap();
     assert_eq!(ask(&socket).unwrap().0, 0);
     // Programs that other tests start hold copies of our descriptors for a moment.
     while connect(&scene.lab.pods[3], "10.96.0.20:80", 1)[0].is_ok() {}

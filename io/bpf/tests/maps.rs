@@ -227,6 +227,6 @@ fn programs_end_with_the_sink() {
     other.replace(&lab::context(), &BTreeMap::new()).unwrap();
     drop(other);
     assert!(sink.intact().unwrap());
-    sink.clear();
+    sink.clear().unwrap();
     assert!(sink.intact().unwrap());
 }

@@ -9,14 +9,19 @@ INLINE int same(const struct address *a, const struct address *b)
 	       a->words[3] == b->words[3];
 }
 
+INLINE struct backend *at_place(const struct range *range, __u32 slot)
+{
+	__u32 index = range->base + slot;
+	return map_lookup(&backends, &index);
+}
+
 /* The backend at a place of a range that this client chose before, where it is still there. */
 INLINE struct backend *chosen(const struct choice_key *key, const struct range *range, __u64 now, __u64 longest)
 {
 	struct choice *choice = map_lookup(&choices, key);
 	if (!choice || choice->slot >= range->count || (longest && now - choice->at > longest))
 		return 0;
-	__u32 index = range->base + choice->slot;
-	struct backend *backend = map_lookup(&backends, &index);
+	struct backend *backend = at_place(range, choice->slot);
 	if (!backend || !same(&backend->address, &choice->backend.address) ||
 	    backend->port != choice->backend.port)
 		return 0;
@@ -28,9 +33,8 @@ INLINE struct backend *chosen(const struct choice_key *key, const struct range *
 /* Keeps a choice, and gives the backend at its place back. */
 INLINE struct backend *settle_on(const struct choice_key *key, const struct range *range, __u32 slot, __u64 now)
 {
-	__u32 index = range->base + slot;
-	struct backend *backend = map_lookup(&backends, &index);
-	if (backend && key->kind) {
+	struct backend *backend = at_place(range, slot);
+	if (backend) {
 		struct choice choice = { .at = now, .backend = *backend, .slot = slot };
 		map_update(&choices, key, &choice, ANY);
 	}

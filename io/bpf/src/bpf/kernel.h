@@ -9,6 +9,8 @@ typedef unsigned long long __u64;
 typedef long long __s64;
 
 #define SEC(name) __attribute__((section(name), used))
+/* What is written before in a program is written before. */
+#define IN_ORDER __asm__ volatile("" ::: "memory")
 #define INLINE static inline __attribute__((always_inline))
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) typeof(value) *name

@@ -55,13 +55,23 @@ struct backend {
 	__u16 zero;
 };
 
-/* A socket's peer as it truly is. */
+/* A socket that connected to a Service, whom it was led to, and whom it believes to speak to. */
+struct belief {
+	/* The socket's; 0 while the rest is being written. */
+	__u64 cookie;
+	struct address backend;
+	struct address service;
+	__u16 backend_port;
+	__u16 service_port;
+	__u32 zero;
+};
+
+/* Of a socket that says with each datagram whom it is for: its peer as it truly is. */
 struct flow_key {
 	__u64 cookie;
 	struct address address;
 	__u16 port;
-	__u8 protocol;
-	__u8 zero[5];
+	__u8 zero[6];
 };
 
 /* And as the program believes. */
@@ -151,7 +161,19 @@ struct {
 	__type(value, __u32);
 } sources SEC(".maps");
 
-/* Sockets that were led to a backend; the eldest are forgotten. */
+/* A socket's place follows from its cookie, of which each socket gets the next: the eldest are forgotten. An array, for
+ * connect() is to be quick: an entry of a hash of the least recently used costs it 0.4 us, one kept with the socket
+ * (sk_storage) 0.3. */
+#define BELIEFS (1 << 17)
+
+struct {
+	__uint(type, MAP_ARRAY);
+	__uint(max_entries, BELIEFS);
+	__type(key, __u32);
+	__type(value, struct belief);
+} beliefs SEC(".maps");
+
+/* Where datagrams were led to; the eldest are forgotten. */
 struct {
 	__uint(type, MAP_LRU_HASH);
 	__uint(max_entries, 1 << 16);

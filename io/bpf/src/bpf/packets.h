@@ -152,7 +152,7 @@ INLINE struct backend *pick(const struct track_key *key, const struct frontend_k
 		if (found && *found < range->count)
 			slot = *found;
 	}
-	return settle_on(&who, range, slot, now);
+	return who.kind ? settle_on(&who, range, slot, now) : at_place(range, slot);
 }
 
 INLINE void lead_on(struct __sk_buff *skb, const struct packet *packet, const struct track *to)

@@ -24,26 +24,48 @@ INLINE struct backend *choose(struct bpf_sock_addr *ctx, const struct frontend_k
 			      const struct frontend *frontend, int message, __u64 cookie)
 {
 	struct range range = frontend->inside;
+	__u32 slot = (__u64)random_u32() * range.count >> 32;
+	int affine = frontend->flags & HAS_AFFINITY;
+	if (__builtin_expect(!affine && !message, 1))
+		return at_place(&range, slot);
 	/* Who stays: a client under affinity; and a socket that says with each datagram whom it is for, as its flow
 	 * would. */
-	struct choice_key who = { .frontend = *key };
-	__u64 now = 0, longest = 0;
-	if (__builtin_expect(frontend->flags & HAS_AFFINITY, 0)) {
-		__u64 space = netns_cookie(ctx);
-		who.client = twice(space);
-		who.kind = CHOICE_OF_CLIENT;
-		longest = frontend->affinity * 1000000000ULL;
-	} else if (message) {
-		who.client = twice(cookie);
-		who.kind = CHOICE_OF_SOCKET;
+	struct choice_key who = {
+		.frontend = *key,
+		.client = twice(affine ? netns_cookie(ctx) : cookie),
+		.kind = affine ? CHOICE_OF_CLIENT : CHOICE_OF_SOCKET,
+	};
+	__u64 now = ktime_ns();
+	struct backend *before = chosen(&who, &range, now, affine ? frontend->affinity * 1000000000ULL : 0);
+	return before ? before : settle_on(&who, &range, slot, now);
+}
+
+INLINE struct belief *belief_of(__u64 cookie)
+{
+	__u32 place = cookie & (BELIEFS - 1);
+	return map_lookup(&beliefs, &place);
+}
+
+/* Keeps where a socket was led. */
+INLINE void remember(__u64 cookie, const struct frontend_key *service, const struct backend *to, int message)
+{
+	if (message) {
+		struct flow_key at = { .cookie = cookie, .address = to->address, .port = to->port };
+		struct flow flow = { .address = service->address, .port = service->port };
+		map_update(&flows, &at, &flow, ANY);
+		return;
 	}
-	if (who.kind) {
-		now = ktime_ns();
-		struct backend *before = chosen(&who, &range, now, longest);
-		if (before)
-			return before;
-	}
-	return settle_on(&who, &range, (__u64)random_u32() * range.count >> 32, now);
+	struct belief *belief = belief_of(cookie);
+	if (!belief)
+		return;
+	belief->cookie = 0;
+	IN_ORDER;
+	belief->backend = to->address;
+	belief->backend_port = to->port;
+	belief->service = service->address;
+	belief->service_port = service->port;
+	IN_ORDER;
+	belief->cookie = cookie;
 }
 
 /* What becomes of a socket that wants to reach an address. */
@@ -66,9 +88,7 @@ INLINE int lead(struct bpf_sock_addr *ctx, struct frontend_key *key, int message
 	if (!backend)
 		return LEAVE;
 	*to = *backend;
-	struct flow_key at = { .cookie = cookie, .address = to->address, .port = to->port, .protocol = key->protocol };
-	struct flow flow = { .address = key->address, .port = key->port };
-	map_update(&flows, &at, &flow, ANY);
+	remember(cookie, key, to, message);
 	return LED;
 }
 
@@ -110,38 +130,52 @@ INLINE int to6(struct bpf_sock_addr *ctx, int message)
 	return answer(outcome);
 }
 
-/* The Service's address for who was led to a backend, where a program asks whom it speaks to. */
-INLINE struct flow *believed(struct bpf_sock_addr *ctx, struct flow_key *at)
+/* Whom a socket believes to speak to that was led to a peer; 0: to that peer. */
+INLINE int believed(struct bpf_sock_addr *ctx, const struct address *peer, int message, struct flow *service)
 {
-	at->cookie = socket_cookie(ctx);
-	at->port = (__u16)ctx->user_port;
-	at->protocol = (__u8)ctx->protocol;
-	return map_lookup(&flows, at);
+	__u64 cookie = socket_cookie(ctx);
+	__u16 port = (__u16)ctx->user_port;
+	struct belief *belief = belief_of(cookie);
+	if (belief && belief->cookie == cookie && belief->backend_port == port && same(&belief->backend, peer)) {
+		service->address = belief->service;
+		service->port = belief->service_port;
+		IN_ORDER;
+		/* Where another has got the place meanwhile, this one is forgotten. */
+		if (belief->cookie == cookie)
+			return 1;
+	}
+	if (!message)
+		return 0;
+	struct flow_key at = { .cookie = cookie, .address = *peer, .port = port };
+	struct flow *flow = map_lookup(&flows, &at);
+	if (flow)
+		*service = *flow;
+	return flow != 0;
 }
 
-INLINE int from4(struct bpf_sock_addr *ctx)
+INLINE int from4(struct bpf_sock_addr *ctx, int message)
 {
-	struct flow_key at = { .address.words = { 0, 0, NETWORK32(0xffff), ctx->user_ip4 } };
-	struct flow *flow = believed(ctx, &at);
-	if (flow) {
-		ctx->user_ip4 = flow->address.words[3];
-		ctx->user_port = flow->port;
+	struct address peer = { .words = { 0, 0, NETWORK32(0xffff), ctx->user_ip4 } };
+	struct flow service;
+	if (believed(ctx, &peer, message, &service)) {
+		ctx->user_ip4 = service.address.words[3];
+		ctx->user_port = service.port;
 	}
 	return 1;
 }
 
-INLINE int from6(struct bpf_sock_addr *ctx)
+INLINE int from6(struct bpf_sock_addr *ctx, int message)
 {
-	struct flow_key at = {
-		.address.words = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] }
+	struct address peer = {
+		.words = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] }
 	};
-	struct flow *flow = believed(ctx, &at);
-	if (flow) {
-		ctx->user_ip6[0] = flow->address.words[0];
-		ctx->user_ip6[1] = flow->address.words[1];
-		ctx->user_ip6[2] = flow->address.words[2];
-		ctx->user_ip6[3] = flow->address.words[3];
-		ctx->user_port = flow->port;
+	struct flow service;
+	if (believed(ctx, &peer, message, &service)) {
+		ctx->user_ip6[0] = service.address.words[0];
+		ctx->user_ip6[1] = service.address.words[1];
+		ctx->user_ip6[2] = service.address.words[2];
+		ctx->user_ip6[3] = service.address.words[3];
+		ctx->user_port = service.port;
 	}
 	return 1;
 }
@@ -150,7 +184,7 @@ SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *ctx) { return to4(ctx,
 SEC("cgroup/connect6") int connect6(struct bpf_sock_addr *ctx) { return to6(ctx, 0); }
 SEC("cgroup/sendmsg4") int sendmsg4(struct bpf_sock_addr *ctx) { return to4(ctx, 1); }
 SEC("cgroup/sendmsg6") int sendmsg6(struct bpf_sock_addr *ctx) { return to6(ctx, 1); }
-SEC("cgroup/recvmsg4") int recvmsg4(struct bpf_sock_addr *ctx) { return from4(ctx); }
-SEC("cgroup/recvmsg6") int recvmsg6(struct bpf_sock_addr *ctx) { return from6(ctx); }
-SEC("cgroup/getpeername4") int getpeername4(struct bpf_sock_addr *ctx) { return from4(ctx); }
-SEC("cgroup/getpeername6") int getpeername6(struct bpf_sock_addr *ctx) { return from6(ctx); }
+SEC("cgroup/recvmsg4") int recvmsg4(struct bpf_sock_addr *ctx) { return from4(ctx, 1); }
+SEC("cgroup/recvmsg6") int recvmsg6(struct bpf_sock_addr *ctx) { return from6(ctx, 1); }
+SEC("cgroup/getpeername4") int getpeername4(struct bpf_sock_addr *ctx) { return from4(ctx, 0); }
+SEC("cgroup/getpeername6") int getpeername6(struct bpf_sock_addr *ctx) { return from6(ctx, 0); }
