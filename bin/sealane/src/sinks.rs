@@ -1,7 +1,8 @@
 //! The sinks that there are, of which one is in force: chosen at the start, or while connections go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "ebpf")]
@@ -56,7 +57,7 @@ impl Choice {
     /// Has rules written to another sink from the next time on that all are written. Called in the network namespace
     /// whose rules they are.
     pub(crate) fn want(&self, kind: SinkKind) -> Result<(), SinkError> {
-        let opened = Opened::of(kind)?;
+        let opened = Opened::of(kind, true)?;
         let mut chosen = self.lock();
         (chosen.wanted, chosen.opened) = (kind, opened);
         Ok(())
@@ -73,7 +74,8 @@ struct Opened {
 }
 
 impl Opened {
-    fn of(kind: SinkKind) -> Result<Self, SinkError> {
+    /// What `lasts` is there when this process ends, as rules are.
+    fn of(kind: SinkKind, lasts: bool) -> Result<Self, SinkError> {
         let mut opened = Self::default();
         match kind {
             SinkKind::Nftables => {}
@@ -81,10 +83,18 @@ impl Opened {
             #[cfg(feature = "ebpf")]
             SinkKind::Ebpf => {
                 let sink = cgroup2_root().and_then(|root| BpfSink::open(&root));
-                opened.sockets = Some(sink.map_err(LevelsError::Sockets)?);
+                let mut sink = sink.map_err(LevelsError::Sockets)?;
+                let kept = if lasts { sink.last() } else { Ok(()) };
+                if let Err(why) = kept.and_then(|()| sink.outward()) {
+                    tracing::warn!("what comes from outside is left to nftables: {why}");
+                }
+                opened.sockets = Some(sink);
             }
             #[cfg(not(feature = "ebpf"))]
-            SinkKind::Ebpf => return Err(SinkError::Absent(kind)),
+            SinkKind::Ebpf => {
+                let _ = lasts;
+                return Err(SinkError::Absent(kind));
+            }
         }
         Ok(opened)
     }
@@ -135,7 +145,7 @@ impl Sinks {
     /// Opens what a kind needs, in the network namespace of the calling thread, with the watch over nftables. `cleans`:
     /// what other kinds left there is removed.
     pub(crate) fn open(kind: SinkKind, cleans: bool) -> Result<(Sinks, Watch), SinkError> {
-        let opened = Opened::of(kind)?;
+        let opened = Opened::of(kind, cleans)?;
         let nftables = NftSink::open(netlink_socket()?)?;
         let watch = nftables.watch(netlink_socket()?)?;
         let chosen = Chosen { wanted: kind, opened: Opened::default(), in_force: kind };
@@ -159,9 +169,14 @@ impl Sinks {
             SinkKind::Nftables => Ok(self.nftables.clear()?),
             SinkKind::Iptables => clear_iptables(self.opened.iptables.take()),
             SinkKind::Ebpf => {
-                // Programs end with who loaded them; what stood beside them may be what is in force now.
+                // What came in from outside by the programs goes on by them as long as this process is there.
                 #[cfg(feature = "ebpf")]
-                drop(self.opened.sockets.take());
+                match &mut self.opened.sockets {
+                    Some(sink) => sink.retire(),
+                    None => BpfSink::remove(),
+                }
+                .map_err(LevelsError::Sockets)?;
+                // What stood beside them may be what is in force now.
                 if self.now() == SinkKind::Nftables { Ok(()) } else { Ok(self.nftables.clear()?) }
             }
         }
@@ -246,6 +261,14 @@ impl RuleSink for Sinks {
 
     fn forget_flows(&mut self) -> Result<(), SinkError> {
         on!(self, self.now(), sink => sink.forget_flows())
+    }
+
+    fn ends_connections(&self) -> bool {
+        self.now() == SinkKind::Ebpf
+    }
+
+    fn left(&mut self, endpoints: &BTreeSet<IpAddr>) -> Result<(), SinkError> {
+        on!(self, self.now(), sink => sink.left(endpoints))
     }
 
     fn flows(&mut self) -> [Option<(std::time::Duration, u64)>; 2] {

@@ -68,6 +68,12 @@ pub enum BpfError {
         /// Why.
         why: String,
     },
+    /// The kernel is too old for programs at links that outlive their process.
+    #[error("eBPF programs at links need Linux 6.6 (tcx)")]
+    NoTcx,
+    /// Links could not be listed.
+    #[error("links to the outside could not be listed: {0}")]
+    Links(Errno),
     /// Sockets could not be listed or ended.
     #[error("sockets of endpoints that are gone: {what}: {errno}")]
     Sockets {

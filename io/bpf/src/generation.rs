@@ -1,10 +1,11 @@
 //! One set of maps, and the programs that read them.
 
 use crate::BpfError;
+use crate::links::number;
 use crate::maglev;
 use crate::namespace::within;
 use crate::pins::{KEPT, Pins};
-use crate::query::{Target as Hooked, attached, number};
+use crate::query::{Target as Hooked, attached};
 use crate::ranges::Ranges;
 use crate::raw::{self, Belief, Key, Place, Range, Source, Track, TrackKey, Value, flag, target};
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
@@ -216,10 +217,16 @@ impl Generation {
         Ok(generation)
     }
 
-    /// Attaches all programs; those at links in a network namespace. Where an older generation's are still attached to the
+    /// Attaches all programs, without `sockets` those at links alone, in a network namespace. Where an older generation's are still attached to the
     /// cgroup, what one has led is none of the other's business any more.
-    pub fn attach(&mut self, cgroup: &File, namespace: &File, pins: &Pins) -> Result<(), BpfError> {
-        for (name, _) in PROGRAMS {
+    pub fn attach(
+        &mut self,
+        sockets: bool,
+        cgroup: &File,
+        namespace: &File,
+        pins: &Pins,
+    ) -> Result<(), BpfError> {
+        for (name, _) in PROGRAMS.iter().filter(|_| sockets) {
             let program = socket_program(&mut self.ebpf, name)?;
             // A link stands beside others' whatever the mode, and the kernel takes it with none alone.
             program.attach(cgroup, CgroupAttachMode::Single).map_err(|why| refused(name, why))?;

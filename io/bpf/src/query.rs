@@ -1,7 +1,7 @@
 //! Which programs a cgroup or a link has. aya asks that for some kinds of programs, and not for these.
 #![allow(unsafe_code, reason = "bpf(2) has no safe wrapper for BPF_PROG_QUERY")]
 
-use rustix::net::{AddressFamily, SocketType};
+use crate::links::number;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -28,12 +28,6 @@ pub(crate) enum Target<'a> {
     Cgroup(&'a File),
     /// To a link of the calling thread's network namespace.
     Link(&'a str),
-}
-
-/// The number of a link of the calling thread's network namespace; `None`: it is not there.
-pub(crate) fn number(link: &str) -> Option<u32> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
-    rustix::net::netdevice::name_to_index(&socket, link).ok()
 }
 
 /// Ids of the programs of one kind that are attached; none to a link that is not there.

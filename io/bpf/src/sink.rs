@@ -3,7 +3,8 @@
 use crate::destroy::{self, Dead};
 use crate::generation::{Facts, Generation, Refusal, Sizes};
 use crate::pins::{self, Pins};
-use crate::{BpfError, State, cgroup, namespace, read};
+use crate::{BpfError, State, cgroup, links, namespace, read};
+use aya::util::KernelVersion;
 use sealane_catalog::Protocol;
 use sealane_proxy::{Backend, Change, Cidr, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +25,10 @@ pub struct BpfSink {
     namespace: File,
     pins: Pins,
     lasting: bool,
-    /// Links from outside are those of default routes.
-    by_routes: bool,
+    /// Links from outside are found.
+    outward: bool,
+    /// Nothing new is led.
+    retired: bool,
     facts: Facts,
     installed: BTreeMap<FrontendKey, Arc<Frontend>>,
     live: Option<Generation>,
@@ -47,7 +50,8 @@ impl BpfSink {
             namespace: namespace::current()?,
             pins: Pins::passing()?,
             lasting: false,
-            by_routes: false,
+            outward: false,
+            retired: false,
             path: cgroup.to_owned(),
             facts: Facts::default(),
             installed: BTreeMap::new(),
@@ -69,20 +73,28 @@ impl BpfSink {
         self
     }
 
-    /// As [`outside`](Self::outside), with the links that default routes lead out by, which are followed.
-    #[must_use]
-    pub fn outside_by_routes(mut self) -> Self {
-        self.by_routes = true;
-        self
+    /// As [`outside`](Self::outside), with the Ethernet links that default routes lead out by and those that have the
+    /// node's addresses, which are followed.
+    ///
+    /// # Errors
+    ///
+    /// The kernel is older than 6.6.
+    pub fn outward(&mut self) -> Result<(), BpfError> {
+        if !KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0)) {
+            return Err(BpfError::NoTcx);
+        }
+        self.outward = true;
+        Ok(())
     }
 
     /// The links that packets from outside come in by now.
     fn links(&self) -> Result<Vec<String>, BpfError> {
-        if !self.by_routes {
+        if !self.outward {
             return Ok(self.facts.links.clone());
         }
-        let found = namespace::within([&self.namespace], || Ok(namespace::outside()))?;
-        Ok(found.into_iter().flatten().collect())
+        let found =
+            namespace::within([&self.namespace], || links::outward(&self.facts.own, &self.facts.pods))?;
+        Ok(found.concat())
     }
 
     /// Keeps what was led where, and the programs at links, under `/sys/fs/bpf/sealane`: they go on when the sink is
@@ -127,6 +139,21 @@ impl BpfSink {
         Ok(State { pods: read::pods(live)?, frontends, cluster })
     }
 
+    /// Leads no sockets and nothing new from outside, for rules of another kind to do it, while connections that came in
+    /// from outside go on: these programs alone know where to. Of a sink that is not to last, nothing goes on.
+    ///
+    /// # Errors
+    ///
+    /// The programs could not be exchanged.
+    pub fn retire(&mut self) -> Result<(), BpfError> {
+        if !self.lasting || self.links()?.is_empty() {
+            return self.clear();
+        }
+        self.installed.clear();
+        self.retired = true;
+        self.rebuild()
+    }
+
     /// Takes the programs away.
     ///
     /// # Errors
@@ -153,7 +180,7 @@ impl BpfSink {
                 Err(Refusal::Full) => return Err(BpfError::Foreign("backends")),
             }
         }
-        fresh.attach(&self.cgroup, &self.namespace, &self.pins)?;
+        fresh.attach(!self.retired, &self.cgroup, &self.namespace, &self.pins)?;
         self.live = Some(fresh);
         Ok(())
     }
@@ -177,6 +204,7 @@ impl RuleSink for BpfSink {
         self.facts.own = node.addresses.iter().chain(&node.node_port_addresses).copied().collect();
         self.facts.pods = Cidr::outermost(node.pod_cidrs.iter().copied());
         self.facts.mark = 1 << (node.masquerade_bit & 31);
+        self.retired = false;
         let old = std::mem::replace(&mut self.installed, frontends.clone());
         for (key, before) in &old {
             self.note(Some(before), frontends.get(key).map(|f| &**f));

@@ -286,7 +286,8 @@ fn packets_from_outside_are_led() {
     };
     web.ports.iter_mut().for_each(|p| p.node_port = 30_080);
     // The way out is by `out`.
-    let mut sink = group.sink_in(&lab.node).outside_by_routes();
+    let mut sink = group.sink_in(&lab.node);
+    sink.outward().unwrap();
     let mut set = |sink: &mut BpfSink, numbers: &[usize], afresh: bool| {
         let endpoints = lab::endpoints(numbers);
         let changes = table.update([(&name("web"), Some(&entry(web.clone(), &endpoints)))]);
