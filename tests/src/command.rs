@@ -113,18 +113,22 @@ pub fn eventually_within<T>(
 /// The binary: `SEALANE_BIN`, or the one that cargo built beside this test.
 pub fn sealane() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    FOUND
-        .get_or_init(|| {
-            if let Some(path) = std::env::var_os("SEALANE_BIN") {
-                return std::path::absolute(path).unwrap();
-            }
-            let test = std::env::current_exe().unwrap();
-            let beside = test.ancestors().skip(1).map(|d| d.join("sealane")).find(|p| p.is_file());
-            beside.unwrap_or_else(|| {
-                panic!("no `sealane` above {}: run `cargo build`, or set SEALANE_BIN", test.display())
-            })
-        })
-        .clone()
+    FOUND.get_or_init(|| binary("SEALANE_BIN", "sealane", "cargo build")).clone()
+}
+
+/// The binary with the feature `ebpf`: `SEALANE_EBPF_BIN`, or what `cargo xtask test` put beside the other.
+pub fn sealane_ebpf() -> PathBuf {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| binary("SEALANE_EBPF_BIN", "sealane-ebpf", "cargo xtask test")).clone()
+}
+
+fn binary(variable: &str, name: &str, build: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return std::path::absolute(path).unwrap();
+    }
+    let test = std::env::current_exe().unwrap();
+    let beside = test.ancestors().skip(1).map(|d| d.join(name)).find(|p| p.is_file());
+    beside.unwrap_or_else(|| panic!("no `{name}` above {}: run `{build}`, or set {variable}", test.display()))
 }
 
 /// kubectl: `SEALANE_KUBECTL`, or `tests/kubectl/kubectl`, or the one in PATH.

@@ -21,7 +21,7 @@ mod stream;
 mod text;
 mod up;
 
-pub use command::{Done, eventually, eventually_within, kubectl, run, sealane};
+pub use command::{Done, eventually, eventually_within, kubectl, run, sealane, sealane_ebpf};
 pub use http::{Page, request};
 pub use image::{Image, archive};
 pub use machine::Machine;

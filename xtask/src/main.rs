@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  test [FLAGS]       builds the binary and runs every test (as root; flags go to cargo test)
+  test [FLAGS]       builds the binary, with and without ebpf, and runs every test (as root; flags go to cargo test)
   ci                 everything that a change must pass (.ci/run)
   bench [FLAGS]      the figures and their bars, on a release build (as root; --json, --short)
   bench dns [FLAGS]  those of the DNS server, beside CoreDNS and Knot (dnsperf, knot: of the distribution)
@@ -81,6 +81,12 @@ fn wrong(what: &str) -> ExitCode {
 
 /// The black-box tests run the binary that is built here.
 fn test(flags: &[&str]) -> Result<(), String> {
+    // What tests of mode ebpf run, beside what all others do.
+    run(cargo().args(["build", "-p", "sealane", "--features", "ebpf"]))?;
+    let own = env::current_exe().map_err(|e| format!("xtask's own path: {e}"))?;
+    let built = own.with_file_name("sealane");
+    let kept = own.with_file_name("sealane-ebpf");
+    std::fs::copy(&built, &kept).map_err(|e| format!("{} to {}: {e}", built.display(), kept.display()))?;
     run(cargo().args(["build", "-p", "sealane"]))?;
     run(cargo().args(["test", "--workspace"]).args(flags))
 }
