@@ -40,9 +40,10 @@ const PROGRAMS: [(&str, u32); 8] = [
     ("getpeername6", 30),
 ];
 
-/// Programs at links from outside, with the kernel's numbers of their hooks (`BPF_TCX_INGRESS`, `BPF_TCX_EGRESS`).
+/// Programs at links from outside, with the kernel's numbers of their hooks (`BPF_TCX_EGRESS`, `BPF_TCX_INGRESS`). What
+/// answers leave by is there before somebody is led.
 const AT_LINKS: [(&str, TcAttachType, u32); 2] =
-    [("from_outside", TcAttachType::Ingress, 46), ("to_outside", TcAttachType::Egress, 47)];
+    [("to_outside", TcAttachType::Egress, 47), ("from_outside", TcAttachType::Ingress, 46)];
 
 /// The id of the Pods' ranges in `sources`.
 pub(crate) const PODS: u32 = 0;

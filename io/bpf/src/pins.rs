@@ -45,7 +45,6 @@ impl Pins {
         let own = mount().map_err(BpfError::BpfFs)?;
         // The root has files of the kernel's.
         let folder = PathBuf::from(format!("/proc/self/fd/{}/{OURS}", own.as_raw_fd()));
-        std::fs::create_dir(&folder).map_err(|why| BpfError::File { path: folder.clone(), why })?;
         Ok(Self { folder, _own: Some(own) })
     }
 
@@ -56,9 +55,12 @@ impl Pins {
             let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
             mount(OURS, MOUNT, "bpf", flags, Some(c"mode=0700")).map_err(BpfError::BpfFs)?;
         }
-        let folder = folder(namespace)?;
-        std::fs::create_dir_all(&folder).map_err(|why| BpfError::File { path: folder.clone(), why })?;
-        Ok(Self { folder, _own: None })
+        Ok(Self { folder: folder(namespace)?, _own: None })
+    }
+
+    /// Makes the folder where it is not there.
+    pub fn make(&self) -> Result<(), BpfError> {
+        std::fs::create_dir_all(&self.folder).map_err(|why| BpfError::File { path: self.folder.clone(), why })
     }
 
     /// Where a map is.
@@ -84,7 +86,7 @@ impl Pins {
         let links = indices.iter().flat_map(|i| programs.iter().map(|p| Self::link_name(p, *i)));
         let names: BTreeSet<String> = links.chain(KEPT.map(Self::map_name)).collect();
         let fail = |why| BpfError::File { path: self.folder.clone(), why };
-        for entry in std::fs::read_dir(&self.folder).map_err(fail)? {
+        for entry in listed(&self.folder).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if !names.contains(&name) {
@@ -102,15 +104,10 @@ pub(crate) fn remove(namespace: &File) -> Result<(), BpfError> {
     }
     let folder = folder(namespace)?;
     let fail = |why| BpfError::File { path: folder.clone(), why };
-    match std::fs::read_dir(&folder) {
-        Err(error) => gone(Err(error)).map_err(fail)?,
-        Ok(entries) => {
-            for entry in entries {
-                gone(std::fs::remove_file(entry.map_err(fail)?.path())).map_err(fail)?;
-            }
-            gone(std::fs::remove_dir(&folder)).map_err(fail)?;
-        }
+    for entry in listed(&folder).map_err(fail)? {
+        gone(std::fs::remove_file(entry.map_err(fail)?.path())).map_err(fail)?;
     }
+    gone(std::fs::remove_dir(&folder)).map_err(fail)?;
     // Other namespaces' stay, and so does what others keep there.
     let above = Path::new(MOUNT).join(OURS);
     let _ = std::fs::remove_dir(above);
@@ -132,6 +129,14 @@ fn folder(namespace: &File) -> Result<PathBuf, BpfError> {
 
 fn is_bpf_fs(path: &Path) -> bool {
     statfs(path).is_ok_and(|facts| facts.f_type as u64 & 0xffff_ffff == BPF_FS)
+}
+
+/// What is in a folder; nothing, where it is not there.
+fn listed(folder: &Path) -> Result<impl Iterator<Item = Result<DirEntry, Error>>, Error> {
+    match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        entries => Ok(Some(entries?).into_iter().flatten()),
+    }
 }
 
 /// What is not there needs no removal.

@@ -151,7 +151,11 @@ impl BpfSink {
         }
         self.installed.clear();
         self.retired = true;
-        self.rebuild()
+        self.rebuild()?;
+        // A flow of UDP has no end that would be seen; the other rules lead its next datagram.
+        let Some(live) = &mut self.live else { return Ok(()) };
+        let all = Dead { datagrams: true, ..Dead::default() };
+        destroy::forget_tracks(&mut live.tracks, &all, &self.installed)
     }
 
     /// Takes the programs away.
@@ -171,6 +175,7 @@ impl BpfSink {
     /// New maps and programs in the place of the old.
     fn rebuild(&mut self) -> Result<(), BpfError> {
         self.facts.links = self.links()?;
+        self.pins.make()?;
         let sizes = Sizes::of(self.installed.values(), &self.facts);
         let mut fresh = Generation::load(sizes, self.facts.clone(), &self.pins)?;
         for frontend in self.installed.values() {

@@ -206,7 +206,7 @@ pub fn keeps_connecting(from: &Machine, to: &str, done: &AtomicBool) -> (usize, 
     while !done.load(Ordering::Relaxed) {
         match source(from, to) {
             Ok(source) if source == "10.244.0.1" => reached += 1,
-            other => failed.push(format!("{other:?}")),
+            other => failed.push(format!("{to} after {reached}: {other:?}")),
         }
     }
     (reached, failed)

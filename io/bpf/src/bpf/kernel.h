@@ -38,6 +38,7 @@ typedef long long __s64;
 
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static long (*map_delete)(void *map, const void *key) = (void *)3;
 static __u64 (*ktime_ns)(void) = (void *)5;
 static __u32 (*random_u32)(void) = (void *)7;
 static long (*skb_store)(void *skb, __u32 offset, const void *from, __u32 length, __u64 flags) = (void *)9;

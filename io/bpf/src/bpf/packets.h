@@ -173,12 +173,15 @@ SEC("classifier") int from_outside(struct __sk_buff *skb)
 	};
 	struct track *track = map_lookup(&tracks, key);
 	struct track to;
-	/* A SYN is the beginning of another connection, whatever was tracked by its ports before. */
 	if (track && !(packet.begins && key->protocol == IPPROTO_TCP)) {
 		to = *track;
 		lead_on(skb, &packet, &to);
 		return NEXT;
 	}
+	/* A SYN is the beginning of another connection, whatever was tracked by its ports before: where the other rules
+	 * have it, its next packets are theirs as well. */
+	if (track)
+		map_delete(&tracks, key);
 	struct frontend *frontend = packet.begins ? map_lookup(&frontends, &at) : 0;
 	if (!frontend)
 		return NEXT;
