@@ -8,7 +8,7 @@ mod place;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use place::{Place, ip, keeps_connecting, keeps_talking, slice, source, web};
-use sealane_tests::{Machine, eventually, run, sealane};
+use sealane_tests::{Machine, eventually, request, run, sealane};
 
 const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n";
 

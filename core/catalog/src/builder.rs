@@ -8,10 +8,11 @@ use std::sync::Arc;
 use sealane_api::Object;
 
 use crate::compile;
+use crate::delta::{Delta, changes};
 use crate::intern::Interner;
 use crate::model::{Entry, Namespace, NamespacedName, Node, Pod, Service, Slice};
 use crate::rules::{Rule, Rules};
-use crate::snapshot::{Delta, Keys, Snapshot, Source, changes};
+use crate::snapshot::{Keys, Snapshot, Source};
 use crate::trie::Trie;
 
 /// What a watch says.

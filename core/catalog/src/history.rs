@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::delta::{Change, Delta};
 use crate::model::NamespacedName;
-use crate::snapshot::{Change, Delta};
 
 /// How many changes a snapshot remembers for readers that skipped some (see [`crate::Snapshot::since`]).
 const MOST: usize = 1024;

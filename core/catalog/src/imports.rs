@@ -23,8 +23,9 @@ use std::sync::Arc;
 use sealane_api::{Document, Object};
 
 use crate::builder::{Builder, Event};
+use crate::delta::Delta;
 use crate::model::{NamespacedName, Slice};
-use crate::snapshot::{Delta, Snapshot, Source};
+use crate::snapshot::{Snapshot, Source};
 
 /// The label of an EndpointSlice that stands for a ServiceImport: the import's name (`mcs-api`, `LabelServiceName`).
 pub const SERVICE_LABEL: &str = "multicluster.kubernetes.io/service-name";

@@ -24,6 +24,7 @@
 
 pub mod builder;
 mod compile;
+pub mod delta;
 mod history;
 pub mod imports;
 mod intern;
@@ -35,7 +36,8 @@ pub mod snapshot;
 mod trie;
 
 pub use builder::{Builder, Event};
+pub use delta::{Change, Delta};
 pub use imports::Imports;
 pub use model::*;
 pub use saved::{Saved, SavedError, save};
-pub use snapshot::{Change, Delta, Snapshot, Source};
+pub use snapshot::{Snapshot, Source};
