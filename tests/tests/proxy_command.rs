@@ -242,6 +242,18 @@ fn iptables_carry_it_too() {
     alone(&place, "iptables");
     place.reaches(place.node(), "10.96.0.50:80", "10.244.0.1");
     place.reaches(&place.outside, "192.0.2.10:30080", "10.244.0.1");
+    // kube-proxy's figures of this mode, true ones, and none of the other's.
+    let saved = run(place.node().command("iptables-save"), b"").ok();
+    let (_, nat) = saved.split_once("*nat").unwrap();
+    let nat = nat.split("COMMIT").next().unwrap();
+    let own = nat.lines().filter(|l| l.starts_with("-A ") && l.contains("KUBE-")).count();
+    let total = "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"}";
+    assert_eq!(place.figure(total), own as f64, "{nat}");
+    assert!(place.figure(&total.replace("iptables_total", "iptables_last")) > 0.0);
+    let failures = "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv4\"}";
+    assert_eq!(place.figure(failures), 0.0);
+    let page = place.get("127.0.0.1:10249", "/metrics").unwrap();
+    assert!(!page.body.contains("_nftables_"), "{page:?}");
     assert!(source(&place.pod, "10.244.0.1:30080").is_err());
     place.up.ok(&["delete", "endpointslice", "web-1"]);
     eventually("nobody serves", || match source(place.node(), "10.96.0.50:80") {

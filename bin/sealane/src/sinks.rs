@@ -11,7 +11,7 @@ use sealane_dataplane::{
     IptablesError, IptablesSink, NetlinkError, NftSink, Variant, Watch, netlink_socket, packets_pass,
 };
 use sealane_proxy::config::SinkKind;
-use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
+use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleCounts, RuleSink};
 
 /// Why rules could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -285,6 +285,10 @@ impl RuleSink for Sinks {
 
     fn try_lacking(&mut self) -> Result<(), SinkError> {
         on!(self, self.now(), sink => sink.try_lacking())
+    }
+
+    fn rule_counts(&mut self) -> Option<RuleCounts> {
+        on!(self, self.now(), sink => Ok::<_, SinkError>(sink.rule_counts())).unwrap_or_default()
     }
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, SinkError> {

@@ -67,7 +67,7 @@ pub use departed::Departed;
 pub use frontend::{Backend, Class, Frontend, FrontendKey, Masquerade, Target};
 pub use local::Unserved;
 pub use shares::Shares;
-pub use sink::{FlowTable, InMemorySink, Installed, RuleSink};
+pub use sink::{FlowTable, InMemorySink, Installed, RuleCounts, RuleSink};
 pub use table::{Change, Table};
 pub use tally::{Tally, tally};
 pub use trace::{Fate, Packet, trace_frontend};

@@ -21,6 +21,17 @@ pub struct FlowTable {
     pub dropped: u64,
 }
 
+/// Rules that stand one by one, as iptables' do; of IPv4 and IPv6 each, and of the tables filter and nat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleCounts {
+    /// Ours, in force.
+    pub total: [[u64; 2]; 2],
+    /// Written when any were last written.
+    pub last: [[u64; 2]; 2],
+    /// How often writing all of them failed, and writing changes.
+    pub failures: [(u64, u64); 2],
+}
+
 /// Carries out what the table decided. Every sink keeps this contract:
 ///
 /// - `replace` puts exactly these frontends into force, whatever was there before;
@@ -83,6 +94,11 @@ pub trait RuleSink {
     /// Tries to put into force what [`lacking`](Self::lacking) says is not.
     fn try_lacking(&mut self) -> Result<(), Self::Error> {
         Ok(())
+    }
+
+    /// How many rules there are, where there is more than a fixed number of them.
+    fn rule_counts(&mut self) -> Option<RuleCounts> {
+        None
     }
 
     /// How full the kernel's table of flows is, where the sink depends on one.

@@ -1,7 +1,7 @@
-//! kube-proxy's metrics under kube-proxy's names (pkg/proxy/metrics/metrics.go), for its nftables mode.
+//! kube-proxy's metrics under kube-proxy's names (pkg/proxy/metrics/metrics.go), for its modes nftables and iptables.
 
 use sealane_proxy::health::Progress;
-use sealane_proxy::{FlowTable, Tally};
+use sealane_proxy::{FlowTable, RuleCounts, Tally};
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -138,6 +138,8 @@ struct Figures {
     /// Times that somebody else had changed the rules: noticed at once, and found later.
     repairs: (u64, u64),
     flow_table: Option<FlowTable>,
+    /// Of a sink that counts rules: iptables'.
+    rules: Option<RuleCounts>,
     /// Flows that were over and forgotten early.
     made_room: u64,
     /// Failures by task.
@@ -150,6 +152,13 @@ struct Figures {
     progress: Progress,
     /// Answers to health checks, by path (`/healthz`, `/livez`) and status (200, 503).
     checks: [[u64; 2]; 2],
+}
+
+impl Figures {
+    /// How often writing all rules of iptables, and changes of them, failed.
+    fn restores(&self, family: usize) -> (u64, u64) {
+        self.rules.map_or((0, 0), |rules| rules.failures[family])
+    }
 }
 
 /// What the sync thread and the health checks count.
@@ -284,6 +293,11 @@ impl Metrics {
         self.with(|f| f.made_room += flows);
     }
 
+    /// How many rules stand, of a sink that counts them.
+    pub(crate) fn rules(&self, rules: Option<RuleCounts>) {
+        self.with(|f| f.rules = rules);
+    }
+
     /// How full the kernel's table of flows is; gives back what it was.
     pub(crate) fn flow_table(&self, now: Option<FlowTable>) -> Option<FlowTable> {
         self.with(|f| std::mem::replace(&mut f.flow_table, now))
@@ -307,11 +321,16 @@ impl Metrics {
         for (name, kind, help, value) in plain(&figures) {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         }
-        for (name, kind, help, value) in BY_FAMILY {
+        // Each mode has its own, as kube-proxy registers them.
+        let others = if figures.rules.is_some() { "_nftables_" } else { "_iptables_" };
+        for (name, kind, help, value) in BY_FAMILY.into_iter().filter(|row| !row.0.contains(others)) {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (label, family) in FAMILIES.iter().zip(&figures.families) {
-                let _ = writeln!(out, "{name}{{ip_family=\"{label}\"}} {}", value(&figures, family));
+            for (at, label) in FAMILIES.iter().enumerate() {
+                let _ = writeln!(out, "{name}{{ip_family=\"{label}\"}} {}", value(&figures, at));
             }
+        }
+        if let Some(rules) = &figures.rules {
+            iptables(rules, &mut out);
         }
         beside(&figures, &mut out);
         let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
@@ -330,6 +349,21 @@ impl Metrics {
             }
         }
         out
+    }
+}
+
+/// How many rules of iptables there are.
+fn iptables(rules: &RuleCounts, out: &mut String) {
+    for (name, help, counts) in [
+        ("kubeproxy_sync_proxy_rules_iptables_total", "Rules of iptables in force", rules.total),
+        ("kubeproxy_sync_proxy_rules_iptables_last", "Rules of iptables written last", rules.last),
+    ] {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (label, tables) in FAMILIES.iter().zip(counts) {
+            for (table, count) in ["filter", "nat"].iter().zip(tables) {
+                let _ = writeln!(out, "{name}{{ip_family=\"{label}\",table=\"{table}\"}} {count}");
+            }
+        }
     }
 }
 
@@ -432,23 +466,38 @@ fn histograms(figures: &Figures, out: &mut String) {
 type Row<V> = (&'static str, &'static str, &'static str, V);
 
 /// A figure of a family.
-type Figure = fn(&Figures, &Family) -> f64;
+type Figure = fn(&Figures, usize) -> f64;
 
-const BY_FAMILY: [Row<Figure>; 5] = [
-    ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "counter", "Rounds that failed", |_, f| {
-        f.failures as f64
-    }),
+const BY_FAMILY: [Row<Figure>; 7] = [
+    (
+        "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+        "counter",
+        "Times that writing all rules failed",
+        |all, at| all.restores(at).0 as f64,
+    ),
+    (
+        "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
+        "counter",
+        "Times that writing changes failed",
+        |all, at| all.restores(at).1 as f64,
+    ),
+    (
+        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+        "counter",
+        "Rounds that failed",
+        |all, at| all.families[at].failures as f64,
+    ),
     (
         "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
         "counter",
         "Rounds whose leftovers could not be cleared away",
-        |_, f| f.not_cleaned as f64,
+        |all, at| all.families[at].not_cleaned as f64,
     ),
     (
         "kubeproxy_conntrack_reconciler_deleted_entries_total",
         "counter",
         "Stale flows that were deleted",
-        |_, f| f.forgotten as f64,
+        |all, at| all.families[at].forgotten as f64,
     ),
     (
         "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
@@ -456,9 +505,12 @@ const BY_FAMILY: [Row<Figure>; 5] = [
         "When a change last came in",
         |all, _| all.queued,
     ),
-    ("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "gauge", "When rules were last written", |_, f| {
-        f.synced
-    }),
+    (
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "gauge",
+        "When rules were last written",
+        |all, at| all.families[at].synced,
+    ),
 ];
 
 fn plain(figures: &Figures) -> [Row<f64>; 6] {
@@ -520,7 +572,24 @@ mod tests {
         metrics.made_room(12);
         metrics.queued(&Tally { services: 1, slices: 0, triggered: vec![] });
         assert_eq!(metrics.syncs(), (1, 1, 1));
+        // Of each mode its own.
+        let rules =
+            RuleCounts { total: [[3, 4], [5, 6]], last: [[1, 2], [0, 0]], failures: [(0, 0), (7, 8)] };
+        metrics.rules(Some(rules));
         let text = metrics.render();
+        for line in [
+            "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"} 4",
+            "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv6\",table=\"filter\"} 5",
+            "kubeproxy_sync_proxy_rules_iptables_last{ip_family=\"IPv4\",table=\"filter\"} 1",
+            "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv6\"} 7",
+            "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv6\"} 8",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains("_nftables_"));
+        metrics.rules(None);
+        let text = metrics.render();
+        assert!(!text.contains("_iptables_"));
         for line in [
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0001\"} 1",
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0002\"} 2",

@@ -478,6 +478,7 @@ impl<S: RuleSink> Worker<S> {
     /// Rules were not written, or may not be what they should be.
     fn failed(&mut self, error: &S::Error) {
         self.state = State::Unknown;
+        self.metrics.rules(self.sink.rule_counts());
         self.metrics.failed(self.families(&NOTHING));
         self.troubled(Task::Rules, error);
     }
@@ -529,6 +530,7 @@ impl<S: RuleSink> Worker<S> {
             }
         }
         if full || !idle {
+            self.metrics.rules(self.sink.rule_counts());
             self.metrics.synced(&Synced {
                 took: begun.elapsed(),
                 full,

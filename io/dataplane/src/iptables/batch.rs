@@ -103,6 +103,18 @@ impl Batch {
     }
 }
 
+/// Rules that a text writes, to filter and to nat.
+pub(super) fn rules_in(text: &str) -> [u64; 2] {
+    let (mut counts, mut table) = ([0; 2], 0);
+    for line in text.lines() {
+        match line.strip_prefix('*') {
+            Some(name) => table = usize::from(name == TableName::Nat.name()),
+            None => counts[table] += u64::from(line.starts_with("-A ") || line.starts_with("-I ")),
+        }
+    }
+    counts
+}
+
 /// Whether a chain of nat is a Service port's.
 pub(super) fn is_own(chain: &str) -> bool {
     [SVC, SVL, EXT, FW, SEP].iter().any(|prefix| chain.starts_with(prefix))
@@ -194,6 +206,13 @@ mod tests {
             assert!(batch.text().starts_with(expected), "{}", batch.text());
         }
         assert_eq!(Batch::default().text(), "");
+    }
+
+    #[test]
+    fn rules_are_counted_by_table() {
+        let text = "*filter\n:A - [0:0]\n-A A -j B\nCOMMIT\n*nat\n:C - [0:0]\n-A C -j D\n-I E 1 -j C\n-X F\nCOMMIT\n\
+            *filter\n-A A -j G\nCOMMIT\n";
+        assert_eq!(rules_in(text), [2, 2]);
     }
 
     #[test]

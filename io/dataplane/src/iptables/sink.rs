@@ -1,6 +1,6 @@
 //! The sink: what was written, and the changes of it.
 
-use super::batch::{Batch, Turned, is_own, missing_jumps, removal};
+use super::batch::{Batch, Turned, is_own, missing_jumps, removal, rules_in};
 use super::layout::{
     self, CANARY, EXTERNAL, FIREWALL, FORWARD, Laid, MARK_MASQ, NODE_PORTS, OFF_CLUSTER, POSTROUTING, Rules,
     SERVICES, Shared, TableName,
@@ -13,7 +13,7 @@ use crate::conntrack;
 use crate::message::Messages;
 use crate::netlink::{Netlink, SUBSYSTEM_NFTABLES, netlink_socket};
 use crate::room;
-use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleSink};
+use sealane_proxy::{Change, FlowTable, Frontend, FrontendKey, Installed, NodeContext, RuleCounts, RuleSink};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -71,6 +71,7 @@ pub struct IptablesSink {
     /// What the kernel had counted when it was last looked whether all stands.
     generation: Option<u32>,
     stale: conntrack::Stale,
+    rules: RuleCounts,
 }
 
 impl IptablesSink {
@@ -90,6 +91,7 @@ impl IptablesSink {
             written: BTreeMap::new(),
             generation: None,
             stale: conntrack::Stale::default(),
+            rules: RuleCounts::default(),
         })
     }
 
@@ -164,10 +166,31 @@ impl IptablesSink {
         let needed = |chain: &String| batch.chains.contains_key(&(TableName::Nat, chain.clone()));
         let gone = stands.filter(|c| (is_own(c) || *c == OFF_CLUSTER) && !needed(c)).cloned().collect();
         batch.gone = gone;
-        self.programs.restore(ipv6, batch.text())?;
+        let text = batch.text();
+        let counts = rules_in(&text);
+        let failures = &mut self.rules.failures[usize::from(ipv6)];
+        self.programs.restore(ipv6, text).inspect_err(|_| failures.0 += 1)?;
+        self.rules.last[usize::from(ipv6)] = counts;
         self.written.insert(ipv6, written);
         self.generation = None;
         Ok(())
+    }
+
+    /// A family's rules, in filter and in nat.
+    fn count(&self, ipv6: bool) -> [u64; 2] {
+        let mut counts = [0; 2];
+        let mut add =
+            |table: TableName, rules: usize| counts[usize::from(table == TableName::Nat)] += rules as u64;
+        layout::static_chains(&self.node, ipv6)
+            .iter()
+            .for_each(|((table, _), rules)| add(*table, rules.len()));
+        layout::JUMPS.iter().for_each(|jump| add(jump.0, 1));
+        if let Some(written) = self.written.get(&ipv6) {
+            written.shared.iter().for_each(|(chain, rules)| add(chain.place().0, rules.len()));
+            let own = written.groups.values().flat_map(|group| group.laid.own.values());
+            add(TableName::Nat, own.map(|rules| rules.len()).sum());
+        }
+        counts
     }
 
     /// Counts changes of nftables, where iptables' rules are among them.
@@ -275,7 +298,10 @@ impl RuleSink for IptablesSink {
             match self.written.get_mut(&ipv6) {
                 Some(written) => {
                     let text = written.plan(own(), &self.node).text();
-                    self.programs.restore(ipv6, text)?;
+                    let counts = rules_in(&text);
+                    let failures = &mut self.rules.failures[usize::from(ipv6)];
+                    self.programs.restore(ipv6, text).inspect_err(|_| failures.1 += 1)?;
+                    self.rules.last[usize::from(ipv6)] = counts;
                 }
                 None => {
                     let own: Vec<Arc<Frontend>> = own().filter_map(|c| c.after()).cloned().collect();
@@ -314,6 +340,14 @@ impl RuleSink for IptablesSink {
         }
         self.generation = generation;
         Ok(true)
+    }
+
+    fn rule_counts(&mut self) -> Option<RuleCounts> {
+        for ipv6 in [false, true] {
+            let stands = self.written.contains_key(&ipv6);
+            self.rules.total[usize::from(ipv6)] = if stands { self.count(ipv6) } else { [0; 2] };
+        }
+        Some(self.rules)
     }
 
     fn flow_table(&mut self) -> Result<Option<FlowTable>, IptablesError> {

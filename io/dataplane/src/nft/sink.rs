@@ -103,6 +103,8 @@ impl NftSink {
     /// Takes a socket from [`netlink_socket`](crate::netlink_socket), opened in the namespace whose rules it
     /// writes. Nothing is written before the first `replace`.
     pub fn open(socket: OwnedFd) -> Result<Self, NetlinkError> {
+        // Before another of this process's is: the first has the process's number, by which others are told who holds tables.
+        port(&socket)?;
         Ok(Self {
             netlink: Netlink::new(socket)?,
             node: NodeContext::new(""),
