@@ -243,7 +243,7 @@ fn iptables_carry_it_too() {
     place.reaches(place.node(), "10.96.0.50:80", "10.244.0.1");
     place.reaches(&place.outside, "192.0.2.10:30080", "10.244.0.1");
     // kube-proxy's figures of this mode, true ones, and none of the other's.
-    let saved = run(place.node().command("iptables-save"), b"").ok();
+    let saved = run(&mut place.node().command("iptables-save"), b"").ok();
     let (_, nat) = saved.split_once("*nat").unwrap();
     let nat = nat.split("COMMIT").next().unwrap();
     let own = nat.lines().filter(|l| l.starts_with("-A ") && l.contains("KUBE-")).count();
