@@ -77,6 +77,14 @@ impl<P: RuleSink> RuleSink for Levels<'_, P> {
             && self.sockets.intact().map_err(LevelsError::Sockets)?)
     }
 
+    fn lacking(&mut self) -> Option<String> {
+        self.packets.lacking()
+    }
+
+    fn try_lacking(&mut self) -> Result<(), Self::Error> {
+        self.packets.try_lacking().map_err(LevelsError::Packets)
+    }
+
     fn flow_table(&mut self) -> Result<Option<FlowTable>, Self::Error> {
         self.packets.flow_table().map_err(LevelsError::Packets)
     }
