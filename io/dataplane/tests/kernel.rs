@@ -268,7 +268,7 @@ fn the_thread_follows_and_repairs() {
     let lab = Lab::new(2);
     lab.serve();
     let (updates, inbox) = std::sync::mpsc::channel();
-    let proxy = spawn(Table::new(lab::context()), lab.node.sink(), inbox).unwrap();
+    let proxy = spawn(Table::new(lab::context()), lab.node.sink().left_open(), inbox).unwrap();
     let wait = |revision: u64| {
         let mut applied = proxy.applied().clone();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -308,7 +308,7 @@ fn what_others_do_is_repaired_at_once() {
     let lab = Lab::new(2);
     lab.serve();
     let (updates, inbox) = std::sync::mpsc::channel();
-    let sink = lab.node.sink();
+    let sink = lab.node.sink().left_open();
     let watch = sink.watch(lab.node.run(netlink_socket).unwrap()).unwrap();
     let proxy = spawn_watched(Table::new(lab::context()), sink, inbox, watch).unwrap();
     let web = Some(Arc::new(entry(service("web", &["10.96.0.20", "fd00:96::20"]), &endpoints(&[0]))));

@@ -8,7 +8,10 @@ use sealane_proxy::RuleSink;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+/// The proxy's threads look after flows so often.
+const LOOK: Duration = Duration::from_millis(250);
 const WEB: &str = "10.96.0.20";
 const WEB_PORT: &str = "10.96.0.20:80";
 
@@ -43,9 +46,16 @@ pub fn changes_lose_no_connection<S: RuleSink>(open: impl FnOnce(&Namespace) -> 
         for set in sets.into_iter().cycle().take(changes) {
             rules.set(entry(web.clone(), &endpoints(set)));
         }
-        // All anew, as after a failure.
+        // All anew, as after a failure, and what is done about flows behind that: at once, and in the look that follows.
+        let mut anew = Instant::now();
         for _ in 0..4 {
             rules.sink.replace(&context(), rules.table.frontends()).unwrap();
+            rules.sink.settle().unwrap();
+            rules.sink.forget_flows().unwrap();
+            anew = Instant::now();
+        }
+        while anew.elapsed() < LOOK {
+            rules.sink.forget_flows().unwrap();
         }
         changed.store(true, Ordering::Relaxed);
         client.join().unwrap()
