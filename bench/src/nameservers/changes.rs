@@ -7,9 +7,9 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
@@ -40,12 +40,12 @@ pub(super) fn measure(binary: &Path, size: Size, time: Duration) -> Result<Vec<F
     let server = Server::start(Program::Sealane, binary, folder, &kubeconfig, &name)?;
     let slices = api.watch("endpointslices")?;
     let _load = Load(dnsperf(&folder.join("questions"), time)?);
-    let newest = Arc::new(Mutex::new(None));
+    let next = Arc::new(Mutex::new(None));
     let writer = {
-        let newest = newest.clone();
-        thread::spawn(move || write(slices, size, time, &newest))
+        let next = next.clone();
+        thread::spawn(move || write(slices, size, time, &next))
     };
-    let asked = thread::spawn(move || ask(time, &newest));
+    let asked = thread::spawn(move || ask(time, &next));
     let written = writer.join().map_err(|_| "the changes failed")??;
     let took = asked.join().map_err(|_| "the questions failed")??;
     drop(server);
@@ -56,11 +56,11 @@ pub(super) fn measure(binary: &Path, size: Size, time: Duration) -> Result<Vec<F
     ])
 }
 
-/// A change on its way: the name that is asked for, what it has now, and since when.
-type Newest = Mutex<Option<(String, Ipv4Addr, Instant)>>;
+/// The next change: the name that is asked for, what it will have, and since when it has that.
+type Next = Mutex<Option<(String, Ipv4Addr, Arc<OnceLock<SystemTime>>)>>;
 
 /// Sends a change every millisecond: how many there were.
-fn write(mut stream: TcpStream, size: Size, time: Duration, newest: &Newest) -> Result<u32> {
+fn write(mut stream: TcpStream, size: Size, time: Duration, next: &Next) -> Result<u32> {
     first_in_line()?;
     let begun = Instant::now();
     let mut count = 0u32;
@@ -72,29 +72,32 @@ fn write(mut stream: TcpStream, size: Size, time: Duration, newest: &Newest) -> 
         let mut slice = cluster::slice(size, at);
         slice["endpoints"][0]["addresses"][0] = json!(address.to_string());
         slice["metadata"]["resourceVersion"] = json!((LISTED + u64::from(count)).to_string());
-        event(&mut stream, "MODIFIED", &slice.to_string())?;
-        *newest.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((cluster::service(at), address, Instant::now()));
+        let since = Arc::new(OnceLock::new());
+        *next.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((cluster::service(at), address, since.clone()));
         thread::sleep((begun + EVERY * count).saturating_duration_since(Instant::now()));
+        event(&mut stream, "MODIFIED", &slice.to_string())?;
+        let _ = since.set(SystemTime::now());
     }
     Ok(count)
 }
 
-/// Asks for the newest change until it is answered, then for the next one: ms of each. A question that comes a moment
-/// before the change waits behind dnsperf's like any other; the next one does not wait for its answer.
-fn ask(time: Duration, newest: &Newest) -> Result<Vec<f64>> {
+/// Asks for the next change, before it comes and until it is answered, then for the one after: ms of each. So it is how
+/// long old answers are given, and not how long a question waits behind dnsperf's: no question waits for another's answer.
+fn ask(time: Duration, next: &Next) -> Result<Vec<f64>> {
     first_in_line()?;
     let mut client = Client::new(Program::Sealane)?;
     let (begun, mut took) = (Instant::now(), Vec::new());
     while begun.elapsed() < time {
-        let change = newest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let change = next.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((name, address, since)) = change else {
             thread::sleep(Duration::from_micros(20));
             continue;
         };
         let answered = client.until(&name, address, PATIENCE)?;
         let answered = answered.ok_or_else(|| format!("{name} did not get {address}"))?;
-        took.push(answered.duration_since(since).as_secs_f64() * 1e3);
+        // The event is away a moment before that is written down.
+        took.push(answered.duration_since(*since.wait()).unwrap_or_default().as_secs_f64() * 1e3);
     }
     Ok(took)
 }

@@ -1,11 +1,16 @@
 //! The servers that are compared, each pinned to the first core, and what the kernel says about them.
 
 use std::fs::{self, File};
+use std::io::IoSliceMut;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::socket::sockopt::ReceiveTimestampns;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::time::TimeSpec;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
@@ -203,6 +208,7 @@ impl Client {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect((Ipv4Addr::LOCALHOST, program.port()))?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        nix::sys::socket::setsockopt(&socket, ReceiveTimestampns, &true)?;
         Ok(Client { socket, id: 0, buffer: [0; 4096] })
     }
 
@@ -211,14 +217,14 @@ impl Client {
         self.ask(name).is_some_and(|(rcode, answers, _)| rcode == 0 && answers > 0)
     }
 
-    /// Asks every [`PROBE`], whatever is still to be answered, until the address is among the answers: when it was;
-    /// `None` where it was not in time.
+    /// Asks every [`PROBE`], whatever is still to be answered, until the address is among the answers: when that answer
+    /// came, by the kernel's clock, whenever this thread was there to take it; `None` where it was not in time.
     pub(super) fn until(
         &mut self,
         name: &str,
         address: Ipv4Addr,
         patience: Duration,
-    ) -> Result<Option<Instant>> {
+    ) -> Result<Option<SystemTime>> {
         let (begun, first, mut asked) = (Instant::now(), self.id.wrapping_add(1), 0u16);
         self.socket.set_nonblocking(true)?;
         while begun.elapsed() < patience {
@@ -227,20 +233,32 @@ impl Client {
                 asked = asked.checked_add(1).ok_or("too many questions for one change")?;
                 self.socket.send(&crate::dns::question(self.id, name))?;
             }
-            while let Ok(length) = self.socket.recv(&mut self.buffer) {
+            while let Ok((length, when)) = self.receive() {
                 let id = u16::from_be_bytes([self.buffer[0], self.buffer[1]]);
                 // Others are late answers about an earlier change.
                 let own = length >= 12 && id.wrapping_sub(first) < asked;
                 let found = crate::dns::addresses(&self.buffer[..length]);
                 if own && found.is_some_and(|found| found.contains(&address)) {
                     self.socket.set_nonblocking(false)?;
-                    return Ok(Some(Instant::now()));
+                    return Ok(when);
                 }
             }
             std::thread::sleep(PROBE / 5);
         }
         self.socket.set_nonblocking(false)?;
         Ok(None)
+    }
+
+    /// A datagram's length, and when it came.
+    fn receive(&mut self) -> nix::Result<(usize, Option<SystemTime>)> {
+        let (mut room, mut into) = (nix::cmsg_space!(TimeSpec), [IoSliceMut::new(&mut self.buffer)]);
+        let flags = MsgFlags::empty();
+        let came = recvmsg::<()>(self.socket.as_raw_fd(), &mut into, Some(&mut room), flags)?;
+        let when = came.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmTimestampns(when) => Some(UNIX_EPOCH + Duration::from(when)),
+            _ => None,
+        });
+        Ok((came.bytes, when))
     }
 
     /// Response code, answers, and how long it took in µs; `None` without an answer.
