@@ -319,10 +319,6 @@ fn connections_outlive_a_kill() {
 fn the_mode_changes_while_connections_go_on() {
     let scene = Scene::new();
     scene.place.serve_echo();
-    // Thousands of connections of two clients come by one masqueraded address: the Pod is to forget the closed ones, whose
-    // ports come again with other clocks.
-    let forget = "echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets";
-    run(scene.place.pod.command("sh").args(["-c", forget]), b"").ok();
     let mut proxy = scene.proxy();
     is_led(&scene);
     scene.place.reaches(&scene.place.outside, NODE_PORT, "10.244.0.1");

@@ -6,14 +6,20 @@ use sealane_proxy::{FrontendKey, InMemorySink, Installed, contract};
 #[error("{0}")]
 struct Trouble(&'static str);
 
-/// Fails so many times in a row, with what is left of its list.
+/// Fails so many times in a row, with what is left of its lists.
 #[derive(Default)]
-struct Flaky(InMemorySink, Vec<&'static str>);
+struct Flaky {
+    rules: InMemorySink,
+    /// Of writing.
+    refuses: Vec<&'static str>,
+    /// Of looking through flows.
+    blind: Vec<&'static str>,
+    /// How often a family is still to be tried before its rules are in force.
+    lacks: usize,
+}
 
-impl Flaky {
-    fn trouble(&mut self) -> Result<(), Trouble> {
-        self.1.pop().map_or(Ok(()), |text| Err(Trouble(text)))
-    }
+fn trouble(left: &mut Vec<&'static str>) -> Result<(), Trouble> {
+    left.pop().map_or(Ok(()), |text| Err(Trouble(text)))
 }
 
 impl RuleSink for Flaky {
@@ -23,17 +29,27 @@ impl RuleSink for Flaky {
         node: &NodeContext,
         frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
     ) -> Result<(), Trouble> {
-        self.trouble()?;
-        let _ = self.0.replace(node, frontends);
+        trouble(&mut self.refuses)?;
+        let _ = self.rules.replace(node, frontends);
         Ok(())
     }
     fn apply(&mut self, changes: &[Change]) -> Result<(), Trouble> {
-        self.trouble()?;
-        let _ = self.0.apply(changes);
+        trouble(&mut self.refuses)?;
+        let _ = self.rules.apply(changes);
+        Ok(())
+    }
+    fn forget_flows(&mut self) -> Result<(), Trouble> {
+        trouble(&mut self.blind)
+    }
+    fn lacking(&mut self) -> Option<String> {
+        (self.lacks > 0).then(|| "the kernel lacks IPv6".to_owned())
+    }
+    fn try_lacking(&mut self) -> Result<(), Trouble> {
+        self.lacks -= 1;
         Ok(())
     }
     fn read_back(&mut self) -> Result<Installed, Trouble> {
-        self.0.read_back().map_err(|_| Trouble("never"))
+        self.rules.read_back().map_err(|_| Trouble("never"))
     }
 }
 
@@ -55,11 +71,11 @@ fn a_change_that_fails_is_written_anew_at_once() {
     for (number, update) in updates(5).enumerate() {
         // Every change: the kernel has what it was thought not to have.
         if number > 0 {
-            worker.sink.1 = vec!["EEXIST"];
+            worker.sink.refuses = vec!["EEXIST"];
         }
         let changes = worker.take(std::iter::once(update));
         worker.advance(&changes, Instant::now());
-        worker.sink.1.clear();
+        worker.sink.refuses.clear();
         assert_eq!(worker.state, State::Whole);
         let installed = worker.sink.read_back().unwrap();
         let wanted = worker.table.frontends();
@@ -71,7 +87,7 @@ fn a_change_that_fails_is_written_anew_at_once() {
 
 #[test]
 fn what_keeps_failing_is_tried_ever_more_seldom_and_said_once() {
-    let mut worker = worker(Flaky(InMemorySink::default(), vec!["ENOBUFS"; 20]));
+    let mut worker = worker(Flaky { refuses: vec!["ENOBUFS"; 20], ..Flaky::default() });
     let mut waits = Vec::new();
     let mut updates = updates(5);
     let changes = worker.take(updates.next().into_iter());
@@ -93,7 +109,7 @@ fn what_keeps_failing_is_tried_ever_more_seldom_and_said_once() {
     assert!(waits[0] < waits[19] && waits[19] <= trouble::LONGEST_RETRY, "{waits:?}");
     assert_eq!(worker.troubles[Task::Rules as usize].patience(now), Duration::ZERO);
     let wanted = worker.table.frontends();
-    assert_eq!(worker.sink.0.read_back().unwrap().len(), wanted.len());
+    assert_eq!(worker.sink.rules.read_back().unwrap().len(), wanted.len());
 }
 
 #[test]
@@ -101,7 +117,7 @@ fn nothing_is_written_before_the_first_update() {
     let mut worker = worker(Flaky::default());
     worker.look();
     worker.repair(true);
-    assert_eq!((worker.sink.0.replaced, worker.state), (0, State::Waiting));
+    assert_eq!((worker.sink.rules.replaced, worker.state), (0, State::Waiting));
 }
 
 /// What queued up while a round was written goes in together: of each Service, its last state.
@@ -134,33 +150,13 @@ fn bursts_are_coalesced() {
 /// Flows cannot be looked through: rules are in force all the same, and nothing is written anew.
 #[test]
 fn flows_that_cannot_be_forgotten_hold_no_rules_up() {
-    struct Blind(Flaky, Vec<&'static str>);
-    impl RuleSink for Blind {
-        type Error = Trouble;
-        fn replace(
-            &mut self,
-            node: &NodeContext,
-            frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
-        ) -> Result<(), Trouble> {
-            self.0.replace(node, frontends)
-        }
-        fn apply(&mut self, changes: &[Change]) -> Result<(), Trouble> {
-            self.0.apply(changes)
-        }
-        fn forget_flows(&mut self) -> Result<(), Trouble> {
-            self.1.pop().map_or(Ok(()), |text| Err(Trouble(text)))
-        }
-        fn read_back(&mut self) -> Result<Installed, Trouble> {
-            self.0.read_back()
-        }
-    }
-    let mut worker = worker(Blind(Flaky::default(), vec!["the kernel lacks conntrack"; 12]));
+    let mut worker = worker(Flaky { blind: vec!["the kernel lacks conntrack"; 12], ..Flaky::default() });
     for update in updates(5) {
         let changes = worker.take(std::iter::once(update));
         worker.turn(Some(&changes), Instant::now());
         assert_eq!(worker.state, State::Whole);
     }
-    let counted = |worker: &Worker<Blind>| {
+    let counted = |worker: &Worker<Flaky>| {
         let text = worker.metrics.render();
         let line = |l: &str| {
             l.strip_prefix("sealane_proxy_failures_total{task=\"stale_flows\"} ").map(str::to_owned)
@@ -169,7 +165,7 @@ fn flows_that_cannot_be_forgotten_hold_no_rules_up() {
     };
     let before = counted(&worker);
     assert!((1..=8).contains(&before));
-    while !worker.sink.1.is_empty() {
+    while !worker.sink.blind.is_empty() {
         worker.look();
     }
     assert_eq!(counted(&worker), 12);
@@ -181,41 +177,16 @@ fn flows_that_cannot_be_forgotten_hold_no_rules_up() {
 /// One family's rules are not in force: that is said once and tried ever more seldom, and the other's are not written anew.
 #[test]
 fn what_one_family_lacks_is_tried_again_beside_the_rules() {
-    #[derive(Default)]
-    struct Half(Flaky, usize);
-    impl RuleSink for Half {
-        type Error = Trouble;
-        fn replace(
-            &mut self,
-            node: &NodeContext,
-            frontends: &BTreeMap<FrontendKey, Arc<Frontend>>,
-        ) -> Result<(), Trouble> {
-            self.0.replace(node, frontends)
-        }
-        fn apply(&mut self, changes: &[Change]) -> Result<(), Trouble> {
-            self.0.apply(changes)
-        }
-        fn lacking(&mut self) -> Option<String> {
-            (self.1 > 0).then(|| "the kernel lacks IPv6".to_owned())
-        }
-        fn try_lacking(&mut self) -> Result<(), Trouble> {
-            self.1 -= 1;
-            Ok(())
-        }
-        fn read_back(&mut self) -> Result<Installed, Trouble> {
-            self.0.read_back()
-        }
-    }
-    let mut worker = worker(Half(Flaky::default(), 3));
+    let mut worker = worker(Flaky { lacks: 3, ..Flaky::default() });
     let changes = worker.take(updates(5).take(1));
     worker.turn(Some(&changes), Instant::now());
     let (mut now, mut waits) = (Instant::now(), Vec::new());
     while worker.sink.lacking().is_some() {
         worker.try_lacking(now);
         let wait = worker.troubles[Task::Family as usize].patience(now);
-        let left = worker.sink.1;
+        let left = worker.sink.lacks;
         worker.try_lacking(now);
-        assert_eq!(worker.sink.1, if wait.is_zero() { left.saturating_sub(1) } else { left });
+        assert_eq!(worker.sink.lacks, if wait.is_zero() { left.saturating_sub(1) } else { left });
         waits.push(wait);
         now += wait;
     }
