@@ -310,6 +310,29 @@ fn an_endpoint_that_fails_is_out_for_a_while() {
     assert_eq!((world.weigher.figures().ejections, world.weigher.figures().out), (1, 0));
 }
 
+/// They are led anew with their next SYN. Whoever is answered, waits for others, or has nobody else, stays.
+#[test]
+fn who_waits_for_an_endpoint_that_is_out_is_led_anew() {
+    let mut world = World::new(&[("sealane.dev/eject", "failures=3,share=100%,panic=0%")], pods(&[1, 2]));
+    world.look(PERIOD);
+    let ids = |moves: Vec<Flow>| moves.iter().map(|flow| flow.id).collect::<BTreeSet<_>>();
+    let waits: BTreeSet<u32> = (0..3).map(|_| world.open(backend(1), Stage::Opening)).collect();
+    world.open(backend(1), Stage::Over);
+    world.open(backend(2), Stage::Opening);
+    assert_eq!(ids(world.look(PERIOD)), BTreeSet::new());
+    assert_eq!(ids(world.look(s(1))), waits, "it is out");
+    let late = world.open(backend(1), Stage::Opening);
+    assert_eq!(ids(world.look(PERIOD)), BTreeSet::from([late]), "what was on its way");
+    assert_eq!(world.weigher.figures().moved, 0);
+    // The other one is out as well: then both are used.
+    for _ in 0..3 {
+        world.open(backend(2), Stage::Opening);
+    }
+    world.look(PERIOD);
+    assert_eq!(ids(world.look(s(1))), BTreeSet::new());
+    assert_eq!((world.counts().len(), world.weigher.figures().out), (2, 2));
+}
+
 #[test]
 fn where_too_many_would_be_out_all_are_used() {
     let fail = |world: &mut World, numbers: &[u8]| {

@@ -70,6 +70,12 @@ impl Look {
         }
     }
 
+    /// Connections that rules led, and that nobody has answered.
+    pub(crate) fn opening(&self) -> impl Iterator<Item = &Flow> {
+        let is_tcp = |flow: &&Flow| flow.frontend.protocol == Protocol::Tcp;
+        self.flows.iter().filter(is_tcp).filter(|flow| flow.stage == Stage::Opening && is_led(flow))
+    }
+
     fn is_watched(&self, flow: &Flow) -> bool {
         self.watched.contains(&(flow.frontend.protocol, flow.backend))
     }

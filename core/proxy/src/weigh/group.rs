@@ -152,6 +152,17 @@ impl Group {
         (weights, part)
     }
 
+    /// Who gets no new connections for being out.
+    pub(crate) fn shut(&mut self, options: &Options, now: Duration) -> Vec<Backend> {
+        let (weights, _) = self.weights(options, now);
+        let out = self
+            .members
+            .iter()
+            .zip(weights)
+            .filter(|(m, weight)| m.record.until().is_some() && *weight == 0.0);
+        out.map(|(m, _)| m.fact.backend).collect()
+    }
+
     /// The slots of each backend; `None`: one for each that is near, as without any option.
     pub(crate) fn slots(&mut self, options: &Options, now: Duration) -> Option<BTreeMap<Backend, u32>> {
         self.ramping = self.members.iter().any(|m| m.ramp(options, now) < 1.0);

@@ -19,7 +19,7 @@ use crate::{Backend, FrontendKey, NodeContext, Shares};
 use book::Book;
 use group::{Group, MOST};
 use sealane_catalog::{Entry, NamespacedName, Service};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +60,8 @@ pub enum Wanted {
 pub struct Outcome {
     /// Services whose shares may have changed, with their shares (`None`: even).
     pub shares: Vec<(NamespacedName, Option<Shares>)>,
-    /// Connections that conntrack is to forget, so that their clients connect anew.
+    /// Connections that conntrack is to forget, when shares are in force, so that their clients connect anew; and those
+    /// that an endpoint which is out has not answered: the client's next SYN is led to another one.
     pub moves: Vec<Flow>,
 }
 
@@ -188,11 +189,13 @@ impl Weigher {
                         self.news.push(News::Ejected(name.clone(), backend, until.saturating_sub(now)));
                     }
                 }
-                outcome.moves.extend(weighed.moves(since, now));
+                let moved = weighed.moves(since, now);
+                self.moved += moved.len() as u64;
+                outcome.moves.extend(moved);
+                outcome.moves.extend(look.iter().flat_map(|look| weighed.unanswered(look, now)));
             }
             outcome.shares.push((name.clone(), weighed.shares(now)));
         }
-        self.moved += outcome.moves.len() as u64;
         outcome
     }
 
@@ -234,6 +237,19 @@ impl Weighed {
             }
         }
         (!shares.is_even()).then_some(shares)
+    }
+
+    /// Connections that wait for endpoints which are out.
+    fn unanswered(&mut self, look: &Look, now: Duration) -> Vec<Flow> {
+        let mut shut = BTreeSet::new();
+        for group in self.groups.values_mut() {
+            let protocol = group.protocol;
+            shut.extend(group.shut(&self.options, now).into_iter().map(|backend| (protocol, backend)));
+        }
+        let waits = |flow: &&Flow| {
+            shut.contains(&(flow.frontend.protocol, flow.backend)) && is_of(&self.service, &flow.frontend)
+        };
+        look.opening().filter(waits).copied().collect()
     }
 
     /// Connections to move, after so much time since the last.
