@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::shape::HEADER;
 use super::suffixes::Suffixes;
 use super::{Data, Edns, EdnsOption, Flags, Message, Question, Record, Soa, rtype};
 use crate::name::{MAX_NAME, Name};
@@ -12,7 +13,8 @@ pub enum DecodeError {
     /// They end early.
     #[error("message ends early")]
     Short,
-    /// A label type that does not exist, a pointer that does not point back, a name over 255 octets.
+    /// A label type that does not exist, a pointer that does not point back to where names may be, a name over 255
+    /// octets.
     #[error("bad name in message")]
     BadName,
     /// A record's data does not fit its type.
@@ -50,8 +52,9 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
     }
 
-    /// A name, followed through its pointers. Each must point before the place where the labels it continues
-    /// began, so a walk ends (RFC 1035 section 4.1.4).
+    /// A name, followed through its pointers. Each leads to a prior occurrence of a name (RFC 1035 section 4.1.4): before
+    /// the place where the labels it continues began, so a walk ends, and behind the header, whose octets are others
+    /// when the message goes on.
     fn name(&mut self) -> Result<Name, DecodeError> {
         let mut wire = [0; MAX_NAME];
         let length = self.labels(&mut wire)?;
@@ -80,7 +83,7 @@ impl<'a> Reader<'a> {
                     let to = usize::from(u16::from_be_bytes([len & 0x3f, low]));
                     // A name has 127 labels at most, so an honest one has no more pointers.
                     hops += 1;
-                    if to >= limit || hops > MAX_HOPS {
+                    if !(HEADER..limit).contains(&to) || hops > MAX_HOPS {
                         return Err(DecodeError::BadName);
                     }
                     resume.get_or_insert(at + 2);

@@ -28,6 +28,8 @@ const EXPLAINED: &[Rule] = &[
     // RFC 1035 section 4.1.4: a pointer leads to a prior occurrence of a name, not into the labels that it continues,
     // which can be read as others from their middle on.
     ("pointers into their own name", Case::Refused(DecodeError::BadName), points_close),
+    // No name is in the header.
+    ("pointers into the header", Case::Refused(DecodeError::BadName), points_to_header),
     // RFC 6891 section 6.1.1: more than one is FORMERR. `domain` leaves that to who reads them.
     ("several OPT records", Case::Refused(DecodeError::ManyOpts), |_, seen| {
         seen.is_some_and(|seen| seen.edns.len() > 1)
@@ -45,6 +47,11 @@ fn points_close(octets: &[u8], _: Option<&Content>) -> bool {
         let pointer = usize::from(u16::from_be_bytes([octets[at - 1], octets[at]]));
         pointer >= 0xc000 && (at.saturating_sub(MAX_NAME)..at).contains(&(pointer & 0x3fff))
     })
+}
+
+/// There is something like a pointer into the header.
+fn points_to_header(octets: &[u8], _: Option<&Content>) -> bool {
+    octets.windows(2).any(|two| two[0] == 0xc0 && two[1] < 12)
 }
 
 /// The rule that explains a difference.
