@@ -123,12 +123,13 @@ impl Batch {
         }
     }
 
-    /// Puts an answer that came later to those that are sent next. It comes back where there is no room.
-    pub(crate) fn put(&mut self, answer: Vec<u8>, to: Peer) -> Option<Vec<u8>> {
-        let Some(room) = self.answers.get_mut(self.to.len()) else { return Some(answer) };
-        *room = answer;
+    /// Puts an answer that came later to those that are sent next, and leaves one of old in its place. `false`: there is
+    /// no room.
+    pub(crate) fn put(&mut self, answer: &mut Vec<u8>, to: Peer) -> bool {
+        let Some(room) = self.answers.get_mut(self.to.len()) else { return false };
+        std::mem::swap(room, answer);
         self.to.push(to);
-        None
+        true
     }
 
     /// Sends the answers. One that cannot be sent is one that got lost: its client asks again.

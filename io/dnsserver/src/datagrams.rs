@@ -10,22 +10,22 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io::{Error, ErrorKind, IoSliceMut, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{self, MsgFlags, MultiHeaders, SockaddrStorage};
 use rustix::event::epoll;
 use sealane_dns::chain::Keeping;
 use sealane_dns::{Effect, Event, Passed, Pending, Relay, Via};
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot;
 
 use crate::batch::{self, Batch, MANY, Peer};
 use crate::fair;
+use crate::mmsg::Inbox;
 use crate::outgoing::{answers, any};
 use crate::shared::Shared;
 
@@ -41,6 +41,8 @@ const TRIES: usize = 4;
 const BATCH: usize = 64;
 /// The longest datagram, octets.
 const LONGEST: usize = 65_535;
+/// Room for an answer that is kept for another one, octets at most.
+const SPARE: usize = 4096;
 /// Between two looks at who waits for too long.
 const LOOK: Duration = Duration::from_millis(20);
 /// Where many questions are under way, many answers are, too: they are given the time to come together, so long for
@@ -80,12 +82,25 @@ impl Query {
     }
 }
 
-/// Where an answer goes; its place among those that wait is free again when this is dropped.
-pub(crate) struct Client {
+/// A listener's socket, for answers that come later. When nobody has it any more, nobody waits.
+pub(crate) struct Door {
     pub(crate) socket: Arc<UdpSocket>,
+    _left: oneshot::Sender<()>,
+}
+
+impl Door {
+    /// The other end is told when nobody has it any more.
+    pub(crate) fn new(socket: Arc<UdpSocket>) -> (Arc<Self>, oneshot::Receiver<()>) {
+        let (_left, all_left) = oneshot::channel();
+        (Arc::new(Door { socket, _left }), all_left)
+    }
+}
+
+/// Where an answer goes.
+pub(crate) struct Client {
+    pub(crate) door: Arc<Door>,
     pub(crate) peer: Peer,
-    pub(crate) _permit: OwnedSemaphorePermit,
-    /// And its place among its client's, where `fairness` is on.
+    /// Its place among its client's, where `fairness` is on: it is free again when this is dropped.
     pub(crate) _place: Option<fair::Place>,
 }
 
@@ -237,8 +252,8 @@ impl Datagrams {
         }
         self.under_way.store(channels.under_way, Ordering::Relaxed);
         drop(channels);
-        for (message, socket, peer) in self.settle(shared, &Handle::current(), failed) {
-            batch::send(&socket, message, peer);
+        for (message, door, peer) in self.settle(shared, &Handle::current(), failed) {
+            batch::send(&door.socket, message, peer);
         }
         back
     }
@@ -259,8 +274,7 @@ impl Datagrams {
 
     fn listen(own: &Weak<Datagrams>, weak: &Weak<Shared>, runtime: &Handle) {
         batch::sleep_exactly();
-        let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(BATCH, None);
-        let mut room: Vec<Vec<u8>> = vec![vec![0; LONGEST]; BATCH];
+        let mut intake = Intake { inbox: Inbox::connected(BATCH, LONGEST), spare: Vec::new() };
         let mut events = Vec::with_capacity(64);
         let (mut looked, mut batch) = (Instant::now(), Batch::new());
         while let (Some(own), Some(shared)) = (own.upgrade(), weak.upgrade()) {
@@ -272,7 +286,7 @@ impl Datagrams {
             let mut outcomes = Vec::new();
             let mut channels = own.channels();
             for event in &events {
-                channels.receive(event.data.u64(), &mut headers, &mut room, &mut outcomes);
+                channels.receive(event.data.u64(), &mut intake, &mut outcomes);
             }
             let now = Instant::now();
             if now.duration_since(looked) >= LOOK {
@@ -281,7 +295,7 @@ impl Datagrams {
             }
             own.under_way.store(channels.under_way, Ordering::Relaxed);
             drop(channels);
-            reply(own.settle(&shared, runtime, outcomes), &mut batch);
+            reply(own.settle(&shared, runtime, outcomes), &mut batch, &mut intake.spare);
             let under_way = own.under_way();
             if under_way >= MANY {
                 std::thread::sleep((EACH * under_way as u32).min(GATHER));
@@ -308,7 +322,7 @@ impl Datagrams {
                 (Query::Passed(passed), Ok(mut bytes)) => {
                     match shared.relayed(passed, &message, &mut bytes, now) {
                         Ok(()) => {
-                            replies.push((bytes, client.socket.clone(), client.peer));
+                            replies.push((bytes, client.door, client.peer));
                             continue;
                         }
                         Err(effects) => effects,
@@ -321,9 +335,8 @@ impl Datagrams {
                 }
             };
             match shared.at_once(effects) {
-                Ok(messages) => replies.extend(
-                    messages.into_iter().map(|message| (message, client.socket.clone(), client.peer)),
-                ),
+                Ok(messages) => replies
+                    .extend(messages.into_iter().map(|message| (message, client.door.clone(), client.peer))),
                 Err(effects) => match Waiting::of(effects, client) {
                     Ok(waiting) => again.push(waiting),
                     Err(other) => carry_out(shared, other.0, other.1),
@@ -416,28 +429,15 @@ impl Channels {
     }
 
     /// Takes what has come to a socket.
-    fn receive(
-        &mut self,
-        number: u64,
-        headers: &mut MultiHeaders<SockaddrStorage>,
-        room: &mut [Vec<u8>],
-        out: &mut Vec<Outcome>,
-    ) {
+    fn receive(&mut self, number: u64, intake: &mut Intake, out: &mut Vec<Outcome>) {
         let Some(channel) = self.all.get_mut(&number) else { return };
-        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-            room.iter_mut().map(|one| [IoSliceMut::new(one)]).collect();
-        let fd = channel.socket.as_raw_fd();
-        let lengths: Vec<usize> =
-            match socket::recvmmsg(fd, headers, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
-                Ok(came) => came.map(|message| message.bytes).collect(),
-                Err(nix::errno::Errno::ECONNREFUSED) => {
-                    self.under_way -= refuse(channel, out);
-                    return;
-                }
-                Err(_) => return,
-            };
-        for (octets, len) in room.iter().zip(lengths) {
-            let Some(answer) = octets.get(..len).filter(|answer| answer.len() >= 2) else { continue };
+        if let Err(error) = intake.inbox.receive(&channel.socket, false) {
+            if error.kind() == ErrorKind::ConnectionRefused {
+                self.under_way -= refuse(channel, out);
+            }
+            return;
+        }
+        for answer in intake.inbox.datagrams().filter(|answer| answer.len() >= 2) {
             let id = u16::from_be_bytes([answer[0], answer[1]]);
             // What is not the answer is a stranger's, who guesses (RFC 5452 section 9.1).
             if !channel.waiting.get(&id).is_some_and(|(one, _)| answers(answer, &one.message)) {
@@ -445,7 +445,10 @@ impl Channels {
             }
             if let Some((one, _)) = channel.waiting.remove(&id) {
                 self.under_way -= 1;
-                out.push((one, Ok(answer.to_vec())));
+                let mut octets = intake.spare.pop().unwrap_or_default();
+                octets.clear();
+                octets.extend_from_slice(answer);
+                out.push((one, Ok(octets)));
             }
         }
     }
@@ -514,6 +517,13 @@ impl Channel {
     }
 }
 
+/// Room for answers that come in.
+struct Intake {
+    inbox: Inbox,
+    /// What earlier ones were in.
+    spare: Vec<Vec<u8>>,
+}
+
 /// Nobody is there: all who wait learn of it; how many they were.
 fn refuse(channel: &mut Channel, out: &mut Vec<Outcome>) -> usize {
     let before = out.len();
@@ -532,25 +542,23 @@ fn connect((to, source): Place, poll: &OwnedFd, number: u64) -> Result<UdpSocket
 }
 
 /// An answer on its way to its client.
-type Reply = (Vec<u8>, Arc<UdpSocket>, Peer);
+type Reply = (Vec<u8>, Arc<Door>, Peer);
 
-/// The answers, as many as possible in one system call.
-fn reply(mut replies: Vec<Reply>, batch: &mut Batch) {
-    if let [(message, socket, peer)] = replies.as_mut_slice() {
-        return batch::send(socket, std::mem::take(message), *peer);
-    }
-    replies.sort_by_key(|(_, socket, _)| Arc::as_ptr(socket).addr());
+/// The answers, as many as possible in one system call. What earlier ones were in is spare then.
+fn reply(mut replies: Vec<Reply>, batch: &mut Batch, spare: &mut Vec<Vec<u8>>) {
+    replies.sort_by_key(|(_, door, _)| Arc::as_ptr(door).addr());
     for run in replies.chunk_by_mut(|a, b| Arc::ptr_eq(&a.1, &b.1)) {
-        let socket = run[0].1.clone();
+        let door = run[0].1.clone();
         for (message, _, peer) in run {
-            let message = std::mem::take(message);
-            if let Some(message) = batch.put(message, *peer) {
-                batch.send(&socket);
-                let _ = batch.put(message, *peer);
+            if !batch.put(message, *peer) {
+                batch.send(&door.socket);
+                batch.put(message, *peer);
             }
         }
-        batch.send(&socket);
+        batch.send(&door.socket);
     }
+    let room = BATCH.saturating_sub(spare.len());
+    spare.extend(replies.into_iter().map(|(old, ..)| old).filter(|old| old.capacity() <= SPARE).take(room));
 }
 
 /// The way of everything else: a task.
@@ -558,7 +566,7 @@ fn carry_out(shared: &Arc<Shared>, effects: Vec<Effect>, client: Client) {
     let shared = shared.clone();
     tokio::spawn(async move {
         for message in shared.carry_out(effects).await {
-            batch::send(&client.socket, message, client.peer);
+            batch::send(&client.door.socket, message, client.peer);
         }
     });
 }
@@ -571,19 +579,15 @@ pub(crate) fn carry_out_alone(shared: &Arc<Shared>, waiting: Question) {
 
 #[cfg(test)]
 mod tests {
-    use sealane_dns::{Config, Message, Now, Server, encode};
-    use tokio::sync::Semaphore;
-
     use super::*;
+    use sealane_dns::{Config, Message, Now, Server, encode};
 
     /// A question that goes on, with this id at the upstream.
-    fn question(server: &mut Server, id: u16, places: &Arc<Semaphore>) -> Question {
+    fn question(server: &mut Server, id: u16, door: &Arc<Door>) -> Question {
         let bytes = encode(&Message::query(7, "a.example".parse().unwrap(), 1), 512);
         let now = Now { random: u64::from(id) << 7, ..Now::default() };
         let relay = server.relay((53.into(), "192.0.2.1:4242".parse().unwrap()), &bytes, now).unwrap();
-        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
-        let _permit = places.clone().try_acquire_owned().unwrap();
-        Waiting::relayed(relay, Client { socket, peer: Peer::CONNECTED, _permit, _place: None })
+        Waiting::relayed(relay, Client { door: door.clone(), peer: Peer::CONNECTED, _place: None })
     }
 
     #[test]
@@ -594,10 +598,11 @@ mod tests {
         let corefile = format!(".:53 {{\n forward . {to} {{\n read_timeout 700ms\n }}\n}}");
         let config = Config::parse("Corefile", &corefile, &Default::default(), 53).unwrap();
         let mut server = Server::new(config, Vec::new(), Now::default());
-        let (mut channels, places) = (Channels::default(), Arc::new(Semaphore::new(9)));
+        let mut channels = Channels::default();
+        let (door, mut left) = Door::new(Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap()));
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let (mut back, mut late) = (Vec::new(), Vec::new());
-        let questions = [5, 9, 5].map(|id| question(&mut server, id, &places)).into();
+        let questions = [5, 9, 5].map(|id| question(&mut server, id, &door)).into();
         let begun = Instant::now();
         channels.send(Some(&poll), (to, None), questions, 0x0001_0002_0003_0004, (&mut back, &mut late));
         assert!(back.is_empty() && late.is_empty());
@@ -617,8 +622,9 @@ mod tests {
         channels.look(begun + Duration::from_secs(5), &mut late);
         assert!(late.iter().all(|(_, outcome)| outcome.as_ref().unwrap_err().kind() == ErrorKind::TimedOut));
         assert_eq!((channels.under_way, late.len()), (0, 3));
-        assert_eq!(places.available_permits(), 6);
+        drop(door);
+        assert_eq!(left.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         drop(late);
-        assert_eq!(places.available_permits(), 9);
+        assert_eq!(left.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }
 }

@@ -160,9 +160,11 @@ const NO_DATA: iovec = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 /// Room for a batch that comes in.
 pub(crate) struct Inbox {
-    queries: Vec<[u8; SHORT]>,
-    /// The longer ones, whole.
-    long: Vec<[u8; LONGEST]>,
+    /// What is not longer; nothing where the socket is connected.
+    short: Vec<[u8; SHORT]>,
+    /// The others, whole, each so long at most. In one piece: what is not used is not there.
+    long: Vec<u8>,
+    longest: usize,
     names: Vec<Name>,
     controls: Vec<Control>,
     data: Vec<[iovec; 2]>,
@@ -175,10 +177,22 @@ impl Inbox {
     /// Room for so many.
     pub(crate) fn new(room: usize) -> Self {
         Inbox {
-            queries: vec![[0; SHORT]; room],
-            long: vec![[0; LONGEST]; room],
+            short: vec![[0; SHORT]; room],
             names: vec![Name([0; NAME]); room],
             controls: vec![Control([0; CONTROL]); room],
+            ..Inbox::connected(room, LONGEST)
+        }
+    }
+
+    /// Room for so many from who a socket is connected to, so long at most. It is not asked from whom they come, nor to
+    /// which address of ours: that is known.
+    pub(crate) fn connected(room: usize, longest: usize) -> Self {
+        Inbox {
+            short: Vec::new(),
+            long: vec![0; room * longest],
+            longest,
+            names: Vec::new(),
+            controls: Vec::new(),
             data: vec![[NO_DATA; 2]; room],
             headers: (0..room).map(|_| empty()).collect(),
             came: room,
@@ -189,16 +203,22 @@ impl Inbox {
     /// then, `WouldBlock` says that there is none.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, wait: bool) -> Result<usize> {
         for at in 0..self.came {
-            let (query, long) = (&mut self.queries[at], &mut self.long[at][SHORT..]);
+            let header = &mut self.headers[at].msg_hdr;
+            header.msg_iov = self.data[at].as_mut_ptr();
+            let long = &mut self.long[at * self.longest..][..self.longest];
+            let Some(short) = self.short.get_mut(at) else {
+                self.data[at][0] = iovec { iov_base: long.as_mut_ptr().cast(), iov_len: long.len() };
+                header.msg_iovlen = 1;
+                continue;
+            };
+            let long = &mut long[SHORT..];
             self.data[at] = [
-                iovec { iov_base: query.as_mut_ptr().cast(), iov_len: query.len() },
+                iovec { iov_base: short.as_mut_ptr().cast(), iov_len: short.len() },
                 iovec { iov_base: long.as_mut_ptr().cast(), iov_len: long.len() },
             ];
-            let header = &mut self.headers[at].msg_hdr;
+            header.msg_iovlen = 2;
             header.msg_name = self.names[at].0.as_mut_ptr().cast();
             header.msg_namelen = NAME as libc::socklen_t;
-            header.msg_iov = self.data[at].as_mut_ptr();
-            header.msg_iovlen = 2;
             header.msg_control = self.controls[at].0.as_mut_ptr().cast();
             header.msg_controllen = CONTROL;
         }
@@ -215,9 +235,9 @@ impl Inbox {
             )
         };
         self.came = usize::try_from(came).map_err(|_| Error::last_os_error())?;
-        for at in 0..self.came {
+        for (at, short) in self.short.iter().enumerate().take(self.came) {
             if self.headers[at].msg_len as usize > SHORT {
-                self.long[at][..SHORT].copy_from_slice(&self.queries[at]);
+                self.long[at * self.longest..][..SHORT].copy_from_slice(short);
             }
         }
         Ok(self.came)
@@ -229,19 +249,24 @@ impl Inbox {
         self.controls[last].lost(self.headers[last].msg_hdr.msg_controllen)
     }
 
+    /// What came.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.came).map(|at| {
+            let length = usize::try_from(self.headers[at].msg_len).unwrap_or_default();
+            let short = self.short.get(at).and_then(|short| short.get(..length));
+            let long = || self.long[at * self.longest..][..self.longest].get(..length);
+            short.or_else(long).unwrap_or_default()
+        })
+    }
+
     /// What came, and from whom.
     pub(crate) fn queries(&self) -> impl Iterator<Item = (&[u8], Peer)> {
-        (0..self.came).map(|at| {
-            let header = &self.headers[at];
-            let length = usize::try_from(header.msg_len).unwrap_or_default();
-            let peer = Peer {
-                name: self.names[at],
-                length: u8::try_from(header.msg_hdr.msg_namelen).unwrap_or_default(),
-                local: self.controls[at].asked(header.msg_hdr.msg_controllen),
-            };
-            let query = self.queries[at].get(..length).or_else(|| self.long[at].get(..length));
-            (query.unwrap_or_default(), peer)
-        })
+        let peers =
+            self.names.iter().zip(&self.controls).zip(&self.headers).map(|((name, control), header)| {
+                let (name, length) = (*name, u8::try_from(header.msg_hdr.msg_namelen).unwrap_or_default());
+                Peer { name, length, local: control.asked(header.msg_hdr.msg_controllen) }
+            });
+        self.datagrams().zip(peers)
     }
 }
 

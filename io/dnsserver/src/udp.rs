@@ -7,16 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
+use sealane_dns::Now;
 use sealane_dns::chain::ServerAddress;
 use sealane_dns::prepared::{Changed, Prepared};
-use sealane_dns::{MOST_WAITING, Now};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, MANY, Peer};
-use crate::datagrams::{self, Client, Datagrams, Question, Waiting};
+use crate::datagrams::{self, Client, Datagrams, Door, Question, Waiting};
 use crate::fair::Fair;
 use crate::shared::{Came, Shared, afresh};
 
@@ -42,7 +42,7 @@ struct Udp {
     socket: Arc<UdpSocket>,
     server: ServerAddress,
     part: Part,
-    waiting: Arc<Semaphore>,
+    door: Arc<Door>,
     tasks: JoinSet<()>,
     /// Of the batch at hand.
     forwarded: Vec<Question>,
@@ -152,7 +152,7 @@ impl Udp {
                 let (shared, (effects, client)) = (self.shared.clone(), *other);
                 self.tasks.spawn(async move {
                     for message in shared.carry_out(effects).await {
-                        batch::send(&client.socket, message, client.peer);
+                        batch::send(&client.door.socket, message, client.peer);
                     }
                 });
             }
@@ -160,14 +160,13 @@ impl Udp {
         false
     }
 
-    /// A place among those that wait for upstreams, if there is one for this client.
+    /// This client is to wait for upstreams; where they are shared out fairly, if there is a place for it.
     fn waits(&mut self, client: SocketAddr, peer: &Peer) -> Option<Client> {
         let place = match &mut self.fair {
             Some(fair) => Some(fair.place(client.ip())?),
             None => None,
         };
-        let permit = self.waiting.clone().try_acquire_owned().ok()?;
-        Some(Client { socket: self.socket.clone(), peer: *peer, _permit: permit, _place: place })
+        Some(Client { door: self.door.clone(), peer: *peer, _place: place })
     }
 
     /// Sends on what of a batch goes to upstreams.
@@ -270,14 +269,14 @@ fn listen(
     let (asks, mut asked) = mpsc::unbounded_channel();
     shared.counts(asks);
     let prepared = Prepared::new(part.room, shared.now().random);
+    let (door, left) = Door::new(socket.clone());
     let mut udp = Udp {
         shared,
         datagrams,
         socket: socket.clone(),
         server,
         part,
-        // The server itself refuses more (`MOST_WAITING`): this is for waiting until there are none.
-        waiting: Arc::new(Semaphore::new(MOST_WAITING)),
+        door,
         tasks: JoinSet::new(),
         forwarded: Vec::new(),
         prepared,
@@ -323,10 +322,11 @@ fn listen(
         }
     }
     udp.count();
-    // All places are free when nothing waits any more.
-    let waiting = udp.waiting.clone();
-    udp.tasks.spawn(async move { drop(waiting.acquire_many(MOST_WAITING as u32).await) });
-    Ok(udp.tasks)
+    let Udp { mut tasks, door, .. } = udp;
+    drop(door);
+    // It ends with an error, when nothing waits any more.
+    tasks.spawn(async move { drop(left.await) });
+    Ok(tasks)
 }
 
 /// Connected to itself a socket takes nothing more in: who asks now is told by ICMP that nobody is here, or comes to
