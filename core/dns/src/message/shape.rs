@@ -1,12 +1,11 @@
 //! [`Shape`]: a message is looked through where it stands, nothing of it is copied. What has a shape can be decoded; a
 //! message that has none may still be one, of a less common form.
 
+pub(crate) use super::wire::HEADER;
 use super::wire::{OLD_NAMES, Reader};
 use super::{CLASS_IN, rtype};
 use crate::name::MAX_NAME;
 
-/// The header's octets.
-pub(crate) const HEADER: usize = 12;
 /// An OPT record's octets, its options aside.
 pub(crate) const OPT: usize = 11;
 

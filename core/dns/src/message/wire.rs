@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::shape::HEADER;
 use super::suffixes::Suffixes;
 use super::{Data, Edns, EdnsOption, Flags, Message, Question, Record, Soa, rtype};
 use crate::name::{MAX_NAME, Name};
@@ -25,6 +24,8 @@ pub enum DecodeError {
     ManyOpts,
 }
 
+/// The header's octets.
+pub(crate) const HEADER: usize = 12;
 /// Pointers followed in one name.
 const MAX_HOPS: u32 = 127;
 
