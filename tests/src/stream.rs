@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Heard {
     text: String,
-    over: bool,
+    /// Outputs that have not ended.
+    open: usize,
 }
 
 type Shared = Arc<(Mutex<Heard>, Condvar)>;
@@ -37,8 +38,8 @@ impl Stream {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let heard = Shared::default();
-        listen(child.stdout.take().unwrap(), Arc::clone(&heard), true);
-        listen(child.stderr.take().unwrap(), Arc::clone(&heard), false);
+        listen(child.stdout.take().unwrap(), &heard);
+        listen(child.stderr.take().unwrap(), &heard);
         Stream { child, input: None, heard, read: 0 }
     }
 
@@ -61,7 +62,7 @@ impl Stream {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let own = File::from(own);
         let heard = Shared::default();
-        listen(own.try_clone().unwrap(), Arc::clone(&heard), true);
+        listen(own.try_clone().unwrap(), &heard);
         Stream { child, input: Some(own), heard, read: 0 }
     }
 
@@ -96,7 +97,7 @@ impl Stream {
         let deadline = Instant::now() + PATIENCE;
         let (lock, bell) = &*self.heard;
         let mut heard = lock.lock().unwrap();
-        while !heard.over {
+        while heard.open > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "the program has not ended; it said:\n{}", heard.text);
             heard = bell.wait_timeout(heard, left).unwrap().0;
@@ -127,7 +128,7 @@ impl Stream {
                 return taken;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!heard.over, "it ended before {what} came; it said:\n{}", heard.text);
+            assert!(heard.open > 0, "it ended before {what} came; it said:\n{}", heard.text);
             assert!(!left.is_zero(), "{what} did not come in {PATIENCE:?}; it said:\n{}", heard.text);
             heard = bell.wait_timeout(heard, left).unwrap().0;
         }
@@ -142,7 +143,9 @@ impl Drop for Stream {
     }
 }
 
-fn listen(mut from: impl Read + Send + 'static, heard: Shared, last: bool) {
+fn listen(mut from: impl Read + Send + 'static, heard: &Shared) {
+    let heard = Arc::clone(heard);
+    heard.0.lock().unwrap_or_else(PoisonError::into_inner).open += 1;
     std::thread::spawn(move || {
         let mut pending = Vec::new();
         let mut buffer = [0; 4096];
@@ -162,9 +165,7 @@ fn listen(mut from: impl Read + Send + 'static, heard: Shared, last: bool) {
             drop(state);
             pending = rest;
         }
-        if last {
-            heard.0.lock().unwrap_or_else(PoisonError::into_inner).over = true;
-            heard.1.notify_all();
-        }
+        heard.0.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
+        heard.1.notify_all();
     });
 }
