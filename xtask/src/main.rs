@@ -108,7 +108,7 @@ fn kill(rounds: u32) -> Result<(), String> {
     run(cargo().env("SEALANE_KILL_ROUNDS", rounds).args(test))
 }
 
-/// Both targets at once take two cores; one after the other, each has half of the time.
+/// One target after the other, each has a third of the time: all at once they take as many cores.
 fn fuzz(minutes: u32) -> Result<(), String> {
     let test = ["test", "-p", "sealane-dns", "--test", "hostile", "--", "--nocapture", "--test-threads=1"];
     run(cargo().env("SEALANE_FUZZ_MINUTES", minutes.to_string()).args(test))
