@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt;
 use sealane_dns::Now;
 use sealane_dns::chain::ServerAddress;
-use sealane_dns::prepared::{Changed, Prepared};
+use sealane_dns::prepared::{Changed, Preparation, Prepared};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -59,6 +59,33 @@ struct Udp {
 }
 
 impl Udp {
+    /// At the beginning, and who is told when nobody waits for its answers any more.
+    fn new(
+        (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
+        socket: &Arc<UdpSocket>,
+        (server, part): (ServerAddress, Part),
+    ) -> (Self, oneshot::Receiver<()>) {
+        let prepared = Prepared::new(part.room, shared.now().random);
+        let (door, left) = Door::new(socket.clone());
+        let udp = Udp {
+            shared,
+            datagrams,
+            socket: socket.clone(),
+            server,
+            part,
+            door,
+            tasks: JoinSet::new(),
+            forwarded: Vec::new(),
+            prepared,
+            fair: None,
+            seen: 0,
+            turn: 0,
+            now: Now::default(),
+            spent: (Duration::ZERO, 0),
+        };
+        (udp, left)
+    }
+
     /// Takes a batch and answers it: how many there were.
     fn batch(&mut self, batch: &mut Batch, wait: bool) -> std::io::Result<usize> {
         let socket = self.socket.clone();
@@ -132,9 +159,7 @@ impl Udp {
                 Ok(mut reply) => {
                     let Some(message) = reply.pop() else { return false };
                     if let Some(preparation) = preparation {
-                        // What it was made from may have changed before that: then it is news here, too.
-                        self.learn();
-                        self.prepared.keep(bytes, &message, preparation);
+                        self.keep(bytes, &message, preparation);
                     }
                     *out = message;
                     return true;
@@ -158,6 +183,12 @@ impl Udp {
             }
         }
         false
+    }
+
+    /// Keeps an answer. What it was made from may have changed since, and that may be known here already by the time it
+    /// is kept: so what is known stays what it was before it was made, and the next question learns the rest.
+    fn keep(&mut self, question: &[u8], answer: &[u8], preparation: Preparation) {
+        self.prepared.keep(question, answer, preparation);
     }
 
     /// This client is to wait for upstreams; where they are shared out fairly, if there is a place for it.
@@ -259,33 +290,16 @@ impl Drop for Thread {
 
 /// What still waits for upstreams, when the listener was told to close.
 fn listen(
-    (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
+    of: (Arc<Shared>, Arc<Datagrams>),
     socket: &Arc<UdpSocket>,
-    (server, part): (ServerAddress, Part),
+    at: (ServerAddress, Part),
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
 ) -> std::io::Result<JoinSet<()>> {
     batch::prepare(socket, LOOK)?;
     batch::sleep_exactly();
     let (asks, mut asked) = mpsc::unbounded_channel();
-    shared.counts(asks);
-    let prepared = Prepared::new(part.room, shared.now().random);
-    let (door, left) = Door::new(socket.clone());
-    let mut udp = Udp {
-        shared,
-        datagrams,
-        socket: socket.clone(),
-        server,
-        part,
-        door,
-        tasks: JoinSet::new(),
-        forwarded: Vec::new(),
-        prepared,
-        fair: None,
-        seen: 0,
-        turn: 0,
-        now: Now::default(),
-        spent: (Duration::ZERO, 0),
-    };
+    of.0.counts(asks);
+    let (mut udp, left) = Udp::new(of, socket, at);
     let (mut batch, mut backlog) = (Batch::new(), Backlog::new(Instant::now()));
     while !*closed.borrow() && !dropped.load(Ordering::Relaxed) {
         // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
@@ -338,4 +352,70 @@ fn close(socket: &UdpSocket) {
     }
     // Without it some may get lost, which have no other to go to.
     let _ = socket.connect(own);
+}
+
+#[cfg(test)]
+mod tests {
+    use sealane_api::Object;
+    use sealane_catalog::{Builder, Event as Seen, Source};
+    use sealane_dns::message::Data;
+    use sealane_dns::{Config, Event, Message, decode, encode};
+
+    use super::*;
+    use crate::Settings;
+
+    const SOURCES: [Source; 3] = [Source::Services, Source::EndpointSlices, Source::Namespaces];
+
+    /// A headless Service's endpoint is at this address now.
+    fn moves(builder: &mut Builder, shared: &Shared, address: [u8; 4]) {
+        let slice = serde_json::json!({"metadata": {"namespace": "default", "name": "web-x",
+            "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+            "ports": [{"port": 80}], "endpoints": [{"addresses": [Ipv4Addr::from(address).to_string()]}]});
+        builder.apply(Seen::Applied(Source::EndpointSlices, Object::new(slice)));
+        assert!(shared.step(Event::Snapshot(builder.publish().0)).is_empty());
+    }
+
+    #[test]
+    fn a_change_that_comes_between_an_answer_and_its_keeping_is_learnt() {
+        let config =
+            Config::parse("Corefile", ".:53 {\n kubernetes cluster.local\n}", &Default::default(), 53);
+        let (shared, _fatal) = Shared::new(config.unwrap(), &Settings::new("Corefile"));
+        let mut builder = Builder::new(&SOURCES);
+        for source in SOURCES {
+            builder.apply(Seen::RelistBegin(source));
+        }
+        let service = serde_json::json!({"metadata": {"namespace": "default", "name": "web"},
+            "spec": {"clusterIP": "None", "ports": [{"port": 80}]}});
+        builder.apply(Seen::Applied(Source::Services, Object::new(service)));
+        let namespace = serde_json::json!({"metadata": {"name": "default"}});
+        builder.apply(Seen::Applied(Source::Namespaces, Object::new(namespace)));
+        for source in SOURCES {
+            builder.apply(Seen::RelistEnd(source));
+        }
+        moves(&mut builder, &shared, [10, 0, 0, 1]);
+
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let part = Part { room: 1 << 20, waiting: 9 };
+        let (mut udp, _left) = Udp::new((shared.clone(), Arc::default()), &socket, (53.into(), part));
+        let name = "web.default.svc.cluster.local".parse().unwrap();
+        let (question, client) = (encode(&Message::query(7, name, 1), 512), "10.0.0.9:4242".parse().unwrap());
+        let answer = |udp: &mut Udp| {
+            let mut out = Vec::new();
+            assert!(udp.query(&question, client, &Peer::CONNECTED, &mut out));
+            decode(&out).unwrap().answers.remove(0).data
+        };
+
+        udp.learn();
+        let Came::Stepped(effects, preparation) = shared.datagram(53.into(), client, &question, shared.now())
+        else {
+            panic!("nothing goes on")
+        };
+        let made = shared.at_once(effects).unwrap().remove(0);
+        moves(&mut builder, &shared, [10, 0, 0, 2]);
+        udp.keep(&question, &made, preparation.unwrap());
+        assert_eq!(answer(&mut udp), Data::A([10, 0, 0, 2].into()));
+        assert_eq!(udp.prepared.len(), 1);
+        moves(&mut builder, &shared, [10, 0, 0, 3]);
+        assert_eq!(answer(&mut udp), Data::A([10, 0, 0, 3].into()));
+    }
 }
