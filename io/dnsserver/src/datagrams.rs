@@ -1,5 +1,5 @@
 //! Clients' questions that go on to upstreams as datagrams, without a task and a socket each: those of a batch leave
-//! together, one thread takes all answers in and sends them to the clients, again together.
+//! together, the listener's own thread takes the answers in and sends them to the clients, again together.
 //!
 //! An answer is believed by its question, its id and the port that it comes to, which nobody can foresee (RFC 5452
 //! section 9.2). A socket of its own for each question is the best port, and costs more than all the rest of it
@@ -11,10 +11,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{Error, ErrorKind, Result};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -23,14 +23,16 @@ use sealane_dns::{Effect, Event, Passed, Pending, Relay, Via};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::batch::{self, Batch, MANY, Peer};
+use crate::batch::{self, Batch, Peer};
 use crate::fair;
 use crate::mmsg::Inbox;
 use crate::outgoing::{answers, any};
 use crate::shared::Shared;
 
-/// Sockets to one upstream, at most.
+/// Sockets to one upstream, at most: all of a listener's threads together, …
 const POOL: usize = 128;
+/// … and each of them, where they are many.
+const LEAST: usize = 32;
 /// How long one is used, …
 const LIFE: Duration = Duration::from_secs(10);
 /// … and for how many questions.
@@ -45,10 +47,8 @@ const LONGEST: usize = 65_535;
 const SPARE: usize = 4096;
 /// Between two looks at who waits for too long.
 const LOOK: Duration = Duration::from_millis(20);
-/// Where many questions are under way, many answers are, too: they are given the time to come together, so long for
-/// each question, so long at most. Who answers so many at once takes longer than that.
-const EACH: Duration = Duration::from_micros(2);
-const GATHER: Duration = Duration::from_micros(200);
+/// In the poll: the clients' socket. Numbers of others begin with 1.
+const CLIENTS: u64 = 0;
 
 /// A client's question that waits for an upstream.
 pub(crate) struct Waiting {
@@ -190,6 +190,8 @@ impl Hasher for Id {
 
 #[derive(Default)]
 struct Channels {
+    /// To one upstream, at most.
+    pool: usize,
     /// By number, which is never given twice.
     all: HashMap<u64, Channel>,
     pools: HashMap<Place, Vec<u64>>,
@@ -199,123 +201,132 @@ struct Channels {
     under_way: usize,
 }
 
-/// Questions under way, and the thread that takes the answers in.
+/// A listener's questions under way, and the sockets that they left from: its thread's alone.
 pub(crate) struct Datagrams {
-    channels: Mutex<Channels>,
-    epoll: Option<OwnedFd>,
-    /// How many there are.
-    under_way: AtomicUsize,
-    /// The thread comes with the first question.
-    started: Once,
-}
-
-impl Default for Datagrams {
-    fn default() -> Self {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).ok();
-        Datagrams { channels: Mutex::default(), epoll, under_way: AtomicUsize::new(0), started: Once::new() }
-    }
+    shared: Arc<Shared>,
+    channels: Channels,
+    /// Of those sockets, and of the clients' as soon as something is under way.
+    poll: Option<OwnedFd>,
+    clients: bool,
+    intake: Intake,
+    looked: Instant,
 }
 
 /// What came of a question.
 type Outcome = (Question, Result<Vec<u8>>);
 
 impl Datagrams {
-    fn channels(&self) -> MutexGuard<'_, Channels> {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For one of so many threads of a listener.
+    pub(crate) fn new(shared: Arc<Shared>, threads: usize) -> Self {
+        Datagrams {
+            shared,
+            channels: Channels { pool: (POOL / threads.max(1)).max(LEAST), ..Channels::default() },
+            poll: epoll::create(epoll::CreateFlags::CLOEXEC).ok(),
+            clients: false,
+            intake: Intake { inbox: Inbox::connected(BATCH, LONGEST), spare: Vec::new() },
+            looked: Instant::now(),
+        }
     }
 
-    /// Sends questions. Those come back that cannot go this way, there being no socket for them.
-    pub(crate) fn send(self: &Arc<Self>, shared: &Arc<Shared>, questions: Vec<Question>) -> Vec<Question> {
-        self.started.call_once(|| self.serve(shared));
+    /// Sends questions. For those that cannot go this way, there being no socket for them, a task cares.
+    pub(crate) fn send(&mut self, questions: &mut Vec<Question>) {
         let (mut back, mut failed) = (Vec::new(), Vec::new());
         let mut by_place: Vec<(Place, Vec<Question>)> = Vec::new();
-        for waiting in questions {
+        for waiting in questions.drain(..) {
             let place = (waiting.to, waiting.source);
             match by_place.iter_mut().find(|(other, _)| *other == place) {
                 Some((_, list)) => list.push(waiting),
                 None => by_place.push((place, vec![waiting])),
             }
         }
-        let mut channels = self.channels();
         for (place, mut waiting) in by_place {
             while !waiting.is_empty() {
                 let rest = waiting.split_off(waiting.len().min(BATCH));
-                channels.send(
-                    self.epoll.as_ref(),
-                    place,
-                    waiting,
-                    shared.now().random,
-                    (&mut back, &mut failed),
-                );
+                let (random, not_sent) = (self.shared.now().random, (&mut back, &mut failed));
+                self.channels.send(self.poll.as_ref(), place, waiting, random, not_sent);
                 waiting = rest;
             }
         }
-        self.under_way.store(channels.under_way, Ordering::Relaxed);
-        drop(channels);
-        for (message, door, peer) in self.settle(shared, &Handle::current(), failed) {
+        for (message, door, peer) in self.settle(failed) {
             batch::send(&door.socket, message, peer);
         }
-        back
+        for waiting in back {
+            carry_out_alone(&self.shared, waiting);
+        }
     }
 
     /// How many questions wait for their answers.
     pub(crate) fn under_way(&self) -> usize {
-        self.under_way.load(Ordering::Relaxed)
+        self.channels.under_way
     }
 
-    /// Takes answers in, until nobody has the server any more.
-    fn serve(self: &Arc<Self>, shared: &Arc<Shared>) {
-        let (own, weak, runtime) = (Arc::downgrade(self), Arc::downgrade(shared), Handle::current());
-        let run = move || Datagrams::listen(&own, &weak, &runtime);
+    /// Waits until an upstream answers, a client asks, or [`LOOK`] is over; hands answers on. Whether a client asks, and
+    /// how many answers there were.
+    pub(crate) fn wait(&mut self, clients: Option<&UdpSocket>, batch: &mut Batch) -> (bool, usize) {
+        let Some(poll) = self.poll.as_ref() else { return (true, 0) };
+        if let Some(clients) = clients.filter(|_| !self.clients) {
+            let data = epoll::EventData::new_u64(CLIENTS);
+            self.clients = epoll::add(poll, clients, data, epoll::EventFlags::IN).is_ok();
+        }
+        let mut room = [const { MaybeUninit::uninit() }; BATCH];
+        let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+        // A signal ends it early, and that is all.
+        let events = epoll::wait(poll, &mut room, Some(&wait)).map_or(&mut [][..], |(events, _)| events);
+        let (mut ask, mut outcomes) = (clients.is_some() && !self.clients, Vec::new());
+        for event in events {
+            match event.data.u64() {
+                CLIENTS => ask = true,
+                number => self.channels.receive(number, &mut self.intake, &mut outcomes),
+            }
+        }
+        self.look(Instant::now(), &mut outcomes);
+        let came = outcomes.len();
+        let replies = self.settle(outcomes);
+        reply(replies, batch, &mut self.intake.spare);
+        (ask, came)
+    }
+
+    /// Nothing is under way: what was used for long enough is let go.
+    pub(crate) fn rest(&mut self, now: Instant) {
+        self.look(now, &mut Vec::new());
+    }
+
+    fn look(&mut self, now: Instant, out: &mut Vec<Outcome>) {
+        if now.duration_since(self.looked) >= LOOK {
+            self.looked = now;
+            self.channels.look(now, out);
+        }
+    }
+
+    /// The listener is told to close: what is under way comes to its end on a thread of its own.
+    pub(crate) fn end(mut self, clients: &UdpSocket) {
+        if let Some(poll) = self.poll.as_ref().filter(|_| self.clients) {
+            // Where it is not there, nothing comes of it.
+            let _ = epoll::delete(poll, clients);
+        }
+        if self.under_way() == 0 {
+            return;
+        }
+        let (shared, runtime) = (self.shared.clone(), Handle::current());
+        let run = move || {
+            let (_runtime, mut batch) = (runtime.enter(), Batch::new());
+            while self.under_way() > 0 {
+                self.wait(None, &mut batch);
+            }
+        };
         if let Err(error) = std::thread::Builder::new().name("dns-upstreams".to_owned()).spawn(run) {
             shared.log(&format!("[ERROR] DNS has no thread for upstreams: {error}"));
         }
     }
 
-    fn listen(own: &Weak<Datagrams>, weak: &Weak<Shared>, runtime: &Handle) {
-        batch::sleep_exactly();
-        let mut intake = Intake { inbox: Inbox::connected(BATCH, LONGEST), spare: Vec::new() };
-        let mut events = Vec::with_capacity(64);
-        let (mut looked, mut batch) = (Instant::now(), Batch::new());
-        while let (Some(own), Some(shared)) = (own.upgrade(), weak.upgrade()) {
-            let Some(poll) = own.epoll.as_ref() else { return };
-            events.clear();
-            let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
-            // A signal ends it early, and that is all.
-            let _ = epoll::wait(poll, rustix::buffer::spare_capacity(&mut events), Some(&wait));
-            let mut outcomes = Vec::new();
-            let mut channels = own.channels();
-            for event in &events {
-                channels.receive(event.data.u64(), &mut intake, &mut outcomes);
-            }
-            let now = Instant::now();
-            if now.duration_since(looked) >= LOOK {
-                looked = now;
-                channels.look(now, &mut outcomes);
-            }
-            own.under_way.store(channels.under_way, Ordering::Relaxed);
-            drop(channels);
-            reply(own.settle(&shared, runtime, outcomes), &mut batch, &mut intake.spare);
-            let under_way = own.under_way();
-            if under_way >= MANY {
-                std::thread::sleep((EACH * under_way as u32).min(GATHER));
-            }
-        }
-    }
-
     /// Hands outcomes to the state machine: what it says to the clients.
-    fn settle(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        runtime: &Handle,
-        outcomes: Vec<Outcome>,
-    ) -> Vec<Reply> {
+    fn settle(&mut self, outcomes: Vec<Outcome>) -> Vec<Reply> {
         if outcomes.is_empty() {
             return Vec::new();
         }
-        let _runtime = runtime.enter();
+        let shared = self.shared.clone();
         let now = shared.now();
-        let (mut again, mut replies) = (Vec::new(), Vec::new());
+        let (mut again, mut replies) = (Vec::new(), Vec::with_capacity(outcomes.len()));
         for (waiting, outcome) in outcomes {
             let Waiting { query, message, client, .. } = *waiting;
             let effects = match (query, outcome) {
@@ -330,7 +341,7 @@ impl Datagrams {
                 }
                 (Query::Walks(pending), Ok(bytes)) => shared.step(Event::Answer { pending, bytes: &bytes }),
                 (query, Err(error)) => {
-                    let pending = query.walk(shared, &message);
+                    let pending = query.walk(&shared, &message);
                     shared.step(Event::Failed { pending, why: error.to_string() })
                 }
             };
@@ -339,14 +350,12 @@ impl Datagrams {
                     .extend(messages.into_iter().map(|message| (message, client.door.clone(), client.peer))),
                 Err(effects) => match Waiting::of(effects, client) {
                     Ok(waiting) => again.push(waiting),
-                    Err(other) => carry_out(shared, other.0, other.1),
+                    Err(other) => carry_out(&shared, other.0, other.1),
                 },
             }
         }
         if !again.is_empty() {
-            for waiting in self.send(shared, again) {
-                carry_out_alone(shared, waiting);
-            }
+            self.send(&mut again);
         }
         replies
     }
@@ -391,7 +400,7 @@ impl Channels {
     /// One of the sockets to an upstream, and whether it was there already.
     fn channel(&mut self, poll: &OwnedFd, place: Place, random: u64, now: Instant) -> Option<(u64, bool)> {
         let pool = self.pools.entry(place).or_default();
-        let slot = (random % POOL as u64) as usize;
+        let slot = (random % self.pool.max(1) as u64) as usize;
         if let Some(number) = pool.get(slot).copied()
             && let Some(channel) = self.all.get_mut(&number)
         {
@@ -544,19 +553,18 @@ fn connect((to, source): Place, poll: &OwnedFd, number: u64) -> Result<UdpSocket
 /// An answer on its way to its client.
 type Reply = (Vec<u8>, Arc<Door>, Peer);
 
-/// The answers, as many as possible in one system call. What earlier ones were in is spare then.
+/// The answers, all through the one door that a listener has, as many as possible in one system call. What earlier
+/// ones were in is spare then.
 fn reply(mut replies: Vec<Reply>, batch: &mut Batch, spare: &mut Vec<Vec<u8>>) {
-    replies.sort_by_key(|(_, door, _)| Arc::as_ptr(door).addr());
-    for run in replies.chunk_by_mut(|a, b| Arc::ptr_eq(&a.1, &b.1)) {
-        let door = run[0].1.clone();
-        for (message, _, peer) in run {
-            if !batch.put(message, *peer) {
-                batch.send(&door.socket);
-                batch.put(message, *peer);
-            }
+    let Some((_, door, _)) = replies.first() else { return };
+    let door = door.clone();
+    for (message, _, peer) in &mut replies {
+        if !batch.put(message, *peer) {
+            batch.send(&door.socket);
+            batch.put(message, *peer);
         }
-        batch.send(&door.socket);
     }
+    batch.send(&door.socket);
     let room = BATCH.saturating_sub(spare.len());
     spare.extend(replies.into_iter().map(|(old, ..)| old).filter(|old| old.capacity() <= SPARE).take(room));
 }
@@ -572,7 +580,7 @@ fn carry_out(shared: &Arc<Shared>, effects: Vec<Effect>, client: Client) {
 }
 
 /// The same with a question that goes to its upstream from a socket of its own.
-pub(crate) fn carry_out_alone(shared: &Arc<Shared>, waiting: Question) {
+fn carry_out_alone(shared: &Arc<Shared>, waiting: Question) {
     let (ask, client) = waiting.walk(shared);
     carry_out(shared, vec![ask], client);
 }
@@ -598,7 +606,7 @@ mod tests {
         let corefile = format!(".:53 {{\n forward . {to} {{\n read_timeout 700ms\n }}\n}}");
         let config = Config::parse("Corefile", &corefile, &Default::default(), 53).unwrap();
         let mut server = Server::new(config, Vec::new(), Now::default());
-        let mut channels = Channels::default();
+        let mut channels = Channels { pool: POOL, ..Channels::default() };
         let (door, mut left) = Door::new(Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap()));
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let (mut back, mut late) = (Vec::new(), Vec::new());

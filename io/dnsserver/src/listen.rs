@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 
 use crate::DnsError;
 use crate::admin::{self, Page};
-use crate::datagrams::Datagrams;
 use crate::shared::{Shared, told};
 use crate::sockets::{self, Bound, Parting};
 use crate::tcp::{Ends, Terms};
@@ -77,8 +76,6 @@ pub(crate) struct Listeners {
     /// Their sockets, which are taken again where a configuration wants them back.
     sockets: BTreeMap<Slot, Parting>,
     processors: u16,
-    /// What UDP listeners ask of upstreams goes over the same sockets.
-    datagrams: Arc<Datagrams>,
 }
 
 impl Listeners {
@@ -90,7 +87,6 @@ impl Listeners {
             owing: Vec::new(),
             sockets: BTreeMap::new(),
             processors: machine::processors(),
-            datagrams: Arc::default(),
         }
     }
 
@@ -168,10 +164,9 @@ impl Listeners {
             let ends = Ends { socket: closed.clone(), place: place.subscribe() };
             match (listener, bound.clone()) {
                 (Listener::Udp(server), Bound::Udp(socket)) => {
-                    let sockets = usize::from(wanted.sockets.max(1));
-                    let part =
-                        udp::Part { room: (ROOM / all_udp).min(MOST_ROOM), waiting: MOST_WAITING / sockets };
-                    let shared = (shared, self.datagrams.clone());
+                    let threads = usize::from(wanted.sockets.max(1));
+                    let room = (ROOM / all_udp).min(MOST_ROOM);
+                    let part = udp::Part { room, waiting: MOST_WAITING / threads, threads };
                     tasks.spawn(udp::serve(shared, socket, server, part, (closed, taking)));
                 }
                 (Listener::Http(page, ip, port), Bound::Tcp(listener)) => {

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, MANY, Peer};
-use crate::datagrams::{self, Client, Datagrams, Door, Question, Waiting};
+use crate::datagrams::{Client, Datagrams, Door, Question, Waiting};
 use crate::fair::Fair;
 use crate::shared::{Came, Shared, afresh};
 
@@ -33,12 +33,14 @@ pub(crate) struct Part {
     pub(crate) room: usize,
     /// Queries that wait for upstreams, where they are shared out fairly.
     pub(crate) waiting: usize,
+    /// Sockets that share the listener's place, each with a thread.
+    pub(crate) threads: usize,
 }
 
 /// A UDP listener at work.
 struct Udp {
     shared: Arc<Shared>,
-    datagrams: Arc<Datagrams>,
+    datagrams: Datagrams,
     socket: Arc<UdpSocket>,
     server: ServerAddress,
     part: Part,
@@ -61,15 +63,15 @@ struct Udp {
 impl Udp {
     /// At the beginning, and who is told when nobody waits for its answers any more.
     fn new(
-        (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
+        shared: Arc<Shared>,
         socket: &Arc<UdpSocket>,
         (server, part): (ServerAddress, Part),
     ) -> (Self, oneshot::Receiver<()>) {
         let prepared = Prepared::new(part.room, shared.now().random);
         let (door, left) = Door::new(socket.clone());
         let udp = Udp {
+            datagrams: Datagrams::new(shared.clone(), part.threads),
             shared,
-            datagrams,
             socket: socket.clone(),
             server,
             part,
@@ -102,7 +104,9 @@ impl Udp {
         }
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
         batch.send(&socket);
-        self.forward();
+        if !self.forwarded.is_empty() {
+            self.datagrams.send(&mut self.forwarded);
+        }
         self.spent.0 += begun.elapsed();
         self.spent.1 += u32::try_from(came).unwrap_or(u32::MAX);
         Ok(came)
@@ -200,16 +204,6 @@ impl Udp {
         Some(Client { door: self.door.clone(), peer: *peer, _place: place })
     }
 
-    /// Sends on what of a batch goes to upstreams.
-    fn forward(&mut self) {
-        if self.forwarded.is_empty() {
-            return;
-        }
-        for waiting in self.datagrams.send(&self.shared, std::mem::take(&mut self.forwarded)) {
-            datagrams::carry_out_alone(&self.shared, waiting);
-        }
-    }
-
     /// Counts what was handed out.
     fn count(&mut self) {
         if let Some(fair) = &mut self.fair {
@@ -227,7 +221,7 @@ impl Udp {
 /// Serves a socket on a thread of its own until the listener is told to close, and what has come in by then; `taking`
 /// goes when that is in.
 pub(crate) async fn serve(
-    (shared, datagrams): (Arc<Shared>, Arc<Datagrams>),
+    shared: Arc<Shared>,
     socket: Arc<UdpSocket>,
     server: ServerAddress,
     part: Part,
@@ -241,12 +235,10 @@ pub(crate) async fn serve(
         // What waits for upstreams runs there.
         let _runtime = runtime.enter();
         let log = of_thread.clone();
-        let tasks = listen((of_thread, datagrams), &bound, (server, part), (&closed, &seen)).unwrap_or_else(
-            |error| {
-                log.log(&format!("[ERROR] DNS over UDP, {server}: {error}"));
-                JoinSet::new()
-            },
-        );
+        let tasks = listen(of_thread, &bound, (server, part), (&closed, &seen)).unwrap_or_else(|error| {
+            log.log(&format!("[ERROR] DNS over UDP, {server}: {error}"));
+            JoinSet::new()
+        });
         drop(bound);
         // Nobody waits where the listener was dropped.
         let _ = ended.send(tasks);
@@ -290,7 +282,7 @@ impl Drop for Thread {
 
 /// What still waits for upstreams, when the listener was told to close.
 fn listen(
-    of: (Arc<Shared>, Arc<Datagrams>),
+    shared: Arc<Shared>,
     socket: &Arc<UdpSocket>,
     at: (ServerAddress, Part),
     (closed, dropped): (&watch::Receiver<bool>, &AtomicBool),
@@ -298,21 +290,28 @@ fn listen(
     batch::prepare(socket, LOOK)?;
     batch::sleep_exactly();
     let (asks, mut asked) = mpsc::unbounded_channel();
-    of.0.counts(asks);
-    let (mut udp, left) = Udp::new(of, socket, at);
+    shared.counts(asks);
+    let (mut udp, left) = Udp::new(shared, socket, at);
     let (mut batch, mut backlog) = (Batch::new(), Backlog::new(Instant::now()));
     while !*closed.borrow() && !dropped.load(Ordering::Relaxed) {
+        // Where upstreams are waited for, clients are beside them.
+        let alone = udp.datagrams.under_way() == 0;
+        let (ask, answered) = if alone { (true, 0) } else { udp.datagrams.wait(Some(socket), &mut batch) };
         // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
-        let came = udp.batch(&mut batch, true).unwrap_or(0);
-        if let Some(room) = backlog.answered(came, came >= MANY, Instant::now()) {
+        let came = if ask { udp.batch(&mut batch, alone).unwrap_or(0) } else { 0 };
+        let now = Instant::now();
+        if alone {
+            udp.datagrams.rest(now);
+        }
+        if let Some(room) = backlog.answered(came, came >= MANY, now) {
             // Where the kernel does not take it, it is as it was.
             let _ = sockopt::set_socket_recv_buffer_size(socket, room);
             if room < backlog::MOST {
                 udp.let_go(&mut batch);
             }
         }
-        if came >= MANY || came > 0 && udp.datagrams.under_way() >= MANY {
-            std::thread::sleep(batch::GATHER);
+        if came.max(answered) >= MANY {
+            std::thread::sleep(batch::gather(answered));
         }
         // Whoever asks goes on when the other end is dropped.
         if let Ok(_done) = asked.try_recv() {
@@ -336,8 +335,9 @@ fn listen(
         }
     }
     udp.count();
-    let Udp { mut tasks, door, .. } = udp;
+    let Udp { mut tasks, door, datagrams, .. } = udp;
     drop(door);
+    datagrams.end(socket);
     // It ends with an error, when nothing waits any more.
     tasks.spawn(async move { drop(left.await) });
     Ok(tasks)
@@ -395,8 +395,8 @@ mod tests {
         moves(&mut builder, &shared, [10, 0, 0, 1]);
 
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
-        let part = Part { room: 1 << 20, waiting: 9 };
-        let (mut udp, _left) = Udp::new((shared.clone(), Arc::default()), &socket, (53.into(), part));
+        let part = Part { room: 1 << 20, waiting: 9, threads: 1 };
+        let (mut udp, _left) = Udp::new(shared.clone(), &socket, (53.into(), part));
         let name = "web.default.svc.cluster.local".parse().unwrap();
         let (question, client) = (encode(&Message::query(7, name, 1), 512), "10.0.0.9:4242".parse().unwrap());
         let answer = |udp: &mut Udp| {
