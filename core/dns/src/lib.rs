@@ -121,4 +121,4 @@ pub use chain::{Now, Transport, Via};
 pub use config::Config;
 pub use message::{Message, decode, encode};
 pub use name::Name;
-pub use server::{Effect, Event, MOST_WAITING, Passed, Pending, Relay, Server};
+pub use server::{Effect, Event, MOST_WAITING, Pending, Relay, Server};

@@ -186,13 +186,13 @@ impl Default for Questions {
 impl Questions {
     /// Sends all, those of one length together. One that the kernel has no room for is one that got lost; any other
     /// error is the socket's.
-    pub(crate) fn send(&mut self, socket: &UdpSocket, questions: &[Vec<u8>]) -> Result<()> {
+    pub(crate) fn send(&mut self, socket: &UdpSocket, questions: &[impl AsRef<[u8]>]) -> Result<()> {
         let Questions { goes, order, runs, cuts } = self;
         let to = [Peer::CONNECTED; BATCH];
         let to = &to[..questions.len().min(BATCH)];
         order.clear();
         order.extend(0..u16::try_from(to.len()).unwrap_or(u16::MAX));
-        order.sort_unstable_by_key(|at| std::cmp::Reverse(questions[usize::from(*at)].len()));
+        order.sort_unstable_by_key(|at| std::cmp::Reverse(questions[usize::from(*at)].as_ref().len()));
         group(order, (questions, to), *cuts, runs);
         let (mut refused, mut failed) = (Vec::new(), None);
         goes.send(socket, (questions, to), (order, runs), |run, error| match error.kind() {
@@ -213,9 +213,14 @@ impl Questions {
 
 /// Which answers in a row go as one datagram that the kernel cuts: for most of the way the network's layers see one.
 /// All to one client, all as long as the first but the last one, which may be shorter.
-fn group(order: &[u16], (answers, to): (&[Vec<u8>], &[Peer]), cuts: bool, runs: &mut Vec<Range<usize>>) {
+fn group(
+    order: &[u16],
+    (answers, to): (&[impl AsRef<[u8]>], &[Peer]),
+    cuts: bool,
+    runs: &mut Vec<Range<usize>>,
+) {
     runs.clear();
-    let length = |at: usize| answers[usize::from(order[at])].len();
+    let length = |at: usize| answers[usize::from(order[at])].as_ref().len();
     let peer = |at: usize| &to[usize::from(order[at])];
     let mut begin = 0;
     while begin < order.len() {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use sealane_dns::chain::Keeping;
-use sealane_dns::{Effect, Event, Passed, Pending, Relay, Via};
+use sealane_dns::{Effect, Event, Pending, Relay, Via};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -51,33 +51,33 @@ const LOOK: Duration = Duration::from_millis(20);
 const CLIENTS: u64 = 0;
 
 /// A client's question that waits for an upstream.
-pub(crate) struct Waiting {
-    to: SocketAddr,
-    source: Option<IpAddr>,
-    message: Vec<u8>,
-    timeout: Duration,
+pub(crate) struct Question {
     query: Query,
     client: Client,
 }
 
-/// It goes from list to list, and is not small.
-pub(crate) type Question = Box<Waiting>;
-
 /// What it is to the state machine.
-#[allow(clippy::large_enum_variant)] // Each is in a box with the rest of its question.
 enum Query {
-    /// It went on as it came.
-    Passed(Passed),
-    /// It took the general path.
-    Walks(Box<Pending>),
+    /// It goes on as it came.
+    Relayed(Box<Relay>),
+    /// It takes the general path.
+    Walks(Box<Walking>),
+}
+
+struct Walking {
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    message: Vec<u8>,
+    timeout: Duration,
+    pending: Box<Pending>,
 }
 
 impl Query {
     /// What the general path knows of it.
-    fn walk(self, shared: &Shared, message: &[u8]) -> Box<Pending> {
+    fn walk(self, shared: &Shared) -> Box<Pending> {
         match self {
-            Query::Passed(passed) => shared.walk(passed, message),
-            Query::Walks(pending) => pending,
+            Query::Relayed(relay) => shared.walk(relay),
+            Query::Walks(walking) => walking.pending,
         }
     }
 }
@@ -104,20 +104,20 @@ pub(crate) struct Client {
     pub(crate) _place: Option<fair::Place>,
 }
 
-impl Waiting {
+impl Question {
     /// What a query's effects come to, where that is one datagram to an upstream.
     pub(crate) fn of(
         mut effects: Vec<Effect>,
         client: Client,
-    ) -> std::result::Result<Question, Box<(Vec<Effect>, Client)>> {
+    ) -> std::result::Result<Self, Box<(Vec<Effect>, Client)>> {
         let one = match effects.as_slice() {
             [Effect::Ask { via: Via::Udp, pending, .. }] => pending.has_client(),
             _ => false,
         };
         match effects.pop() {
             Some(Effect::Ask { upstream: to, message, timeout, keeping, pending, .. }) if one => {
-                let query = Query::Walks(pending);
-                Ok(Box::new(Waiting { to, source: keeping.source, message, timeout, query, client }))
+                let walking = Walking { to, source: keeping.source, message, timeout, pending };
+                Ok(Question { query: Query::Walks(Box::new(walking)), client })
             }
             last => {
                 effects.extend(last);
@@ -127,27 +127,50 @@ impl Waiting {
     }
 
     /// A question that goes on as it came.
-    pub(crate) fn relayed(relay: Relay, client: Client) -> Question {
-        let Relay { to, source, message, timeout, passed } = relay;
-        Box::new(Waiting { to, source, message, timeout, query: Query::Passed(passed), client })
+    pub(crate) fn relayed(relay: Box<Relay>, client: Client) -> Self {
+        Question { query: Query::Relayed(relay), client }
     }
 
     /// What the general path would do, and for whom.
     fn walk(self, shared: &Shared) -> (Effect, Client) {
-        let Waiting { to: upstream, source, message, timeout, query, client } = self;
-        let pending = query.walk(shared, &message);
+        let ((upstream, source), timeout) = (self.place(), self.timeout());
+        let (message, pending) = match self.query {
+            Query::Relayed(relay) => (relay.message.clone(), shared.walk(relay)),
+            Query::Walks(walking) => (walking.message, walking.pending),
+        };
         let keeping = Keeping { source, ..Keeping::default() };
-        (Effect::Ask { upstream, via: Via::Udp, message, timeout, keeping, pending }, client)
+        (Effect::Ask { upstream, via: Via::Udp, message, timeout, keeping, pending }, self.client)
+    }
+
+    fn place(&self) -> Place {
+        match &self.query {
+            Query::Relayed(relay) => (relay.to, relay.source),
+            Query::Walks(walking) => (walking.to, walking.source),
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        match &self.query {
+            Query::Relayed(relay) => relay.timeout,
+            Query::Walks(walking) => walking.timeout,
+        }
+    }
+
+    fn message(&self) -> &[u8] {
+        match &self.query {
+            Query::Relayed(relay) => &relay.message,
+            Query::Walks(walking) => &walking.message,
+        }
     }
 
     fn id(&self) -> u16 {
-        u16::from_be_bytes([0, 1].map(|at| self.message.get(at).copied().unwrap_or_default()))
+        u16::from_be_bytes([0, 1].map(|at| self.message().get(at).copied().unwrap_or_default()))
     }
 
     fn went_over(&mut self, kept: bool) {
         match &mut self.query {
-            Query::Passed(passed) => passed.went_over(kept),
-            Query::Walks(pending) => pending.went_over(kept),
+            Query::Relayed(relay) => relay.went_over(kept),
+            Query::Walks(walking) => walking.pending.went_over(kept),
         }
     }
 }
@@ -233,7 +256,7 @@ impl Datagrams {
         let (mut back, mut failed) = (Vec::new(), Vec::new());
         let mut by_place: Vec<(Place, Vec<Question>)> = Vec::new();
         for waiting in questions.drain(..) {
-            let place = (waiting.to, waiting.source);
+            let place = waiting.place();
             match by_place.iter_mut().find(|(other, _)| *other == place) {
                 Some((_, list)) => list.push(waiting),
                 None => by_place.push((place, vec![waiting])),
@@ -328,27 +351,27 @@ impl Datagrams {
         let now = shared.now();
         let (mut again, mut replies) = (Vec::new(), Vec::with_capacity(outcomes.len()));
         for (waiting, outcome) in outcomes {
-            let Waiting { query, message, client, .. } = *waiting;
+            let Question { query, client } = waiting;
             let effects = match (query, outcome) {
-                (Query::Passed(passed), Ok(mut bytes)) => {
-                    match shared.relayed(passed, &message, &mut bytes, now) {
-                        Ok(()) => {
-                            replies.push((bytes, client.door, client.peer));
-                            continue;
-                        }
-                        Err(effects) => effects,
+                (Query::Relayed(relay), Ok(mut bytes)) => match shared.relayed(relay, &mut bytes, now) {
+                    Ok(()) => {
+                        replies.push((bytes, client.door, client.peer));
+                        continue;
                     }
+                    Err(effects) => effects,
+                },
+                (Query::Walks(walking), Ok(bytes)) => {
+                    shared.step(Event::Answer { pending: walking.pending, bytes: &bytes })
                 }
-                (Query::Walks(pending), Ok(bytes)) => shared.step(Event::Answer { pending, bytes: &bytes }),
                 (query, Err(error)) => {
-                    let pending = query.walk(&shared, &message);
+                    let pending = query.walk(&shared);
                     shared.step(Event::Failed { pending, why: error.to_string() })
                 }
             };
             match shared.at_once(effects) {
                 Ok(messages) => replies
                     .extend(messages.into_iter().map(|message| (message, client.door.clone(), client.peer))),
-                Err(effects) => match Waiting::of(effects, client) {
+                Err(effects) => match Question::of(effects, client) {
                     Ok(waiting) => again.push(waiting),
                     Err(other) => carry_out(&shared, other.0, other.1),
                 },
@@ -379,14 +402,14 @@ impl Channels {
                 break;
             };
             let Some(channel) = self.all.get_mut(&number) else { break };
-            questions.sort_unstable_by_key(|one| one.id());
-            let (mut last, mut rest) = (None, Vec::new());
-            for one in questions.extract_if(.., |one| {
-                let id = Some(one.id());
-                std::mem::replace(&mut last, id) == id || channel.waiting.contains_key(&one.id())
-            }) {
-                rest.push(one);
-            }
+            let mut ids = Vec::with_capacity(questions.len());
+            let taken = questions.extract_if(.., |one| {
+                let id = one.id();
+                let taken = ids.contains(&id) || channel.waiting.contains_key(&id);
+                ids.push(id);
+                taken
+            });
+            let rest = taken.collect();
             let (more, less) = channel.send(&mut self.batch, (questions, kept), now, failed);
             self.under_way = self.under_way + more - less;
             questions = rest;
@@ -449,7 +472,7 @@ impl Channels {
         for answer in intake.inbox.datagrams().filter(|answer| answer.len() >= 2) {
             let id = u16::from_be_bytes([answer[0], answer[1]]);
             // What is not the answer is a stranger's, who guesses (RFC 5452 section 9.1).
-            if !channel.waiting.get(&id).is_some_and(|(one, _)| answers(answer, &one.message)) {
+            if !channel.waiting.get(&id).is_some_and(|(one, _)| answers(answer, one.message())) {
                 continue;
             }
             if let Some((one, _)) = channel.waiting.remove(&id) {
@@ -494,20 +517,16 @@ impl Channel {
     fn send(
         &mut self,
         batch: &mut batch::Questions,
-        (mut questions, kept): (Vec<Question>, bool),
+        (questions, kept): (Vec<Question>, bool),
         now: Instant,
         failed: &mut Vec<Outcome>,
     ) -> (usize, usize) {
-        let messages: Vec<Vec<u8>> =
-            questions.iter_mut().map(|one| std::mem::take(&mut one.message)).collect();
+        let messages: Vec<&[u8]> = questions.iter().map(Question::message).collect();
         let (mut sent, mut refused) = (batch.send(&self.socket, &messages), 0);
         if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
             // About what was sent before: that is over. This is asked all the same.
             refused = refuse(self, failed);
             sent = batch.send(&self.socket, &messages);
-        }
-        for (one, message) in questions.iter_mut().zip(messages) {
-            one.message = message;
         }
         if let Err(error) = sent {
             let error = || Err(Error::new(error.kind(), error.to_string()));
@@ -517,7 +536,7 @@ impl Channel {
         self.asked += questions.len() as u32;
         let more = questions.len();
         for mut one in questions {
-            let deadline = now + one.timeout;
+            let deadline = now + one.timeout();
             one.went_over(kept);
             self.patient = if self.waiting.is_empty() { deadline } else { self.patient.min(deadline) };
             self.waiting.insert(one.id(), (one, deadline));
@@ -595,7 +614,7 @@ mod tests {
         let bytes = encode(&Message::query(7, "a.example".parse().unwrap(), 1), 512);
         let now = Now { random: u64::from(id) << 7, ..Now::default() };
         let relay = server.relay((53.into(), "192.0.2.1:4242".parse().unwrap()), &bytes, now).unwrap();
-        Waiting::relayed(relay, Client { door: door.clone(), peer: Peer::CONNECTED, _place: None })
+        Question::relayed(relay, Client { door: door.clone(), peer: Peer::CONNECTED, _place: None })
     }
 
     #[test]

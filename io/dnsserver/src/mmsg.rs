@@ -292,7 +292,7 @@ impl Outbox {
     pub(crate) fn send(
         &mut self,
         socket: &UdpSocket,
-        (answers, to): (&[Vec<u8>], &[Peer]),
+        (answers, to): (&[impl AsRef<[u8]>], &[Peer]),
         (order, runs): (&[u16], &[Range<usize>]),
         mut lost: impl FnMut(&Range<usize>, Error),
     ) {
@@ -300,7 +300,7 @@ impl Outbox {
         self.controls.clear();
         self.data.clear();
         self.headers.clear();
-        let in_order = order.iter().map(|at| &answers[usize::from(*at)]);
+        let in_order = order.iter().map(|at| answers[usize::from(*at)].as_ref());
         self.data.extend(in_order.map(|answer| iovec {
             // Only read.
             iov_base: answer.as_ptr().cast_mut().cast(),
@@ -309,7 +309,8 @@ impl Outbox {
         for run in runs {
             let first = usize::from(order[run.start]);
             let mut control = Control([0; CONTROL]);
-            let segment = (run.len() > 1).then(|| u16::try_from(answers[first].len()).ok()).flatten();
+            let segment =
+                (run.len() > 1).then(|| u16::try_from(answers[first].as_ref().len()).ok()).flatten();
             let used = control.answer(to[first].local, segment);
             self.names.push(to[first].name);
             self.controls.push(control);

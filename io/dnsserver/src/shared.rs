@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sealane_dns::chain::ServerAddress;
 use sealane_dns::prepared::{Changed, Preparation};
-use sealane_dns::{Config, Effect, Event, Now, Passed, Pending, Relay, Server, Transport};
+use sealane_dns::{Config, Effect, Event, Now, Pending, Relay, Server, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::outgoing::Outgoing;
@@ -47,7 +47,7 @@ struct Recent {
 /// What comes of a client's datagram.
 pub(crate) enum Came {
     /// It goes on as it is.
-    Goes(Relay),
+    Goes(Box<Relay>),
     /// Effects, and how the answer may be kept.
     Stepped(Vec<Effect>, Option<Preparation>),
 }
@@ -177,21 +177,20 @@ impl Shared {
     /// The answer to a question that went on as it came: it is made the client's, or it has effects.
     pub(crate) fn relayed(
         &self,
-        passed: Passed,
-        question: &[u8],
+        relay: Box<Relay>,
         answer: &mut Vec<u8>,
         now: Now,
     ) -> Result<(), Vec<Effect>> {
         self.guarded(None, |server| {
-            let relayed = server.relayed(passed, question, answer, now);
+            let relayed = server.relayed(relay, answer, now);
             let step = |pending| server.step(Event::Answer { pending, bytes: answer }, afresh(now));
             relayed.map_err(step)
         })?
     }
 
     /// A question that went on as it came, for the general path.
-    pub(crate) fn walk(&self, passed: Passed, question: &[u8]) -> Box<Pending> {
-        self.server(|server| server.walk(passed, question))
+    pub(crate) fn walk(&self, relay: Box<Relay>) -> Box<Pending> {
+        self.server(|server| server.walk(relay))
     }
 
     /// While the server is still held: an answer of its new state comes after the news.
@@ -344,8 +343,8 @@ impl Shared {
     }
 
     /// The same with one that was about to go on as it came.
-    pub(crate) fn abandon_relay(self: &Arc<Self>, Relay { passed, message, .. }: Relay) {
-        self.crowded(self.walk(passed, &message));
+    pub(crate) fn abandon_relay(self: &Arc<Self>, relay: Box<Relay>) {
+        self.crowded(self.walk(relay));
     }
 
     fn crowded(self: &Arc<Self>, pending: Box<Pending>) {

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::backlog::{self, Backlog};
 use crate::batch::{self, Batch, MANY, Peer};
-use crate::datagrams::{Client, Datagrams, Door, Question, Waiting};
+use crate::datagrams::{Client, Datagrams, Door, Question};
 use crate::fair::Fair;
 use crate::shared::{Came, Shared, afresh};
 
@@ -154,7 +154,7 @@ impl Udp {
         let effects = match came {
             Came::Goes(relay) => {
                 match self.waits(client, peer) {
-                    Some(client) => self.forwarded.push(Waiting::relayed(relay, client)),
+                    Some(client) => self.forwarded.push(Question::relayed(relay, client)),
                     None => self.shared.abandon_relay(relay),
                 }
                 return false;
@@ -175,7 +175,7 @@ impl Udp {
             self.shared.abandon(effects);
             return false;
         };
-        match Waiting::of(effects, client) {
+        match Question::of(effects, client) {
             Ok(waiting) => self.forwarded.push(waiting),
             Err(other) => {
                 let (shared, (effects, client)) = (self.shared.clone(), *other);

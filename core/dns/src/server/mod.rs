@@ -25,7 +25,7 @@ use crate::message::{decode, encode, rcode};
 use crate::metrics::{Family, Handle, Metrics};
 use crate::prepared::{Changed, Preparation, Share};
 pub use https::max_age;
-pub use relay::{Passed, Relay};
+pub use relay::Relay;
 pub use walk::Pending;
 
 /// What waits for longer than this will not come back: its client has gone.
@@ -232,6 +232,9 @@ pub struct Server {
     throttled: Throttled,
     /// What plugins said when they were started.
     starting: Vec<Effect>,
+    /// Room for questions that go on as they come.
+    #[allow(clippy::vec_box)] // It is the boxes that are kept.
+    spare: Vec<Box<Relay>>,
 }
 
 impl Server {

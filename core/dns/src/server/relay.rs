@@ -12,6 +12,9 @@ use crate::message::decode;
 use crate::metrics::Labels;
 use crate::relay::{Answered, Asked, Fit, Relaying};
 
+/// Relays that have come to their end and are used again, at most.
+const SPARE: usize = 256;
+
 /// A question on its way.
 #[derive(Debug)]
 pub struct Relay {
@@ -23,13 +26,6 @@ pub struct Relay {
     pub message: Vec<u8>,
     /// How long to wait.
     pub timeout: Duration,
-    /// To be handed back with what comes of it, as [`Pending`] is.
-    pub passed: Passed,
-}
-
-/// What is known of a question that went on as it came.
-#[derive(Debug)]
-pub struct Passed {
     /// The client's id.
     id: u16,
     client: SocketAddr,
@@ -39,13 +35,12 @@ pub struct Passed {
     note: Note,
     labels: Labels,
     plugin: &'static str,
-    to: SocketAddr,
     at: Duration,
     kept: Option<bool>,
     asked: Asked,
 }
 
-impl Passed {
+impl Relay {
     /// Says whether the question went over a socket that was there already.
     pub fn went_over(&mut self, kept: bool) {
         self.kept = Some(kept);
@@ -71,7 +66,7 @@ impl Server {
         (server, client): (ServerAddress, SocketAddr),
         bytes: &[u8],
         now: Now,
-    ) -> Option<Relay> {
+    ) -> Option<Box<Relay>> {
         let chains = self.chains.last()?;
         // Where no plugin relays, the question is not even looked at.
         if chains.blocks.iter().all(|state| state.relays.is_empty()) || self.waiting() >= super::MOST_WAITING
@@ -98,66 +93,93 @@ impl Server {
                     chains.under_way += 1;
                     let plugin = chains.blocks.get(block)?.links.get(place)?.name;
                     let id = u16::from_be_bytes([bytes[0], bytes[1]]);
-                    let mut message = bytes.to_vec();
+                    let mut spare = self.spare.pop();
+                    let mut message =
+                        spare.as_mut().map(|old| std::mem::take(&mut old.message)).unwrap_or_default();
+                    message.clear();
+                    message.extend_from_slice(bytes);
                     message[..2].copy_from_slice(&walk::id(now).to_be_bytes());
                     let (place, at, kept) = ((generation, block, place), now.monotonic, None);
-                    let passed =
-                        Passed { id, client, server, place, note, labels, plugin, to, at, kept, asked };
-                    return Some(Relay { to, source, message, timeout, passed });
+                    let relay = Relay {
+                        to,
+                        source,
+                        message,
+                        timeout,
+                        id,
+                        client,
+                        server,
+                        place,
+                        note,
+                        labels,
+                        plugin,
+                        at,
+                        kept,
+                        asked,
+                    };
+                    return Some(match spare {
+                        Some(mut old) => {
+                            *old = relay;
+                            old
+                        }
+                        None => Box::new(relay),
+                    });
                 }
             }
         }
         None
     }
 
-    /// Makes an upstream's answer the client's, and counts it. `question` is the message that was sent.
+    /// Makes an upstream's answer the client's, and counts it.
     ///
     /// # Errors
     /// Where the general path has to look at it, with [`super::Event::Answer`].
     pub fn relayed(
         &mut self,
-        passed: Passed,
-        question: &[u8],
+        mut relay: Box<Relay>,
         answer: &mut Vec<u8>,
         now: Now,
     ) -> Result<(), Box<Pending>> {
-        let asked = &passed.asked;
-        let Some(fit) = Fit::of(asked, question, answer) else { return Err(self.walk(passed, question)) };
+        let Some(fit) = Fit::of(&relay.asked, &relay.message, answer) else { return Err(self.walk(relay)) };
         let Fit { rcode, nothing, .. } = fit;
-        let took = now.monotonic.saturating_sub(passed.at);
-        let answered = Answered { rcode, nothing, took, kept: passed.kept };
-        let ((generation, block, place), mut out) = (passed.place, Vec::new());
+        let took = now.monotonic.saturating_sub(relay.at);
+        let answered = Answered { rcode, nothing, took, kept: relay.kept };
+        let ((generation, block, place), mut out) = (relay.place, Vec::new());
         let called = self.with(generation, block, place, now, &mut out, |plugin, cx| {
-            plugin.relayed(&passed.note, &answered, cx)
+            plugin.relayed(&relay.note, &answered, cx)
         });
         if !called.is_some_and(|(as_it_is, _)| as_it_is) {
-            return Err(self.walk(passed, question));
+            return Err(self.walk(relay));
         }
-        fit.write((passed.id, asked), question, answer);
-        let Passed { labels, client, plugin, .. } = passed;
+        fit.write((relay.id, &relay.asked), &relay.message, answer);
+        let Relay { ref labels, client, plugin, ref asked, ref message, .. } = *relay;
         let sort = Sort {
-            labels,
+            labels: labels.clone(),
             transport: Transport::Udp,
             v4: client.is_ipv4(),
             rtype: asked.shape.rtype,
             rcode,
             plugin,
         };
-        self.count(sort, asked.dnssec_ok, [question.len(), answer.len()], took);
+        self.count(sort, asked.dnssec_ok, [message.len(), answer.len()], took);
+        // What the plugin counts by its notes is over.
+        relay.note = Note::default();
+        if self.spare.len() < SPARE {
+            self.spare.push(relay);
+        }
         self.back_from(generation);
         self.let_go(now);
         Ok(())
     }
 
     /// What the general path would know by now of a question that went on as it came: for [`super::Event::Answer`] and
-    /// [`super::Event::Failed`]. `question` is the message that was sent.
-    pub fn walk(&self, passed: Passed, question: &[u8]) -> Box<Pending> {
-        let Passed { id, client, server, place, note, labels, to, at, kept, .. } = passed;
-        let sent = u16::from_be_bytes([question[0], question[1]]);
+    /// [`super::Event::Failed`].
+    pub fn walk(&self, relay: Box<Relay>) -> Box<Pending> {
+        let Relay { to, message, id, client, server, place, note, labels, at, kept, .. } = *relay;
+        let sent = u16::from_be_bytes([message[0], message[1]]);
         // It was looked through when it came: it is one.
-        let mut request = decode(question).unwrap_or_default();
+        let mut request = decode(&message).unwrap_or_default();
         request.id = id;
-        let mut query = Query::new(request, client, Transport::Udp, server, question.len());
+        let mut query = Query::new(request, client, Transport::Udp, server, message.len());
         let chains = self.chains.iter().find(|chains| chains.generation == place.0);
         if let Some(state) = chains.and_then(|chains| chains.blocks.get(place.1)) {
             query.block = state.block.clone();

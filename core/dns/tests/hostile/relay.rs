@@ -162,7 +162,7 @@ impl Pair {
         let ours = (relay.to, relay.timeout, relay.source, &relay.message);
         assert_eq!(ours, (upstream, timeout, keeping.source, &message), "{asked:02x?}");
         assert_eq!(via, sealane_dns::Via::Udp);
-        self.waiting.push((Waits::Relayed(Box::new(relay), pending), message, asked.to_vec()));
+        self.waiting.push((Waits::Relayed(relay, pending), message, asked.to_vec()));
         "relayed"
     }
 
@@ -184,17 +184,17 @@ impl Pair {
         let (mut one, mut other, what) = match waits {
             Waits::Both(one, other) => (one, other, "walks on"),
             Waits::Relayed(mut relay, mut other) => {
-                relay.passed.went_over(kept);
+                relay.went_over(kept);
                 other.went_over(kept);
                 let Some(bytes) = &answer else {
-                    let one = self.relays.walk(relay.passed, &question);
+                    let one = self.relays.walk(relay);
                     let stepped = self.relays.step(outcome(one), self.now);
                     let walked = self.walks.step(outcome(other), self.now);
                     self.step(&asked, (stepped, walked));
                     return "failed";
                 };
                 let mut reply = bytes.clone();
-                match self.relays.relayed(relay.passed, &question, &mut reply, self.now) {
+                match self.relays.relayed(relay, &mut reply, self.now) {
                     Ok(()) => {
                         let walked = self.walks.step(outcome(other), self.now);
                         let [Effect::Reply(walked)] = walked.as_slice() else { panic!("{walked:?}") };
