@@ -27,18 +27,9 @@ const QUEUE: usize = 1 << 20;
 /// Where so many come at once, more are on their way: they are given the time to be many, too. What many share is
 /// most of what an answer costs.
 pub(crate) const MANY: usize = 8;
-const GATHER: Duration = Duration::from_micros(50);
-/// An upstream that has just answered many has more under way: so long for each, so long at most. Who asks so many at
-/// once takes longer than that.
-const EACH: Duration = Duration::from_micros(2);
-const LONG: Duration = Duration::from_micros(200);
+pub(crate) const GATHER: Duration = Duration::from_micros(50);
 /// How exact such sleeps are, ns. The kernel would make them 50 us longer.
 const SLACK: NonZeroU64 = NonZeroU64::MIN;
-
-/// How long datagrams are given to become many, where some are, and so many came from upstreams.
-pub(crate) fn gather(answered: usize) -> Duration {
-    (EACH * u32::try_from(answered).unwrap_or(u32::MAX)).clamp(GATHER, LONG)
-}
 
 /// Has this thread sleep no longer than it says. One that can't sleeps longer, and answers all the same.
 pub(crate) fn sleep_exactly() {
