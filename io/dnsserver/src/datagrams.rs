@@ -233,6 +233,8 @@ pub(crate) struct Datagrams {
     clients: bool,
     intake: Intake,
     looked: Instant,
+    /// Others have waited for too long, too.
+    more_late: bool,
 }
 
 /// What came of a question.
@@ -248,6 +250,7 @@ impl Datagrams {
             clients: false,
             intake: Intake { inbox: Inbox::connected(BATCH, LONGEST), spare: Vec::new() },
             looked: Instant::now(),
+            more_late: false,
         }
     }
 
@@ -283,8 +286,8 @@ impl Datagrams {
         self.channels.under_way
     }
 
-    /// Waits until an upstream answers, a client asks, or [`LOOK`] is over; hands answers on. Whether a client asks, and
-    /// how many answers there were.
+    /// Waits until an upstream answers, a client asks, or [`LOOK`] is over; hands answers on, about a batch of them.
+    /// Whether a client asks, and how many answers there were.
     pub(crate) fn wait(&mut self, clients: Option<&UdpSocket>, batch: &mut Batch) -> (bool, usize) {
         let Some(poll) = self.poll.as_ref() else { return (true, 0) };
         if let Some(clients) = clients.filter(|_| !self.clients) {
@@ -292,13 +295,18 @@ impl Datagrams {
             self.clients = epoll::add(poll, clients, data, epoll::EventFlags::IN).is_ok();
         }
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
-        let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+        let wait = if self.more_late { Duration::ZERO } else { LOOK };
+        let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
         // A signal ends it early, and that is all.
         let events = epoll::wait(poll, &mut room, Some(&wait)).map_or(&mut [][..], |(events, _)| events);
-        let (mut ask, mut outcomes) = (clients.is_some() && !self.clients, Vec::new());
+        // Where there is no room for all that is ready, clients may be among the rest.
+        let unseen = !self.clients || events.len() == BATCH;
+        let (mut ask, mut outcomes) = (clients.is_some() && unseen, Vec::new());
         for event in events {
             match event.data.u64() {
                 CLIENTS => ask = true,
+                // What is beyond is for the next time: clients have their turn as often.
+                _ if outcomes.len() >= batch::BATCH => {}
                 number => self.channels.receive(number, &mut self.intake, &mut outcomes),
             }
         }
@@ -315,9 +323,9 @@ impl Datagrams {
     }
 
     fn look(&mut self, now: Instant, out: &mut Vec<Outcome>) {
-        if now.duration_since(self.looked) >= LOOK {
+        if self.more_late || now.duration_since(self.looked) >= LOOK {
             self.looked = now;
-            self.channels.look(now, out);
+            self.more_late = self.channels.look(now, out);
         }
     }
 
@@ -485,11 +493,14 @@ impl Channels {
         }
     }
 
-    /// Gives up who has waited for long enough, and closes sockets that are done.
-    fn look(&mut self, now: Instant, out: &mut Vec<Outcome>) {
+    /// Gives up who has waited for long enough, about a batch of them, since each may be asked for again at once; and
+    /// closes sockets that are done. Whether more have waited for too long.
+    fn look(&mut self, now: Instant, out: &mut Vec<Outcome>) -> bool {
+        let mut more = false;
         for channel in self.all.values_mut().filter(|channel| channel.patient <= now) {
-            let late = channel.waiting.extract_if(|_, (_, deadline)| *deadline <= now);
             let before = out.len();
+            let room = batch::BATCH.saturating_sub(before);
+            let late = channel.waiting.extract_if(|_, (_, deadline)| *deadline <= now).take(room);
             out.extend(
                 late.map(|(_, (one, _))| (one, Err(Error::new(ErrorKind::TimedOut, "udp i/o timeout")))),
             );
@@ -497,6 +508,7 @@ impl Channels {
             // Of those that are left.
             let earliest = channel.waiting.values().map(|(_, deadline)| *deadline).min();
             channel.patient = earliest.unwrap_or(now);
+            more |= earliest.is_some_and(|earliest| earliest <= now);
         }
         let pools = &mut self.pools;
         self.all.retain(|number, channel| {
@@ -508,6 +520,7 @@ impl Channels {
             !done
         });
         pools.retain(|_, pool| !pool.is_empty());
+        more
     }
 }
 

@@ -23,6 +23,10 @@ use crate::shared::{Came, Shared, afresh};
 /// A listener that has nothing to do looks about so often.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Full batches of clients' questions in a row, at most, before upstreams' answers have their turn: clients share one
+/// queue, whose overflow is lost, answers come to many.
+const CLIENTS_FIRST: u32 = 8;
+
 /// From the moment on that a socket takes nothing in to the one when it has all.
 const AFTER: Duration = Duration::from_millis(2);
 
@@ -293,12 +297,17 @@ fn listen(
     shared.counts(asks);
     let (mut udp, left) = Udp::new(shared, socket, at);
     let (mut batch, mut backlog) = (Batch::new(), Backlog::new(Instant::now()));
+    let mut in_a_row = 0;
     while !*closed.borrow() && !dropped.load(Ordering::Relaxed) {
-        // Where upstreams are waited for, clients are beside them.
+        // Where upstreams are waited for, clients are beside them; or before them, while theirs is a long queue.
         let alone = udp.datagrams.under_way() == 0;
-        let (ask, answered) = if alone { (true, 0) } else { udp.datagrams.wait(Some(socket), &mut batch) };
+        let (ask, answered) = match alone || (1..CLIENTS_FIRST).contains(&in_a_row) {
+            true => (true, 0),
+            false => udp.datagrams.wait(Some(socket), &mut batch),
+        };
         // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
         let came = if ask { udp.batch(&mut batch, alone).unwrap_or(0) } else { 0 };
+        in_a_row = if came < batch::BATCH { 0 } else { in_a_row % CLIENTS_FIRST + 1 };
         let now = Instant::now();
         if alone {
             udp.datagrams.rest(now);
