@@ -3,10 +3,10 @@
 //!
 //! An answer is believed by its question, its id and the port that it comes to, which nobody can foresee (RFC 5452
 //! section 9.2). A socket of its own for each question is the best port, and costs more than all the rest of it
-//! together. Here each batch leaves from one of [`POOL`] sockets, taken at random. To who knows none of them, a port is
-//! as unforeseeable as ever; who finds one out (by side channels, which take seconds) has it right once in [`POOL`]
-//! times, and not for long: after [`LIFE`], or [`QUESTIONS`] questions, another one takes its place. All are connected:
-//! the kernel drops what others than the upstream send.
+//! together. Here each batch leaves from one of a pool of sockets ([`POOL`], shared out among a listener's threads), taken
+//! at random. To who knows none of them, a port is as unforeseeable as ever; who finds one out (by side channels, which
+//! take seconds) has it right as seldom as the pool is large, and not for long: after [`LIFE`], or [`QUESTIONS`]
+//! questions, another one takes its place. All are connected: the kernel drops what others than the upstream send.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

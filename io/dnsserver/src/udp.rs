@@ -45,7 +45,6 @@ pub(crate) struct Part {
 struct Udp {
     shared: Arc<Shared>,
     datagrams: Datagrams,
-    socket: Arc<UdpSocket>,
     server: ServerAddress,
     part: Part,
     door: Arc<Door>,
@@ -76,7 +75,6 @@ impl Udp {
         let udp = Udp {
             datagrams: Datagrams::new(shared.clone(), part.threads),
             shared,
-            socket: socket.clone(),
             server,
             part,
             door,
@@ -94,8 +92,8 @@ impl Udp {
 
     /// Takes a batch and answers it: how many there were.
     fn batch(&mut self, batch: &mut Batch, wait: bool) -> std::io::Result<usize> {
-        let socket = self.socket.clone();
-        let came = batch.receive(&socket, wait).inspect_err(|_| {
+        let door = self.door.clone();
+        let came = batch.receive(&door.socket, wait).inspect_err(|_| {
             if let Some(fair) = &mut self.fair {
                 fair.look(&self.shared);
             }
@@ -107,7 +105,7 @@ impl Udp {
             fair.batch(&self.shared, batch, came);
         }
         batch.answer(|query, client, peer, out| self.query(query, client, peer, out));
-        batch.send(&socket);
+        batch.send(&door.socket);
         if !self.forwarded.is_empty() {
             self.datagrams.send(&mut self.forwarded);
         }
@@ -119,7 +117,7 @@ impl Udp {
     /// Takes what waits, and answers none of it: who asked does not wait any more.
     fn let_go(&self, batch: &mut Batch) {
         for _ in 0..backlog::BATCHES {
-            if batch.receive(&self.socket, false).is_err() {
+            if batch.receive(&self.door.socket, false).is_err() {
                 return;
             }
         }
@@ -133,7 +131,8 @@ impl Udp {
             if changed == Changed::All {
                 // It may be the configuration.
                 let fair = self.fair.take();
-                self.fair = Fair::renew(fair, &self.shared, self.server, self.part.waiting, &self.socket);
+                self.fair =
+                    Fair::renew(fair, &self.shared, self.server, self.part.waiting, &self.door.socket);
             }
         }
     }
@@ -301,13 +300,12 @@ fn listen(
     while !*closed.borrow() && !dropped.load(Ordering::Relaxed) {
         // Where upstreams are waited for, clients are beside them; or before them, while theirs is a long queue.
         let alone = udp.datagrams.under_way() == 0;
-        let (ask, answered) = match alone || (1..CLIENTS_FIRST).contains(&in_a_row) {
-            true => (true, 0),
-            false => udp.datagrams.wait(Some(socket), &mut batch),
-        };
+        let clients_only = alone || in_a_row > 0;
+        let (ask, answered) =
+            if clients_only { (true, 0) } else { udp.datagrams.wait(Some(socket), &mut batch) };
         // An error is an ICMP message about an earlier answer, or says that nothing came: it is no query's.
         let came = if ask { udp.batch(&mut batch, alone).unwrap_or(0) } else { 0 };
-        in_a_row = if came < batch::BATCH { 0 } else { in_a_row % CLIENTS_FIRST + 1 };
+        in_a_row = if came == batch::BATCH && in_a_row + 1 < CLIENTS_FIRST { in_a_row + 1 } else { 0 };
         let now = Instant::now();
         if alone {
             udp.datagrams.rest(now);
