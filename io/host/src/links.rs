@@ -117,6 +117,41 @@ pub(crate) fn make_pod(
     mtu: u32,
 ) -> io::Result<()> {
     let pod = Socket::route()?;
+    let make = || make_pod_link(&pod, node_namespace, ip, gateway, mtu);
+    match make() {
+        // The link of the address's last Pod, which the kernel removes in its own time: it may do so just now, so
+        // whether the link is still there says nothing.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove_link(node, &pod_link(ip), "remove the last Pod's link")?;
+            make()?;
+        }
+        made => made?,
+    }
+
+    let index = index_of(node, &pod_link(ip))?
+        .ok_or_else(|| io::Error::other("the node's end of the Pod's link is not there"))?;
+    let mut batch = Batch::default();
+    link(&mut batch, flag::ACK, index, "attach the Pod's link to the bridge");
+    batch.number(IFLA_MASTER, BRIDGE_INDEX);
+    link(&mut batch, flag::ACK, index, "isolate the Pod's link on the bridge");
+    batch.nest(IFLA_LINKINFO, |info| {
+        info.string(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
+            data.attribute(IFLA_BRPORT_ISOLATED, &[1]);
+        });
+    });
+    neighbour(&mut batch, BRIDGE_INDEX, ip, hardware_address(ip));
+    route(&mut batch, one(ip), &Way::Link(BRIDGE_INDEX), Some(gateway));
+    node.execute(batch)
+}
+
+/// Both ends, and all of the Pod's end. `pod` is a socket of the Pod's namespace.
+fn make_pod_link(
+    pod: &Socket,
+    node_namespace: BorrowedFd<'_>,
+    ip: Ipv4Addr,
+    gateway: Ipv4Addr,
+    mtu: u32,
+) -> io::Result<()> {
     let mut batch = Batch::default();
     up(&mut batch, LOOPBACK_INDEX);
     link(&mut batch, CREATE, POD_INDEX, "make the Pod's link (is the kernel module `veth` there?)");
@@ -137,28 +172,7 @@ pub(crate) fn make_pod(
     address(&mut batch, POD_INDEX, ip, 32);
     neighbour(&mut batch, POD_INDEX, gateway, hardware_address(gateway));
     route(&mut batch, EVERYWHERE, &Way::Gateway(gateway, POD_INDEX), None);
-    if let Err(error) = pod.execute(batch) {
-        if error.kind() != io::ErrorKind::AlreadyExists || !remove_pod(node, ip)? {
-            return Err(error);
-        }
-        // The link of the address's last Pod, which the kernel would have removed in its own time.
-        return make_pod(node, node_namespace, ip, gateway, mtu);
-    }
-
-    let index = index_of(node, &pod_link(ip))?
-        .ok_or_else(|| io::Error::other("the node's end of the Pod's link is not there"))?;
-    let mut batch = Batch::default();
-    link(&mut batch, flag::ACK, index, "attach the Pod's link to the bridge");
-    batch.number(IFLA_MASTER, BRIDGE_INDEX);
-    link(&mut batch, flag::ACK, index, "isolate the Pod's link on the bridge");
-    batch.nest(IFLA_LINKINFO, |info| {
-        info.string(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
-            data.attribute(IFLA_BRPORT_ISOLATED, &[1]);
-        });
-    });
-    neighbour(&mut batch, BRIDGE_INDEX, ip, hardware_address(ip));
-    route(&mut batch, one(ip), &Way::Link(BRIDGE_INDEX), Some(gateway));
-    node.execute(batch)
+    pod.execute(batch)
 }
 
 /// Takes a Pod's address out of the node's network: who connects to it from now on is told so at once. The link itself
@@ -169,13 +183,6 @@ pub(crate) fn detach_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<()> {
     batch.begin(RTM_DELNEIGH, flag::ACK, "forget the Pod's hardware address");
     batch.raw(&[AF_INET, 0, 0, 0]).raw(&BRIDGE_INDEX.to_ne_bytes()).raw(&[0; 4]).address(NDA_DST, ip);
     node.execute_tolerant(batch, &[libc::ENOENT, libc::ESRCH])
-}
-
-/// Removes a Pod's link; `false` where there is none. The kernel takes tens of milliseconds.
-fn remove_pod(node: &Socket, ip: Ipv4Addr) -> io::Result<bool> {
-    let there = index_of(node, &pod_link(ip))?.is_some();
-    remove_link(node, &pod_link(ip), "remove the Pod's link")?;
-    Ok(there)
 }
 
 fn remove_link(socket: &Socket, name: &str, step: &str) -> io::Result<()> {

@@ -48,6 +48,7 @@ fn test() {
         node.processes_can_be_shared().await;
         node.pods_reach_each_other().await;
         node.many_at_once().await;
+        node.an_address_is_free_at_once().await;
         node.the_launcher_may_die().await;
         node.several_on_one_network().await;
     });
@@ -550,6 +551,18 @@ impl Node {
             self.host.remove_sandbox(&id).await.unwrap();
         }));
         pods.await;
+    }
+
+    /// The kernel removes a Pod's link while the next Pod with that address is made: before it, after it, or within.
+    async fn an_address_is_free_at_once(&self) {
+        for n in 0..100 {
+            let id = format!("next-{n}");
+            self.sandbox(&id, 90).await;
+            // As long as the kernel waits before it removes a namespace's links, or not as long.
+            tokio::time::sleep(Duration::from_micros(n % 3 * 700)).await;
+            self.host.remove_sandbox(&id).await.unwrap();
+            tokio::time::sleep(Duration::from_micros(n * 37 % 21000)).await;
+        }
     }
 
     async fn the_launcher_may_die(&self) {
