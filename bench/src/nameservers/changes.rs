@@ -1,6 +1,8 @@
 //! How soon a change is answered, while a thousand come every second and the server is asked as much as it can bear.
 //!
-//! The API is played ([`crate::played`]).
+//! The API is played ([`crate::played`]). The server's core is the server's: what else runs on this machine waits. A
+//! monitor that takes five milliseconds every second holds up half a percent of all changes by itself, whatever the
+//! server does.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -38,6 +40,7 @@ pub(super) fn measure(binary: &Path, size: Size, time: Duration) -> Result<Vec<F
     fs::write(folder.join("questions"), cluster::questions(size))?;
     let name = cluster::service(0);
     let server = Server::start(Program::Sealane, binary, folder, &kubeconfig, &name)?;
+    before_others(server.process())?;
     let slices = api.watch("endpointslices")?;
     let _load = Load(dnsperf(&folder.join("questions"), time)?);
     let next = Arc::new(Mutex::new(None));
@@ -52,7 +55,8 @@ pub(super) fn measure(binary: &Path, size: Size, time: Duration) -> Result<Vec<F
     let rate = written as f64 / time.as_secs_f64();
     Ok(vec![
         Figure::new("changes a second, under full load (1/s)", "1/s", vec![rate]),
-        Figure::new("watch event -> answered, under full load (ms)", "ms", took).bar(1.0, Judged::P99),
+        Figure::new("watch event -> answered, under full load, core not shared (ms)", "ms", took)
+            .bar(1.0, Judged::P99),
     ])
 }
 
@@ -102,12 +106,26 @@ fn ask(time: Duration, next: &Next) -> Result<Vec<f64>> {
     Ok(took)
 }
 
-/// This thread is on the second core, before those that make the load there.
+/// All threads of this process run before other programs.
+fn before_others(process: u32) -> Result<()> {
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let thread = thread?.file_name().to_string_lossy().parse()?;
+        rustix::process::setpriority_process(rustix::process::Pid::from_raw(thread), -19)?;
+    }
+    Ok(())
+}
+
+/// This thread is on the second core, before those that make the load there: in the real-time class, for the others'
+/// scheduler lets who runs go on for a part of a millisecond, whoever waits, and that would count as the server's.
 fn first_in_line() -> Result<()> {
     let mut cores = rustix::thread::CpuSet::new();
     cores.set(CORES[1].parse().unwrap_or_default());
     rustix::thread::sched_setaffinity(None, &cores)?;
-    rustix::process::setpriority_process(None, -15)?;
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let said = Command::new("chrt").args(["--fifo", "--pid", "1", &thread]).output()?;
+    if !said.status.success() {
+        return Err(format!("chrt: {}", String::from_utf8_lossy(&said.stderr).trim()).into());
+    }
     // Sleeps are as short as they say.
     rustix::thread::set_current_timer_slack(Some(NonZeroU64::MIN))?;
     Ok(())
