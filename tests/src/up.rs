@@ -85,9 +85,11 @@ impl Start {
 
     /// `sealane up …`, ready to run; the node's name is this machine's, for cgroups are the real machine's.
     pub fn command(&self) -> Command {
-        let mut command = self.sealane(&["up", "--node-name", self.machine.name()]);
-        if !self.args.iter().any(|a| a == "--api-address") {
-            command.args(["--api-address", "127.0.0.1:0"]);
+        let mut command = self.sealane(&["up"]);
+        for (flag, value) in [("--node-name", self.machine.name()), ("--api-address", "127.0.0.1:0")] {
+            if !self.args.iter().any(|a| a == flag) {
+                command.args([flag, value]);
+            }
         }
         command.args(&self.args);
         command

@@ -397,6 +397,30 @@ fn with_fewer_nodes_the_pods_of_the_others_move() {
 }
 
 #[test]
+fn a_node_that_is_called_otherwise_has_the_pods_of_the_one_before() {
+    let one = Start::new();
+    let up = one.up();
+    up.ok(&["create", "deployment", "d", "--image=sealane/demo", "--", "sleep", "infinity"]);
+    up.ready_pods("default", "app=d", 1);
+    up.stop();
+    let other = format!("{}-b", one.machine.name());
+    let up = one.clone().arg("--node-name").arg(&other).up();
+    up.ready_pods("default", "app=d", 1);
+    up.ready_pods("kube-system", "k8s-app=kube-dns", 1);
+    assert_eq!(up.value(&["get", "nodes"], "{.items[*].metadata.name}"), other);
+    let pod = up.value(&["get", "pods"], "{.items[*].metadata.name}");
+    up.stop();
+    // Whatever the machine is called, the node is what it was the last time, and so are its Pods.
+    let mut stream = Stream::piped(&mut one.sealane(&["up", "--api-address", "127.0.0.1:0"]));
+    stream.expect(&format!("{other} at"));
+    stream.expect("ready in ");
+    let mut pods = one.machine.command(kubectl());
+    pods.args(["get", "pods", "-o", "name"]).env("KUBECONFIG", one.data_dir().join("kubeconfig"));
+    assert_eq!(run(&mut pods, b"").ok().trim(), format!("pod/{pod}"));
+    stream.interrupt();
+}
+
+#[test]
 fn an_ordinary_users_nodes_reach_each_other() {
     let machine = Machine::new();
     let dir = tempfile::tempdir().unwrap();

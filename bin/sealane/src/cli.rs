@@ -127,7 +127,7 @@ pub(crate) struct UpArgs {
     /// Answer on this link for load balancers' addresses (ARP, neighbour discovery), so that its network reaches them
     #[arg(long, value_name = "LINK")]
     pub(crate) announce: Option<String>,
-    /// The node's name; further nodes get it with -2, -3... [default: the host's]
+    /// The node's name; further nodes get it with -2, -3... [default: the last time's, or the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
     /// Nodes to make, each in a network of its own with its part of the Pods' range [default: 1]

@@ -13,7 +13,7 @@ use sealane_proxy::config::{Problem, SinkKind};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use self::nodes::Nodes;
+use self::nodes::{Nodes, kept_name};
 use self::pools::LoadBalancers;
 use crate::cli::{LogFormat, UpArgs};
 
@@ -201,7 +201,8 @@ impl UpConfig {
         let internal = pool(&flags.internal_load_balancer_pool, &file.internal_load_balancer_pool);
         let load_balancers =
             LoadBalancers::new([external.as_deref(), internal.as_deref()], service_cidr, pod_cidr, no_node)?;
-        let name = flags.node_name.clone().or(file.node_name).unwrap_or_else(node_name);
+        let name = flags.node_name.clone().or(file.node_name).or_else(|| kept_name(&data_dir));
+        let name = name.unwrap_or_else(node_name);
         let zones = if flags.zones.is_empty() { &file.zones } else { &flags.zones };
         let count = flags.nodes.or(file.nodes).unwrap_or(1);
         let nodes = Nodes::new(&name, count, zones, pod_cidr, &data_dir)?;
@@ -265,6 +266,18 @@ mod tests {
         let config =
             with_file("apiVersion: sealane.dev/v1\nserviceCidr: 10.96.0.0/12, fd00:10:96::9/108\n").unwrap();
         assert_eq!(config.service_cidr6, Some(("fd00:10:96::".parse().unwrap(), 108)));
+    }
+
+    #[test]
+    fn a_node_keeps_its_name() {
+        let data = tempfile::tempdir().unwrap();
+        let flags = UpArgs { data_dir: Some(data.path().to_owned()), ..UpArgs::default() };
+        let name = |flags: &UpArgs| UpConfig::new(flags).unwrap().nodes.first().name.clone();
+        assert_eq!(name(&flags), node_name());
+        let flag = UpArgs { node_name: Some("told".into()), ..flags.clone() };
+        nodes::keep_name(data.path(), &UpConfig::new(&flag).unwrap().nodes).unwrap();
+        assert_eq!(name(&flags), "told");
+        assert_eq!(name(&UpArgs { node_name: Some("other".into()), ..flags }), "other");
     }
 
     #[test]

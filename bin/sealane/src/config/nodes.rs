@@ -12,8 +12,10 @@ const PREFIX: u8 = 24;
 const LONGEST: u8 = 28;
 /// Folder of all nodes' folders but the first's, in the data directory.
 const FOLDER: &str = "nodes";
-/// Label of all nodes but the first: without them, `up` removes their objects.
-pub(crate) const FURTHER: &str = "sealane.dev/further-node";
+/// File of the first node's name, in the data directory.
+const NAME: &str = "node-name";
+/// Label of all nodes: without them, `up` removes their objects.
+pub(crate) const OWN: &str = "sealane.dev/node";
 /// All of this machine's nodes are in it, where they have zones.
 const REGION: &str = "local";
 
@@ -26,17 +28,12 @@ pub(crate) struct NodeConfig {
     pub(crate) zone: Option<String>,
     /// Where its containers, logs and volumes are.
     pub(crate) dir: PathBuf,
-    /// It is not the first.
-    pub(crate) further: bool,
 }
 
 impl NodeConfig {
     /// The labels of what and where it is.
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
-        let mut labels = BTreeMap::new();
-        if self.further {
-            labels.insert(FURTHER.to_owned(), "true".to_owned());
-        }
+        let mut labels = BTreeMap::from([(OWN.to_owned(), "true".to_owned())]);
         if let Some(zone) = &self.zone {
             labels.insert("topology.kubernetes.io/region".to_owned(), REGION.to_owned());
             labels.insert("topology.kubernetes.io/zone".to_owned(), zone.clone());
@@ -61,28 +58,33 @@ pub(crate) fn remove_folders(data_dir: &Path, but: &Nodes) -> std::io::Result<()
     Ok(())
 }
 
-/// The folder of a node that has run on a data directory. The first one's is the directory itself, and its name is
-/// written nowhere: that of others has it as its beginning.
+/// The name that the first node on a data directory has had: with it its Pods are there again, whatever the machine is
+/// called by now.
+pub(crate) fn kept_name(data_dir: &Path) -> Option<String> {
+    let name = std::fs::read_to_string(data_dir.join(NAME)).ok()?.trim().to_owned();
+    (!name.is_empty()).then_some(name)
+}
+
+/// Keeps that name.
+pub(crate) fn keep_name(data_dir: &Path, nodes: &Nodes) -> std::io::Result<()> {
+    std::fs::write(data_dir.join(NAME), format!("{}\n", nodes.first.name))
+}
+
+/// The folder of a node that has run on a data directory. The first one's is the directory itself.
 pub(crate) fn folder(data_dir: &Path, name: &str) -> Result<PathBuf, String> {
-    let mut others: Vec<String> = std::fs::read_dir(data_dir.join(FOLDER))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    others.sort();
-    if others.iter().any(|other| other == name) {
-        return Ok(data_dir.join(FOLDER).join(name));
-    }
-    if others.iter().any(|other| other.rsplit_once('-').is_some_and(|(first, _)| first == name)) {
+    let first = kept_name(data_dir);
+    if first.as_deref() == Some(name) {
         return Ok(data_dir.to_owned());
     }
-    let known = if others.is_empty() {
-        "the only one is entered without --node".to_owned()
-    } else {
-        others.join(", ")
-    };
-    Err(format!("--node {name}: no such node on {}; besides the first there is: {known}", data_dir.display()))
+    let others = std::fs::read_dir(data_dir.join(FOLDER)).into_iter().flatten().flatten();
+    let others = others.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut known: Vec<String> = first.into_iter().chain(others).collect();
+    known.sort();
+    if known.iter().any(|other| other == name) {
+        return Ok(data_dir.join(FOLDER).join(name));
+    }
+    let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+    Err(format!("--node {name}: no such node on {}; there is: {known}", data_dir.display()))
 }
 
 /// All of them, one at least.
@@ -125,7 +127,6 @@ impl Nodes {
             let own = if n == 0 { name.to_owned() } else { format!("{name}-{}", n + 1) };
             NodeConfig {
                 dir: if n == 0 { data_dir.to_owned() } else { data_dir.join(FOLDER).join(&own) },
-                further: n > 0,
                 name: own,
                 cidr: part(u32::from(n)),
                 zone: (!zones.is_empty()).then(|| zones[usize::from(n) % zones.len()].clone()),
@@ -212,8 +213,7 @@ mod tests {
         assert_eq!(labels["topology.kubernetes.io/zone"], "b");
         assert_eq!(labels["topology.kubernetes.io/region"], "local");
         let plain = nodes(3, "10.244.0.0/16", &[]).unwrap();
-        assert!(plain.first().labels().is_empty());
-        assert!(plain.all()[2].labels().into_keys().eq([FURTHER]));
+        assert!(plain.all().iter().all(|n| n.labels().into_keys().eq([OWN])));
     }
 
     #[test]
@@ -229,13 +229,14 @@ mod tests {
     #[test]
     fn a_nodes_folder_is_found_by_its_name() {
         let data = tempfile::tempdir().unwrap();
-        assert!(folder(data.path(), "n").unwrap_err().contains("without --node"));
+        assert!(folder(data.path(), "n").unwrap_err().ends_with("none yet"));
+        keep_name(data.path(), &nodes(1, "10.244.0.0/16", &[]).unwrap()).unwrap();
         for other in ["n-2", "n-3"] {
             std::fs::create_dir_all(data.path().join("nodes").join(other)).unwrap();
         }
         assert_eq!(folder(data.path(), "n").unwrap(), data.path());
         assert_eq!(folder(data.path(), "n-3").unwrap(), data.path().join("nodes/n-3"));
-        assert!(folder(data.path(), "../n-2").unwrap_err().ends_with("n-2, n-3"));
+        assert!(folder(data.path(), "../n-2").unwrap_err().ends_with("n, n-2, n-3"));
         let two = Nodes::new("n", 2, &[], "10.244.0.0/16".parse().unwrap(), data.path()).unwrap();
         remove_folders(data.path(), &two).unwrap();
         assert!(data.path().join("nodes/n-2").exists() && !data.path().join("nodes/n-3").exists());

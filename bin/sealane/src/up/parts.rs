@@ -21,7 +21,7 @@ use super::node::{self, Common, Node};
 use super::report::Report;
 use super::{adapters, balancer, files, shown, system};
 use crate::config::UpConfig;
-use crate::config::nodes::{FURTHER, remove_folders};
+use crate::config::nodes::{OWN, keep_name, remove_folders};
 
 /// How long `up` waits for DNS before it goes on without: its Corefile may be wrong.
 const DNS_PATIENCE: Duration = Duration::from_secs(15);
@@ -195,13 +195,16 @@ async fn start_nodes(common: Common) -> Result<Vec<node::Running>, String> {
 async fn forget_others(config: &UpConfig, api: &Api) -> Result<(), String> {
     let nodes: Objects<NodeObject> = Objects::all(api.client("system:admin", &["system:masters"]));
     let fail = |e: kube::Error| format!("the nodes of an earlier run: {e}");
-    let list = nodes.list(&ListParams::default().labels(FURTHER)).await.map_err(fail)?;
+    let list = nodes.list(&ListParams::default().labels(OWN)).await.map_err(fail)?;
     let now: Vec<&str> = config.nodes.all().iter().map(|n| n.name.as_str()).collect();
     for name in list.into_iter().filter_map(|n| n.metadata.name).filter(|n| !now.contains(&n.as_str())) {
         nodes.delete(&name, &DeleteParams::default()).await.map_err(fail)?;
     }
     if let Err(e) = remove_folders(&config.data_dir, &config.nodes) {
         tracing::warn!("what nodes of an earlier run left is not removed: {e}");
+    }
+    if let Err(e) = keep_name(&config.data_dir, &config.nodes) {
+        tracing::warn!("the node's name is not kept: {e}");
     }
     Ok(())
 }
