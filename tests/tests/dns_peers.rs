@@ -261,3 +261,24 @@ fn spans_are_the_same_of_both() {
     assert!(seen[0].lines().count() >= 14, "{}", seen[0]);
     assert_eq!(seen[0], seen[1]);
 }
+
+/// CoreDNS reads protobuf, as kube-proxy and whatever else client-go is in do, and Sealane JSON.
+#[test]
+fn each_follows_the_api() {
+    for program in [Program::CoreDns, Program::Sealane] {
+        let (up, folder) = (Start::new().arg("--no-node").up(), tempfile::tempdir().unwrap());
+        let corefile = format!(
+            ".:5300 {{\n errors\n kubernetes cluster.local {{\n kubeconfig {}\n }}\n}}\n",
+            up.kubeconfig().display()
+        );
+        let mut server = start(&up.machine, folder.path(), program, "Corefile", &corefile);
+        up.machine.within(|| {
+            answered(&mut [&mut server], &query("kubernetes.default.svc.cluster.local.", "A"));
+            up.ok(&["create", "service", "clusterip", "one", "--tcp=80"]);
+            answered(&mut [&mut server], &query("one.default.svc.cluster.local.", "A"));
+        });
+        let log = server.log();
+        assert!(!log.contains("watch ended"), "{}: {log}", program.name());
+        up.stop();
+    }
+}

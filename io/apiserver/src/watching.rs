@@ -167,15 +167,7 @@ impl State {
                 let event = json!({"type": seen, "object": object});
                 Bytes::from(format!("---\n{}", sealane_api::yaml::write(&event)))
             }
-            Format::Protobuf => {
-                protobuf::encode_watch_event(seen, object).map_or_else(Bytes::new, |message| {
-                    // `streaming/framer`: the length, four bytes, big-endian, before each message.
-                    let mut frame = BytesMut::with_capacity(message.len() + 4);
-                    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-                    frame.put_slice(&message);
-                    frame.freeze()
-                })
-            }
+            Format::Protobuf => protobuf::encode_watch_event(seen, object).unwrap_or_default(),
         }
     }
 
@@ -299,6 +291,48 @@ mod tests {
         let initial = Some(cache.list(kind, "x"));
         let watch = Watch { initial, marks_initial_end: true, ..asked("", 0) };
         let said = read(watch, &cache, stop).await;
+        assert_eq!(said, expect(&[("ADDED", "a", 1), ("ADDED", "b", 2), ("BOOKMARK", "", 2)]));
+    }
+
+    /// Fields of a message that has strings and messages alone, each shorter than 128 octets or 16,384.
+    fn fields(mut message: &[u8]) -> Vec<(u8, &[u8])> {
+        let mut fields = Vec::new();
+        while let [tag, rest @ ..] = message {
+            let (length, rest) = match rest {
+                [low, high, rest @ ..] if *low >= 0x80 => {
+                    (usize::from(low & 0x7f) | usize::from(*high) << 7, rest)
+                }
+                [low, rest @ ..] => (usize::from(*low), rest),
+                [] => panic!("a tag without a length"),
+            };
+            let (value, rest) = rest.split_at(length);
+            fields.push((*tag, value));
+            message = rest;
+        }
+        fields
+    }
+
+    /// What client-go reads: the length, four octets, big-endian (apimachinery, pkg/util/framer), and so many of one
+    /// WatchEvent, whose object is a body of its own.
+    #[tokio::test]
+    async fn a_frame_of_protobuf_holds_one_event() {
+        let cache = Arc::new(Cache::new(&[], 0));
+        cache.apply(&[put("a", "1", 1)]);
+        cache.apply(&[put("b", "1", 2)]);
+        let (_keep, stop) = watch::channel(true);
+        let initial = Some(cache.list(by_kind("v1", "ConfigMap").unwrap(), "x"));
+        let watch = Watch { initial, marks_initial_end: true, format: Format::Protobuf, ..asked("", 0) };
+        let chunks: Vec<_> = frames(watch, Arc::clone(&cache), stop).collect().await;
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.unwrap()).collect();
+        let (mut rest, mut said) = (bytes.as_slice(), Vec::new());
+        while let [a, b, c, d, more @ ..] = rest {
+            let (message, more) = more.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+            let [(0x0a, seen), (0x12, raw)] = fields(message)[..] else { panic!("{message:?} is no event") };
+            let [(0x0a, body)] = fields(raw)[..] else { panic!("{raw:?} is no object") };
+            let object = sealane_api::Object::new(protobuf::decode(body).unwrap());
+            said.push((String::from_utf8_lossy(seen).into(), object.name().to_owned(), object.revision()));
+            rest = more;
+        }
         assert_eq!(said, expect(&[("ADDED", "a", 1), ("ADDED", "b", 2), ("BOOKMARK", "", 2)]));
     }
 
