@@ -246,9 +246,11 @@ mod tests {
     #[test]
     fn what_goes_together_is_one_clients_and_of_one_length_but_the_last() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let peers: Vec<Peer> = (0..2u8)
-            .map(|_| {
-                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // Both at once, or the second may get the first one's port.
+        let clients: Vec<UdpSocket> = (0..2).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let peers: Vec<Peer> = clients
+            .iter()
+            .map(|client| {
                 client.send_to(&[0], server.local_addr().unwrap()).unwrap();
                 let mut inbox = Inbox::new(1);
                 inbox.receive(&server, true).unwrap();
