@@ -116,18 +116,44 @@ pub(crate) fn make_pod(
     gateway: Ipv4Addr,
     mtu: u32,
 ) -> io::Result<()> {
+    let ends = || {
+        let mut batch = Batch::default();
+        up(&mut batch, LOOPBACK_INDEX);
+        link(&mut batch, CREATE, POD_INDEX, "make the Pod's link (is the kernel module `veth` there?)");
+        batch
+            .string(IFLA_IFNAME, "eth0")
+            .attribute(IFLA_ADDRESS, &hardware_address(ip))
+            .number(IFLA_MTU, mtu)
+            .nest(IFLA_LINKINFO, |info| {
+                info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+                    data.nest(VETH_INFO_PEER, |peer| {
+                        peer.raw(&interface(0, 0))
+                            .string(IFLA_IFNAME, &pod_link(ip))
+                            .number(IFLA_MTU, mtu)
+                            .number(IFLA_NET_NS_FD, node_namespace.as_raw_fd() as u32);
+                    });
+                });
+            });
+        address(&mut batch, POD_INDEX, ip, 32);
+        neighbour(&mut batch, POD_INDEX, gateway, hardware_address(gateway));
+        route(&mut batch, EVERYWHERE, &Way::Gateway(gateway, POD_INDEX), None);
+        batch
+    };
     let pod = Socket::route()?;
-    let make = || make_pod_link(&pod, node_namespace, ip, gateway, mtu);
-    match make() {
+    match pod.execute(ends()) {
         // The link of the address's last Pod, which the kernel removes in its own time: it may do so just now, so
         // whether the link is still there says nothing.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             remove_link(node, &pod_link(ip), "remove the last Pod's link")?;
-            make()?;
+            pod.execute(ends())?;
         }
         made => made?,
     }
+    attach_pod(node, ip, gateway)
+}
 
+/// Puts the node's end of a Pod's link on the bridge, and its address into the node's network.
+fn attach_pod(node: &Socket, ip: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
     let index = index_of(node, &pod_link(ip))?
         .ok_or_else(|| io::Error::other("the node's end of the Pod's link is not there"))?;
     let mut batch = Batch::default();
@@ -142,37 +168,6 @@ pub(crate) fn make_pod(
     neighbour(&mut batch, BRIDGE_INDEX, ip, hardware_address(ip));
     route(&mut batch, one(ip), &Way::Link(BRIDGE_INDEX), Some(gateway));
     node.execute(batch)
-}
-
-/// Both ends, and all of the Pod's end. `pod` is a socket of the Pod's namespace.
-fn make_pod_link(
-    pod: &Socket,
-    node_namespace: BorrowedFd<'_>,
-    ip: Ipv4Addr,
-    gateway: Ipv4Addr,
-    mtu: u32,
-) -> io::Result<()> {
-    let mut batch = Batch::default();
-    up(&mut batch, LOOPBACK_INDEX);
-    link(&mut batch, CREATE, POD_INDEX, "make the Pod's link (is the kernel module `veth` there?)");
-    batch
-        .string(IFLA_IFNAME, "eth0")
-        .attribute(IFLA_ADDRESS, &hardware_address(ip))
-        .number(IFLA_MTU, mtu)
-        .nest(IFLA_LINKINFO, |info| {
-            info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
-                data.nest(VETH_INFO_PEER, |peer| {
-                    peer.raw(&interface(0, 0))
-                        .string(IFLA_IFNAME, &pod_link(ip))
-                        .number(IFLA_MTU, mtu)
-                        .number(IFLA_NET_NS_FD, node_namespace.as_raw_fd() as u32);
-                });
-            });
-        });
-    address(&mut batch, POD_INDEX, ip, 32);
-    neighbour(&mut batch, POD_INDEX, gateway, hardware_address(gateway));
-    route(&mut batch, EVERYWHERE, &Way::Gateway(gateway, POD_INDEX), None);
-    pod.execute(batch)
 }
 
 /// Takes a Pod's address out of the node's network: who connects to it from now on is told so at once. The link itself
