@@ -238,22 +238,63 @@ mod tests {
         }
     }
 
+    /// Types, names (or reasons) and versions of what a watch writes.
     async fn read(
         watch: Watch,
         cache: &Arc<Cache>,
         stop: watch::Receiver<bool>,
     ) -> Vec<(String, String, u64)> {
-        let stream = frames(watch, Arc::clone(cache), stop);
-        let mut said = Vec::new();
-        for chunk in stream.collect::<Vec<_>>().await {
-            for line in chunk.unwrap().split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-                let event: Value = serde_json::from_slice(line).unwrap();
-                let object = sealane_api::Object::new(event["object"].clone());
-                let name = if object.name().is_empty() { object.str(&["reason"]) } else { object.name() };
-                said.push((event["type"].as_str().unwrap().into(), name.to_owned(), object.revision()));
-            }
+        let events = if watch.format == Format::Protobuf { messages } else { lines };
+        let chunks: Vec<_> = frames(watch, Arc::clone(cache), stop).collect().await;
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.unwrap()).collect();
+        let said = events(&bytes).into_iter().map(|(seen, object)| {
+            let object = sealane_api::Object::new(object);
+            let name = if object.name().is_empty() { object.str(&["reason"]) } else { object.name() };
+            (seen, name.to_owned(), object.revision())
+        });
+        said.collect()
+    }
+
+    fn lines(bytes: &[u8]) -> Vec<(String, Value)> {
+        let lines = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty());
+        let events = lines.map(|line| {
+            let mut event: Value = serde_json::from_slice(line).unwrap();
+            (event["type"].as_str().unwrap().to_owned(), event["object"].take())
+        });
+        events.collect()
+    }
+
+    /// As client-go reads them: the length, four octets, big-endian (apimachinery, pkg/util/framer), and so many of one
+    /// WatchEvent, whose object is a body of its own.
+    fn messages(mut bytes: &[u8]) -> Vec<(String, Value)> {
+        let mut events = Vec::new();
+        while let [a, b, c, d, rest @ ..] = bytes {
+            let (message, rest) = rest.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+            let [(0x0a, seen), (0x12, raw)] = fields(message)[..] else { panic!("{message:?} is no event") };
+            let [(0x0a, body)] = fields(raw)[..] else { panic!("{raw:?} is no object") };
+            events.push((String::from_utf8_lossy(seen).into(), protobuf::decode(body).unwrap()));
+            bytes = rest;
         }
-        said
+        assert!(bytes.is_empty(), "{bytes:?} is left");
+        events
+    }
+
+    /// Tags and values of a message's fields, all of them octets, with lengths of one octet or two.
+    fn fields(mut message: &[u8]) -> Vec<(u8, &[u8])> {
+        let mut fields = Vec::new();
+        while let [tag, low, rest @ ..] = message {
+            let (length, rest) = match rest {
+                [high, rest @ ..] if *low >= 0x80 => {
+                    (usize::from(low & 0x7f) | usize::from(*high) << 7, rest)
+                }
+                rest => (usize::from(*low), rest),
+            };
+            let (value, rest) = rest.split_at(length);
+            fields.push((*tag, value));
+            message = rest;
+        }
+        assert!(message.is_empty(), "{message:?} is left");
+        fields
     }
 
     fn expect(said: &[(&str, &str, u64)]) -> Vec<(String, String, u64)> {
@@ -288,60 +329,26 @@ mod tests {
         cache.apply(&[put("b", "1", 2)]);
         let (_keep, stop) = watch::channel(true);
         let kind = by_kind("v1", "ConfigMap").unwrap();
-        let initial = Some(cache.list(kind, "x"));
-        let watch = Watch { initial, marks_initial_end: true, ..asked("", 0) };
-        let said = read(watch, &cache, stop).await;
-        assert_eq!(said, expect(&[("ADDED", "a", 1), ("ADDED", "b", 2), ("BOOKMARK", "", 2)]));
-    }
-
-    /// Fields of a message that has strings and messages alone, each shorter than 128 octets or 16,384.
-    fn fields(mut message: &[u8]) -> Vec<(u8, &[u8])> {
-        let mut fields = Vec::new();
-        while let [tag, rest @ ..] = message {
-            let (length, rest) = match rest {
-                [low, high, rest @ ..] if *low >= 0x80 => {
-                    (usize::from(low & 0x7f) | usize::from(*high) << 7, rest)
-                }
-                [low, rest @ ..] => (usize::from(*low), rest),
-                [] => panic!("a tag without a length"),
-            };
-            let (value, rest) = rest.split_at(length);
-            fields.push((*tag, value));
-            message = rest;
+        for format in [Format::Json, Format::Protobuf] {
+            let initial = Some(cache.list(kind, "x"));
+            let watch = Watch { initial, marks_initial_end: true, format, ..asked("", 0) };
+            let said = read(watch, &cache, stop.clone()).await;
+            assert_eq!(
+                said,
+                expect(&[("ADDED", "a", 1), ("ADDED", "b", 2), ("BOOKMARK", "", 2)]),
+                "{format:?}"
+            );
         }
-        fields
-    }
-
-    /// What client-go reads: the length, four octets, big-endian (apimachinery, pkg/util/framer), and so many of one
-    /// WatchEvent, whose object is a body of its own.
-    #[tokio::test]
-    async fn a_frame_of_protobuf_holds_one_event() {
-        let cache = Arc::new(Cache::new(&[], 0));
-        cache.apply(&[put("a", "1", 1)]);
-        cache.apply(&[put("b", "1", 2)]);
-        let (_keep, stop) = watch::channel(true);
-        let initial = Some(cache.list(by_kind("v1", "ConfigMap").unwrap(), "x"));
-        let watch = Watch { initial, marks_initial_end: true, format: Format::Protobuf, ..asked("", 0) };
-        let chunks: Vec<_> = frames(watch, Arc::clone(&cache), stop).collect().await;
-        let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.unwrap()).collect();
-        let (mut rest, mut said) = (bytes.as_slice(), Vec::new());
-        while let [a, b, c, d, more @ ..] = rest {
-            let (message, more) = more.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
-            let [(0x0a, seen), (0x12, raw)] = fields(message)[..] else { panic!("{message:?} is no event") };
-            let [(0x0a, body)] = fields(raw)[..] else { panic!("{raw:?} is no object") };
-            let object = sealane_api::Object::new(protobuf::decode(body).unwrap());
-            said.push((String::from_utf8_lossy(seen).into(), object.name().to_owned(), object.revision()));
-            rest = more;
-        }
-        assert_eq!(said, expect(&[("ADDED", "a", 1), ("ADDED", "b", 2), ("BOOKMARK", "", 2)]));
     }
 
     #[tokio::test]
     async fn too_old_a_version_is_expired() {
         let cache = Arc::new(Cache::new(&[], 7));
         let (_keep, stop) = watch::channel(false);
-        let said = read(asked("", 3), &cache, stop).await;
-        assert_eq!(said, expect(&[("ERROR", "Expired", 0)]));
+        for format in [Format::Json, Format::Protobuf] {
+            let said = read(Watch { format, ..asked("", 3) }, &cache, stop.clone()).await;
+            assert_eq!(said, expect(&[("ERROR", "Expired", 0)]), "{format:?}");
+        }
     }
 
     #[tokio::test]
