@@ -4,6 +4,7 @@
 //! `cargo run --release -p sealane-bench`, as root; `--help` says the rest. It needs `unshare` (util-linux) and `ip`
 //! (iproute2).
 
+mod cores;
 mod dns;
 mod endpoints;
 mod https;

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::num::NonZeroU64;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,8 +15,9 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 
 use super::cluster::{self, Object, Size};
-use super::server::{CORES, Client, Program, Server};
+use super::server::{Client, Program, Server};
 use crate::Result;
+use crate::cores::{CORES, at_once_on, before_others};
 use crate::played::{LISTED, Lists, Played, event};
 use crate::report::{Figure, Judged};
 
@@ -65,7 +65,8 @@ type Next = Mutex<Option<(String, Ipv4Addr, Arc<OnceLock<SystemTime>>)>>;
 
 /// Sends a change every millisecond: how many there were.
 fn write(mut stream: TcpStream, size: Size, time: Duration, next: &Next) -> Result<u32> {
-    first_in_line()?;
+    // Before those that make the load there, or its own wait would count as the server's.
+    at_once_on(CORES[1])?;
     let begun = Instant::now();
     let mut count = 0u32;
     while begun.elapsed() < time {
@@ -89,7 +90,7 @@ fn write(mut stream: TcpStream, size: Size, time: Duration, next: &Next) -> Resu
 /// Asks for the next change, before it comes and until it is answered, then for the one after: ms of each. So it is how
 /// long old answers are given, and not how long a question waits behind dnsperf's: no question waits for another's answer.
 fn ask(time: Duration, next: &Next) -> Result<Vec<f64>> {
-    first_in_line()?;
+    at_once_on(CORES[1])?;
     let mut client = Client::new(Program::Sealane)?;
     let (begun, mut took) = (Instant::now(), Vec::new());
     while begun.elapsed() < time {
@@ -104,31 +105,6 @@ fn ask(time: Duration, next: &Next) -> Result<Vec<f64>> {
         took.push(answered.duration_since(*since.wait()).unwrap_or_default().as_secs_f64() * 1e3);
     }
     Ok(took)
-}
-
-/// All threads of this process run before other programs.
-fn before_others(process: u32) -> Result<()> {
-    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        let thread = thread?.file_name().to_string_lossy().parse()?;
-        rustix::process::setpriority_process(rustix::process::Pid::from_raw(thread), -19)?;
-    }
-    Ok(())
-}
-
-/// This thread is on the second core, before those that make the load there: in the real-time class, for the others'
-/// scheduler lets who runs go on for a part of a millisecond, whoever waits, and that would count as the server's.
-fn first_in_line() -> Result<()> {
-    let mut cores = rustix::thread::CpuSet::new();
-    cores.set(CORES[1].parse().unwrap_or_default());
-    rustix::thread::sched_setaffinity(None, &cores)?;
-    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
-    let said = Command::new("chrt").args(["--fifo", "--pid", "1", &thread]).output()?;
-    if !said.status.success() {
-        return Err(format!("chrt: {}", String::from_utf8_lossy(&said.stderr).trim()).into());
-    }
-    // Sleeps are as short as they say.
-    rustix::thread::set_current_timer_slack(Some(NonZeroU64::MIN))?;
-    Ok(())
 }
 
 /// dnsperf at work.

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::fs;
 
 use super::cluster;
-use super::server::{CORES, Program, Server};
+use super::server::{Program, Server};
 use super::{Binaries, CLUSTER, Rounds, dnsperf, median};
 use crate::Result;
+use crate::cores::CORES;
 use crate::report::{Figure, Judged};
 
 /// What a forwarder may cost of what CoreDNS does.

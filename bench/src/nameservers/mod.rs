@@ -17,11 +17,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::Result;
+use crate::cores::{CORES, on_core};
 use crate::report::{Figure, Judged};
 use crate::up::Up;
 use cluster::Size;
 use scene::Said;
-use server::{CORES, Client, Program, Server};
+use server::{Client, Program, Server};
 
 /// The bars' cluster, …
 const CLUSTER: Size = Size { services: 1000, headless_one_in: 5, all_have_endpoints: false };
@@ -229,10 +230,7 @@ fn dnsperf(server: &Server, questions: &Path, seconds: u32, rate: Option<f64>) -
 fn lone(program: Program, name: &str) -> Result<Vec<f64>> {
     let name = name.to_owned();
     let ask = move || {
-        let mut cores = rustix::thread::CpuSet::new();
-        cores.set(CORES[1].parse().unwrap_or_default());
-        // This thread's alone, and it ends with the questions.
-        rustix::thread::sched_setaffinity(None, &cores)?;
+        on_core(CORES[1])?;
         let mut client = Client::new(program)?;
         let mut took = Vec::new();
         for _ in 0..LONE {

@@ -14,6 +14,7 @@ use nix::sys::time::TimeSpec;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
+use crate::cores::CORES;
 
 /// A server that answers later has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,8 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(2);
 /// µs of one tick of /proc's CPU times: USER_HZ is 100 on every architecture that Sealane is built for.
 const TICK: f64 = 10_000.0;
-/// What servers are pinned to, and who asks them.
-pub(crate) const CORES: [&str; 2] = ["0", "1"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {

@@ -12,9 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::cluster::NODE;
 use crate::Result;
+use crate::cores::{BEFORE_OTHERS, CORES};
 
-/// What the proxies run on, and who measures them.
-pub(crate) const CORES: [&str; 2] = ["0", "1"];
 /// ns of one tick of /proc's CPU times: USER_HZ is 100 on every architecture that Sealane is built for.
 const TICK: f64 = 1e7;
 /// A proxy that has not ended by then is killed.
@@ -50,7 +49,7 @@ impl Process {
         let out = File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new("taskset");
         // Before whatever else this machine does.
-        command.args(["-c", CORES[0], "nice", "-n", "-15"]).arg(binary);
+        command.args(["-c", CORES[0], "nice", "-n", &BEFORE_OTHERS.to_string()]).arg(binary);
         match program {
             Program::Sealane(_) => command.arg("proxy"),
             // Their sysctls are not a namespace's to set.

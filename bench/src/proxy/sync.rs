@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::cluster::{self, FRESH, fresh};
 use super::kernel::Kernel;
-use super::process::{CORES, Process, Program};
+use super::process::{Process, Program};
 use crate::Result;
+use crate::cores::{CORES, first_on};
 use crate::played::{LISTED, Played, event};
 
 /// Between two looks whether the first rules are there.
@@ -52,7 +53,7 @@ impl Scene {
     /// Starts a proxy on so many Services, in the bench's own network namespace. Sealane gets its Node when it has taken
     /// in everything else: what is left to do is to write the first rules. (kube-proxy takes in nothing before.)
     pub(crate) fn new(program: &Program, services: usize) -> Result<Scene> {
-        first_in_line()?;
+        first_on(CORES[1])?;
         clean()?;
         let folder = tempfile::tempdir()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -98,7 +99,7 @@ impl Scene {
 
     /// One change after the other: ms until each is in the kernel, and CPU time of each, us.
     pub(crate) fn alone(&mut self, count: usize, patience: Duration) -> Result<(Vec<f64>, f64)> {
-        first_in_line()?;
+        first_on(CORES[1])?;
         let mut kernel = Kernel::listen()?;
         let mut took = Vec::new();
         let before = self.process.cpu()?;
@@ -132,7 +133,7 @@ impl Scene {
             let (sent, mut kernel) = (sent.clone(), Kernel::listen()?);
             thread::spawn(move || hear(&mut kernel, &sent, epoch, total))
         };
-        first_in_line()?;
+        first_on(CORES[1])?;
         let cpu = self.process.cpu()?;
         let begun = Instant::now();
         for count in 0..total {
@@ -161,7 +162,7 @@ impl Scene {
 
 /// Hears of changes until all have come: ms of each.
 fn hear(kernel: &mut Kernel, sent: &[AtomicU64], epoch: Instant, total: usize) -> Result<Vec<f64>> {
-    first_in_line()?;
+    first_on(CORES[1])?;
     let mut lags = Vec::with_capacity(total);
     let mut last = Instant::now();
     while lags.len() < total {
@@ -187,19 +188,6 @@ pub(crate) fn clean() -> Result<()> {
     let done = std::process::Command::new("nft").args(["flush", "ruleset"]).status();
     let done = done.map_err(|e| format!("nft (of nftables): {e}"))?;
     if done.success() { Ok(()) } else { Err("nft flush ruleset failed".into()) }
-}
-
-/// This thread is on the second core, before whatever else this machine does.
-pub(crate) fn first_in_line() -> Result<()> {
-    on_core(CORES[1])
-}
-
-pub(crate) fn on_core(core: &str) -> Result<()> {
-    let mut cores = rustix::thread::CpuSet::new();
-    cores.set(core.parse()?);
-    rustix::thread::sched_setaffinity(None, &cores)?;
-    rustix::process::setpriority_process(None, -15)?;
-    Ok(())
 }
 
 pub(crate) fn milliseconds(time: Duration) -> f64 {

@@ -14,10 +14,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, bind, con
 
 use super::cluster::{self, CLIENTS, ENDPOINTS, PODS, PORTS};
 use super::kernel::Kernel;
-use super::process::{CORES, Process, Program};
+use super::process::{Process, Program};
 use super::space::Space;
-use super::sync::on_core;
 use crate::Result;
+use crate::cores::{CORES, first_on};
 use crate::played::Played;
 
 /// The node, as its client sees it, and as the endpoints' machine does.
@@ -91,7 +91,7 @@ impl World {
         let (rules, services) = (self.rules, spread.min(self.services));
         let acceptor = self.server.run(|| Acceptor::start(vec![Ipv4Addr::UNSPECIFIED]))?;
         let took = self.client.run(move || {
-            on_core(CORES[0])?;
+            first_on(CORES[0])?;
             let mut took = [const { Vec::new() }; 2];
             let micros = |since: Instant| since.elapsed().as_secs_f64() * 1e6;
             for turn in 0..count {
@@ -119,7 +119,7 @@ impl World {
         })?;
         let rules = self.rules;
         self.client.run(move || {
-            on_core(CORES[0])?;
+            first_on(CORES[0])?;
             for _ in 0..count {
                 let socket =
                     socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -142,7 +142,7 @@ impl World {
         });
         ready?;
         self.client.run(move || {
-            on_core(CORES[0])?;
+            first_on(CORES[0])?;
             let mut stream = TcpStream::connect(World::target(rules, 1, 0))?;
             let buffer = vec![0u8; 128 << 10];
             // Until the other end has seen enough.
@@ -155,7 +155,7 @@ impl World {
 
 /// Takes in what comes, from when it flows.
 fn receive(listener: &TcpListener, time: Duration) -> Result<f64> {
-    on_core(CORES[1])?;
+    first_on(CORES[1])?;
     let (mut stream, _) = listener.accept()?;
     let mut buffer = vec![0u8; 256 << 10];
     // The first tenth opens the window.
@@ -232,7 +232,7 @@ impl Acceptor {
         }
         let (inside, end) = rustix::pipe::pipe()?;
         let thread = thread::spawn(move || {
-            on_core(CORES[1])?;
+            first_on(CORES[1])?;
             let mut counts = vec![0; listeners.len()];
             loop {
                 let mut wait = [PollFd::new(&inside, PollFlags::IN)];

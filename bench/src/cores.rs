@@ -1,0 +1,48 @@
+//! Where the bench's threads and the programs that it measures run, and before whom.
+
+use std::num::NonZeroU64;
+use std::process::Command;
+
+use rustix::process::Pid;
+
+use crate::Result;
+
+/// The measured program's core, and that of whoever asks it.
+pub(crate) const CORES: [&str; 2] = ["0", "1"];
+/// How nice a thread is that runs before whatever else this machine does.
+pub(crate) const BEFORE_OTHERS: i32 = -15;
+
+/// This thread is on a core from now on.
+pub(crate) fn on_core(core: &str) -> Result<()> {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core.parse()?);
+    Ok(rustix::thread::sched_setaffinity(None, &cores)?)
+}
+
+/// The same, before whatever else this machine does.
+pub(crate) fn first_on(core: &str) -> Result<()> {
+    on_core(core)?;
+    Ok(rustix::process::setpriority_process(None, BEFORE_OTHERS)?)
+}
+
+/// The same, even before who runs there already, whom the ordinary scheduler lets go on for a part of a millisecond;
+/// and sleeps are as short as they say.
+pub(crate) fn at_once_on(core: &str) -> Result<()> {
+    on_core(core)?;
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let done = Command::new("chrt").args(["--fifo", "--pid", "1", &thread]).output();
+    let done = done.map_err(|e| format!("chrt (of util-linux): {e}"))?;
+    if !done.status.success() {
+        return Err(format!("chrt: {}", String::from_utf8_lossy(&done.stderr).trim()).into());
+    }
+    Ok(rustix::thread::set_current_timer_slack(Some(NonZeroU64::MIN))?)
+}
+
+/// All threads of a process run before whatever else this machine does.
+pub(crate) fn before_others(process: u32) -> Result<()> {
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let thread = thread?.file_name().to_string_lossy().parse()?;
+        rustix::process::setpriority_process(Pid::from_raw(thread), BEFORE_OTHERS)?;
+    }
+    Ok(())
+}
