@@ -67,6 +67,9 @@ pub(crate) fn kept_name(data_dir: &Path) -> Option<String> {
 
 /// Keeps that name.
 pub(crate) fn keep_name(data_dir: &Path, nodes: &Nodes) -> std::io::Result<()> {
+    if kept_name(data_dir).as_ref() == Some(&nodes.first.name) {
+        return Ok(());
+    }
     std::fs::write(data_dir.join(NAME), format!("{}\n", nodes.first.name))
 }
 

@@ -170,6 +170,9 @@ async fn start_nodes(common: Common) -> Result<Vec<node::Running>, String> {
         tokio::spawn(balancer::run(network.clone(), nodes, common.snapshots.clone()));
     }
     forget_others(config, api).await?;
+    if let Err(e) = keep_name(&config.data_dir, &config.nodes) {
+        tracing::warn!("the node's name is not kept: {e}");
+    }
     let mut objects = system::kube_dns(config);
     // Its Pods are spread over nodes that are there.
     let deployment = objects.split_off(objects.len() - 1);
@@ -202,9 +205,6 @@ async fn forget_others(config: &UpConfig, api: &Api) -> Result<(), String> {
     }
     if let Err(e) = remove_folders(&config.data_dir, &config.nodes) {
         tracing::warn!("what nodes of an earlier run left is not removed: {e}");
-    }
-    if let Err(e) = keep_name(&config.data_dir, &config.nodes) {
-        tracing::warn!("the node's name is not kept: {e}");
     }
     Ok(())
 }
