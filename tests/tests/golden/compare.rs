@@ -65,6 +65,13 @@ fn is_age(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_digit() || b"smhd".contains(&b))
 }
 
+/// The length of `(324d ago)` at the beginning: such an age was right when it was recorded, and kinds_against_golden of
+/// sealane-api looks at it as of then.
+fn since(text: &str) -> Option<usize> {
+    let (age, _) = text.strip_prefix('(')?.split_once(" ago)")?;
+    is_age(age).then_some("( ago)".len() + age.len())
+}
+
 fn is_address(text: &str) -> bool {
     text.parse::<std::net::Ipv4Addr>().is_ok_and(|a| a.octets()[0] == 10)
 }
@@ -88,6 +95,9 @@ fn masked(text: &str) -> String {
         } else if rest.is_char_boundary(20.min(rest.len())) && rest.len() >= 20 && is_time(&rest[..20]) {
             out.push_str("TIME");
             at += 20;
+        } else if let Some(length) = since(rest) {
+            out.push_str("(AGE ago)");
+            at += length;
         } else if let Some(number) = rest.strip_prefix("current: ") {
             out.push_str("current: N");
             at += rest.len() - number.trim_start_matches(|c: char| c.is_ascii_digit()).len();
