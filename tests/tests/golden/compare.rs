@@ -61,8 +61,8 @@ fn is_time(text: &str) -> bool {
 
 fn is_age(text: &str) -> bool {
     !text.is_empty()
-        && text.ends_with(['s', 'm', 'h', 'd'])
-        && text.bytes().all(|b| b.is_ascii_digit() || b"smhd".contains(&b))
+        && text.ends_with(['s', 'm', 'h', 'd', 'y'])
+        && text.bytes().all(|b| b.is_ascii_digit() || b"smhdy".contains(&b))
 }
 
 /// The length of `(324d ago)` at the beginning: such an age was right when it was recorded, and kinds_against_golden of
