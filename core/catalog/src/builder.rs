@@ -1,6 +1,6 @@
 //! [`Builder`]: the one writer. Events in, Snapshots out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -273,8 +273,8 @@ impl Builder {
             return;
         }
         if !self.unindexed {
-            let before = old.map(|s| s.cluster_ips.clone()).unwrap_or_default();
-            let after = new.as_ref().map(|s| s.cluster_ips.clone()).unwrap_or_default();
+            let before = old.iter().flat_map(|service| service.cluster_ips.iter().copied()).collect();
+            let after = new.iter().flat_map(|service| service.cluster_ips.iter().copied()).collect();
             reindex(&mut self.next.cluster_ips, key, &before, &after);
         }
         let slices = entry_slices(&self.next, key);
@@ -335,17 +335,14 @@ impl Builder {
         new: Option<&Slice>,
         slices: &[Arc<Slice>],
     ) {
-        let addresses = |slice: Option<&Slice>| -> Vec<IpAddr> {
-            slice.into_iter().flat_map(|s| s.endpoints.iter()).map(|e| e.address).collect()
+        let addresses = |slice: Option<&Slice>| -> BTreeSet<IpAddr> {
+            slice.into_iter().flat_map(|slice| &slice.endpoints).map(|e| e.address).collect()
         };
-        let (before, after) = (addresses(old), addresses(new));
+        let (mut before, after) = (addresses(old), addresses(new));
         let elsewhere =
             |ip: &IpAddr| slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.address == *ip);
-        let kept: HashSet<IpAddr> =
-            if before.is_empty() { HashSet::new() } else { after.iter().copied().collect() };
-        let lost: Vec<IpAddr> =
-            before.into_iter().filter(|ip| !kept.contains(ip) && !elsewhere(ip)).collect();
-        reindex(&mut self.next.endpoints, home, &lost, &after);
+        before.retain(|ip| after.contains(ip) || !elsewhere(ip));
+        reindex(&mut self.next.endpoints, home, &before, &after);
     }
 
     fn put_entry(&mut self, key: &NamespacedName, entry: Entry) {
@@ -358,8 +355,9 @@ impl Builder {
     }
 
     fn put_pod(&mut self, key: &NamespacedName, new: Option<Pod>) {
-        let before = self.next.pods.get(key).map(|p| p.addresses.clone()).unwrap_or_default();
-        let after = new.as_ref().map(|p| p.addresses.clone()).unwrap_or_default();
+        let before =
+            self.next.pods.get(key).into_iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
+        let after = new.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
         reindex(&mut self.next.pod_ips, key, &before, &after);
         put(&mut self.next.pods, &mut self.dirty.pods, key, new);
     }
@@ -432,9 +430,15 @@ fn restore<K: Clone + Eq + Hash, V: Eq>(
     }
 }
 
-/// Takes `key` from the addresses `before` that are not in `after`, and adds it to those of `after`.
-fn reindex(index: &mut Trie<IpAddr, Keys>, key: &NamespacedName, before: &[IpAddr], after: &[IpAddr]) {
-    for ip in before.iter().filter(|ip| !after.contains(ip)) {
+/// Takes `key` from the addresses `before` that are not in `after`, and adds it to those of `after` that are not in
+/// `before`; those in both have it.
+fn reindex(
+    index: &mut Trie<IpAddr, Keys>,
+    key: &NamespacedName,
+    before: &BTreeSet<IpAddr>,
+    after: &BTreeSet<IpAddr>,
+) {
+    for ip in before.difference(after) {
         let Some(keys) = index.get(ip) else { continue };
         let kept: Vec<NamespacedName> = keys.iter().filter(|k| *k != key).cloned().collect();
         if kept.is_empty() {
@@ -444,22 +448,19 @@ fn reindex(index: &mut Trie<IpAddr, Keys>, key: &NamespacedName, before: &[IpAdd
         }
     }
     // Most addresses are one Service's alone, and all of those share the list of one.
-    let (mut own, mut new): (Option<Keys>, Vec<IpAddr>) = (None, Vec::new());
-    for ip in after {
-        match index.get(ip) {
-            None => new.push(*ip),
-            Some(keys) if **keys == *std::slice::from_ref(key) => own = Some(keys.clone()),
+    let alone = |keys: &&Keys| ***keys == *std::slice::from_ref(key);
+    let mut own: Option<Keys> =
+        before.intersection(after).find_map(|ip| index.get(ip).filter(alone).cloned());
+    for ip in after.difference(before) {
+        let keys = match index.get(ip) {
+            None => own.get_or_insert_with(|| Arc::new([key.clone()])).clone(),
             Some(keys) => {
-                if let Err(at) = keys.binary_search(key) {
-                    let mut keys = keys.to_vec();
-                    keys.insert(at, key.clone());
-                    index.insert(*ip, keys.into());
-                }
+                let Err(at) = keys.binary_search(key) else { continue };
+                let mut keys = keys.to_vec();
+                keys.insert(at, key.clone());
+                keys.into()
             }
-        }
-    }
-    let own = own.unwrap_or_else(|| Arc::new([key.clone()]));
-    for ip in new {
-        index.insert(ip, own.clone());
+        };
+        index.insert(*ip, keys);
     }
 }
