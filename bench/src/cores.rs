@@ -11,6 +11,8 @@ use crate::Result;
 pub(crate) const CORES: [&str; 2] = ["0", "1"];
 /// How nice a thread is that runs before whatever else this machine does.
 pub(crate) const BEFORE_OTHERS: i32 = -15;
+/// µs of one tick of /proc's CPU times: USER_HZ is 100 on every architecture that Sealane is built for.
+pub(crate) const TICK: f64 = 10_000.0;
 
 /// This thread is on a core from now on.
 pub(crate) fn on_core(core: &str) -> Result<()> {
@@ -45,4 +47,16 @@ pub(crate) fn before_others(process: u32) -> Result<()> {
         rustix::process::setpriority_process(Pid::from_raw(thread), BEFORE_OTHERS)?;
     }
     Ok(())
+}
+
+/// How long a core has had nothing to do since the machine started, µs, to a tick.
+pub(crate) fn idle(core: &str) -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let name = format!("cpu{core}");
+    let mut lines = stat.lines().map(|line| line.split_ascii_whitespace());
+    let fields = lines.find_map(|mut fields| (fields.next() == Some(&name)).then_some(fields));
+    // user, nice, system, idle, iowait (proc_stat(5)).
+    let fields = fields.ok_or_else(|| format!("no {name} in /proc/stat"))?.skip(3).take(2);
+    let ticks = fields.map(str::parse::<f64>).sum::<std::result::Result<f64, _>>()?;
+    Ok(ticks * TICK)
 }

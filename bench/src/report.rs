@@ -34,7 +34,7 @@ impl Figure {
         quantile(&self.samples, 0.5)
     }
 
-    fn p99(&self) -> f64 {
+    pub(crate) fn p99(&self) -> f64 {
         quantile(&self.samples, 0.99)
     }
 

@@ -1,6 +1,7 @@
 //! Sealane's DNS server beside CoreDNS and Knot: CPU time a query, latency, memory, and how soon a cluster is loaded.
 //! Each server has the first core to itself, dnsperf the second; runs of the servers take turns, and medians count.
 
+mod bare;
 mod changes;
 mod cluster;
 pub(crate) mod fairness;
@@ -22,7 +23,7 @@ use crate::report::{Figure, Judged};
 use crate::up::Up;
 use cluster::Size;
 use scene::Said;
-use server::{Client, Program, Server};
+use server::{Asked, Client, Program, Server};
 
 /// The bars' cluster, …
 const CLUSTER: Size = Size { services: 1000, headless_one_in: 5, all_have_endpoints: false };
@@ -89,7 +90,7 @@ struct Measured {
 
 /// How soon a change is answered.
 pub(crate) fn changes(binary: &Path, rounds: Rounds) -> Result<Vec<Figure>> {
-    changes::measure(binary, CLUSTER, rounds.changes)
+    changes::measure(binary, CLUSTER, rounds.rounds.min(3), rounds.changes)
 }
 
 /// Everything, in the bench's own namespaces.
@@ -210,10 +211,10 @@ struct Run {
 }
 
 /// As fast as the server can, or at a rate.
-fn dnsperf(server: &Server, questions: &Path, seconds: u32, rate: Option<f64>) -> Result<Run> {
+fn dnsperf(server: &dyn Asked, questions: &Path, seconds: u32, rate: Option<f64>) -> Result<Run> {
     let mut command = Command::new("taskset");
     command.args(["-c", CORES[1], "dnsperf", "-s", "127.0.0.1", "-c", "4", "-T", "1", "-q", "200"]);
-    command.args(["-p", &server.program.port().to_string(), "-l", &seconds.to_string(), "-d"]).arg(questions);
+    command.args(["-p", &server.port().to_string(), "-l", &seconds.to_string(), "-d"]).arg(questions);
     if let Some(rate) = rate {
         command.args(["-Q", &format!("{rate:.0}")]);
     }
@@ -221,7 +222,7 @@ fn dnsperf(server: &Server, questions: &Path, seconds: u32, rate: Option<f64>) -
     let completed = said.number("Queries completed:")?;
     let lost = said.number("Queries lost:")?;
     if completed <= 0.0 || lost > completed / 100.0 {
-        return Err(format!("{}: {lost} queries of {completed} were lost", server.program.name()).into());
+        return Err(format!("{}: {lost} queries of {completed} were lost", server.name()).into());
     }
     Ok(Run { cpu: spent / completed, rate: said.number("Queries per second:")? })
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::cluster;
-use super::server::{Client, Program, Server};
+use super::server::{Asked, Client, Program, Server};
 use super::{CLUSTER, LARGE};
 use crate::Result;
 use crate::report::{Figure, Judged};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::cluster::{self, Size};
-use super::server::{Program, Server};
+use super::server::{Asked, Program, Server};
 use crate::Result;
 use crate::up::Up;
 
@@ -66,7 +66,7 @@ impl Scene {
 pub(super) fn ask(questions: &Path, server: &Server, load: Load) -> Result<Answered> {
     let mut command = Command::new("taskset");
     command.args(["-c", load.cores, "dnsperf", "-s", "127.0.0.1", "-T", "1", "-c", load.clients]);
-    command.args(["-p", &server.program.port().to_string(), "-l", &load.seconds.to_string(), "-d"]);
+    command.args(["-p", &server.port().to_string(), "-l", &load.seconds.to_string(), "-d"]);
     command.arg(questions).args(["-q", load.at_once, "-t", load.patience, "-a", load.from]);
     if let Some(rate) = load.rate {
         command.args(["-Q", &format!("{rate:.0}")]);
@@ -85,7 +85,7 @@ pub(super) struct Said(String);
 
 impl Said {
     /// Runs it; and the CPU time that the server spent meanwhile, µs.
-    pub(super) fn by(mut command: Command, server: &Server) -> Result<(Said, f64)> {
+    pub(super) fn by(mut command: Command, server: &dyn Asked) -> Result<(Said, f64)> {
         let before = server.cpu()?;
         let output = command.output().map_err(|e| format!("dnsperf: {e}"))?;
         let spent = server.cpu()? - before;

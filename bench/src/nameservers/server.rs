@@ -14,14 +14,12 @@ use nix::sys::time::TimeSpec;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
-use crate::cores::CORES;
+use crate::cores::{CORES, TICK};
 
 /// A server that answers later has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two questions whether it answers by now.
 const LOOK: Duration = Duration::from_millis(2);
-/// µs of one tick of /proc's CPU times: USER_HZ is 100 on every architecture that Sealane is built for.
-const TICK: f64 = 10_000.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
@@ -76,6 +74,18 @@ impl Program {
             }
         }
     }
+}
+
+/// What dnsperf asks.
+pub(crate) trait Asked {
+    /// For people.
+    fn name(&self) -> &'static str;
+
+    /// At 127.0.0.1.
+    fn port(&self) -> u16;
+
+    /// CPU time that it has spent, µs, to a tick.
+    fn cpu(&self) -> Result<f64>;
 }
 
 /// A running server.
@@ -152,15 +162,6 @@ impl Server {
         self.child.id()
     }
 
-    /// CPU time of all its threads, µs, to a tick.
-    pub(crate) fn cpu(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name may have spaces; fields after it: state is the third, utime and stime 14 and 15 (proc(5)).
-        let rest = stat.rsplit_once(") ").ok_or("a process without stat")?.1;
-        let fields: Vec<f64> = rest.split(' ').skip(11).take(2).map_while(|f| f.parse().ok()).collect();
-        Ok(fields.iter().sum::<f64>() * TICK)
-    }
-
     /// Resident memory, MB (10^6 bytes).
     pub(crate) fn resident(&self) -> Result<f64> {
         crate::memory::status(self.child.id(), "VmRSS:")
@@ -182,6 +183,29 @@ impl Server {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?).ok_or("no process")?;
         Ok(kill_process(pid, signal)?)
     }
+}
+
+impl Asked for Server {
+    fn name(&self) -> &'static str {
+        self.program.name()
+    }
+
+    fn port(&self) -> u16 {
+        self.program.port()
+    }
+
+    fn cpu(&self) -> Result<f64> {
+        cpu(&format!("/proc/{}/stat", self.child.id()))
+    }
+}
+
+/// CPU time of a process's threads, or of one, by its `stat` in /proc: µs, to a tick.
+pub(super) fn cpu(stat: &str) -> Result<f64> {
+    let stat = fs::read_to_string(stat)?;
+    // The name may have spaces; fields after it: state is the third, utime and stime 14 and 15 (proc(5)).
+    let rest = stat.rsplit_once(") ").ok_or("a process without stat")?.1;
+    let fields: Vec<f64> = rest.split(' ').skip(11).take(2).map_while(|f| f.parse().ok()).collect();
+    Ok(fields.iter().sum::<f64>() * TICK)
 }
 
 impl Drop for Server {

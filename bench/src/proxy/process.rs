@@ -12,10 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::cluster::NODE;
 use crate::Result;
-use crate::cores::{BEFORE_OTHERS, CORES};
+use crate::cores::{BEFORE_OTHERS, CORES, TICK};
 
-/// ns of one tick of /proc's CPU times: USER_HZ is 100 on every architecture that Sealane is built for.
-const TICK: f64 = 1e7;
 /// A proxy that has not ended by then is killed.
 const END: Duration = Duration::from_secs(10);
 
@@ -76,7 +74,7 @@ impl Process {
 
     /// CPU time of it and of its children that have ended, ms, to a tick.
     pub(crate) fn cpu_with_children(&self) -> Result<f64> {
-        Ok(self.stat()?.iter().sum::<f64>() * TICK / 1e6)
+        Ok(self.stat()?.iter().sum::<f64>() * TICK / 1e3)
     }
 
     /// CPU time of its threads, ms.
