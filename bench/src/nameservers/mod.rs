@@ -29,8 +29,10 @@ use server::{Asked, Client, Program, Server};
 const CLUSTER: Size = Size { services: 1000, headless_one_in: 5, all_have_endpoints: false };
 /// … and the large one.
 const LARGE: Size = Size { services: 10_000, headless_one_in: 5, all_have_endpoints: true };
-/// Questions one at a time.
-const LONE: usize = 5000;
+/// Questions one at a time, in each round, of each server: so many turns, …
+const TURNS: usize = 20;
+/// … and so many questions in each.
+const LONE: usize = 50;
 
 /// How long and how often.
 #[derive(Clone, Copy)]
@@ -82,7 +84,7 @@ struct Measured {
     full: Vec<f64>,
     /// … and at a quarter.
     quarter: Vec<f64>,
-    /// µs.
+    /// µs of a lone query, the median of the round.
     lone: Vec<f64>,
     resident: f64,
     loaded: f64,
@@ -110,7 +112,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
         figures.push(own("its core's load at saturation (%)", "%", &busy));
         figures.push(own("CPU a query at saturation (us)", "us", &measured.full));
         figures.push(own("CPU a query at a quarter (us)", "us", &measured.quarter));
-        figures.push(own("latency of a lone query (us)", "us", &measured.lone));
+        figures.push(own("latency of a lone query, medians (us)", "us", &measured.lone));
         let resident = own("RSS (MB)", "MB", &[measured.resident]);
         let ours = *program == Program::Sealane;
         figures.push(if ours { resident.bar(20.0, Judged::Median) } else { resident });
@@ -122,12 +124,7 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
     figures.push(ratio("CPU at saturation: Sealane / Knot", &ours.full, &knot.full, 0.7));
     figures.push(ratio("CPU at a quarter: Sealane / Knot", &ours.quarter, &knot.quarter, 1.0));
     figures.push(ratio("CPU at saturation: Sealane / CoreDNS", &ours.full, &coredns.full, 1.0 / 16.0));
-    figures.push(ratio(
-        "lone query, median: Sealane / Knot",
-        &[median(&ours.lone)],
-        &[median(&knot.lone)],
-        1.0,
-    ));
+    figures.push(ratio("lone query: Sealane / Knot", &ours.lone, &knot.lone, 1.0));
     figures.extend(workers::measure(&binaries.sealane, rounds)?);
     figures.extend(changes(&binaries.sealane, rounds)?);
     let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
@@ -191,10 +188,12 @@ fn one_cluster(binaries: &Binaries, size: Size, rounds: Rounds) -> Result<Vec<Me
             measured.rate.push(full.rate);
             measured.full.push(full.cpu);
             if round == 0 {
-                measured.lone = lone(server.program, &last)?;
                 measured.resident = server.resident()?;
             }
             server.pause(true)?;
+        }
+        for (measured, lone) in measured.iter_mut().zip(lone(&servers, &last)?) {
+            measured.lone.push(lone);
         }
     }
     drop(servers);
@@ -227,19 +226,28 @@ fn dnsperf(server: &dyn Asked, questions: &Path, seconds: u32, rate: Option<f64>
     Ok(Run { cpu: spent / completed, rate: said.number("Queries per second:")? })
 }
 
-/// µs of questions one at a time, asked from the second core.
-fn lone(program: Program, name: &str) -> Result<Vec<f64>> {
-    let name = name.to_owned();
-    let ask = move || {
+/// Median µs of questions one at a time, asked from the second core, of each server. They take turns, so that what this
+/// machine does otherwise meets all alike; who is not asked sleeps.
+fn lone(servers: &[Server], name: &str) -> Result<Vec<f64>> {
+    let pause = |paused| servers.iter().try_for_each(|server| server.pause(paused));
+    pause(false)?;
+    let (programs, name) = (servers.iter().map(|server| server.program).collect::<Vec<_>>(), name.to_owned());
+    let ask = move || -> Result<Vec<f64>> {
         on_core(CORES[1])?;
-        let mut client = Client::new(program)?;
-        let mut took = Vec::new();
-        for _ in 0..LONE {
-            took.push(client.ask(&name).ok_or("a lone query was lost")?.2);
+        let clients = programs.into_iter().map(|program| Ok((Client::new(program)?, Vec::new())));
+        let mut clients = clients.collect::<Result<Vec<_>>>()?;
+        for _ in 0..TURNS {
+            for (client, took) in &mut clients {
+                for _ in 0..LONE {
+                    took.push(client.ask(&name).ok_or("a lone query was lost")?.2);
+                }
+            }
         }
-        Ok(took)
+        Ok(clients.iter().map(|(_, took)| median(took)).collect())
     };
-    std::thread::spawn(ask).join().map_err(|_| "the client failed")?
+    let medians = std::thread::spawn(ask).join().map_err(|_| "the client failed")??;
+    pause(true)?;
+    Ok(medians)
 }
 
 fn median(values: &[f64]) -> f64 {
