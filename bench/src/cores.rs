@@ -12,7 +12,7 @@ pub(crate) const CORES: [&str; 2] = ["0", "1"];
 /// How nice a thread is that runs before whatever else this machine does.
 pub(crate) const BEFORE_OTHERS: i32 = -15;
 /// µs of one tick of /proc's CPU times: USER_HZ is 100 on every architecture that Sealane is built for.
-pub(crate) const TICK: f64 = 10_000.0;
+const TICK: f64 = 10_000.0;
 
 /// This thread is on a core from now on.
 pub(crate) fn on_core(core: &str) -> Result<()> {
@@ -59,4 +59,15 @@ pub(crate) fn idle(core: &str) -> Result<f64> {
     let fields = fields.ok_or_else(|| format!("no {name} in /proc/stat"))?.skip(3).take(2);
     let ticks = fields.map(str::parse::<f64>).sum::<std::result::Result<f64, _>>()?;
     Ok(ticks * TICK)
+}
+
+/// CPU time of a process's threads, or of one, by its `stat` in /proc: in user mode, in the kernel, and the same two of its
+/// children that have ended; µs, each to a tick.
+pub(crate) fn spent(stat: &str) -> Result<[f64; 4]> {
+    let stat = std::fs::read_to_string(stat)?;
+    // The name may have spaces; state is the third field, utime, stime, cutime and cstime are 14 to 17 (proc(5)).
+    let rest = stat.rsplit_once(") ").ok_or("a process without stat")?.1;
+    let fields = rest.split(' ').skip(11).take(4).map(|ticks| Ok(ticks.parse::<f64>()? * TICK));
+    let fields: Vec<f64> = fields.collect::<Result<_>>()?;
+    fields.try_into().map_err(|_| "a stat with too few fields".into())
 }

@@ -34,7 +34,7 @@ impl Figure {
         quantile(&self.samples, 0.5)
     }
 
-    pub(crate) fn p99(&self) -> f64 {
+    fn p99(&self) -> f64 {
         quantile(&self.samples, 0.99)
     }
 
@@ -96,7 +96,7 @@ impl Figure {
 }
 
 /// The value that at least `q` of the samples do not exceed (nearest rank); 0 of none.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     let rank = (q * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()

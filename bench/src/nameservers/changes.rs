@@ -19,7 +19,7 @@ use super::server::{Asked, Client, Program, Server};
 use crate::Result;
 use crate::cores::{CORES, at_once_on, before_others, idle};
 use crate::played::{LISTED, Lists, Played, event};
-use crate::report::{Figure, Judged};
+use crate::report::{Figure, Judged, quantile};
 
 /// Between two changes.
 const EVERY: Duration = Duration::from_millis(1);
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 struct Round {
     /// Changes a second.
     rate: f64,
-    /// ms of each change that was followed.
+    /// ms of each change that was followed, sorted.
     took: Vec<f64>,
     /// %, of the time: what others, and interrupts, had of the server's core.
     others: f64,
@@ -42,7 +42,7 @@ pub(super) fn measure(binary: &Path, size: Size, rounds: usize, time: Duration) 
     let of = |name: &str, unit, value: fn(&Round) -> f64| {
         Figure::new(name, unit, rounds.iter().map(value).collect())
     };
-    let p99 = |round: &Round| Figure::new("", "ms", round.took.clone()).p99();
+    let p99 = |round: &Round| quantile(&round.took, 0.99);
     let took = rounds.iter().flat_map(|round| round.took.clone()).collect();
     Ok(vec![
         of("changes a second, under full load (1/s)", "1/s", |round| round.rate),
@@ -79,7 +79,8 @@ fn round(binary: &Path, size: Size, time: Duration) -> Result<Round> {
     };
     let asked = thread::spawn(move || ask(time, &next));
     let written = writer.join().map_err(|_| "the changes failed")??;
-    let took = asked.join().map_err(|_| "the questions failed")??;
+    let mut took = asked.join().map_err(|_| "the questions failed")??;
+    took.sort_by(f64::total_cmp);
     let (own, whole) = (own()? - before, begun.elapsed().as_secs_f64() * 1e6);
     let others = (1.0 - own / whole) * 100.0;
     Ok(Round { rate: written as f64 / time.as_secs_f64(), took, others })

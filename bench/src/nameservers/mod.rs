@@ -29,8 +29,6 @@ use server::{Asked, Client, Program, Server};
 const CLUSTER: Size = Size { services: 1000, headless_one_in: 5, all_have_endpoints: false };
 /// … and the large one.
 const LARGE: Size = Size { services: 10_000, headless_one_in: 5, all_have_endpoints: true };
-/// How often each server is started.
-const STARTS: usize = 3;
 /// Questions one at a time, in each round, of each server: so many turns, …
 const TURNS: usize = 20;
 /// … and so many questions in each.
@@ -40,6 +38,8 @@ const LONE: usize = 50;
 #[derive(Clone, Copy)]
 pub(crate) struct Rounds {
     rounds: usize,
+    /// How often each server is started.
+    starts: usize,
     seconds: u32,
     large: Size,
     /// How long the cluster changes all the time.
@@ -51,12 +51,13 @@ impl Rounds {
         if short {
             Rounds {
                 rounds: 2,
+                starts: 1,
                 seconds: 2,
                 large: Size { services: 1000, ..LARGE },
                 changes: Duration::from_secs(3),
             }
         } else {
-            Rounds { rounds: 7, seconds: 5, large: LARGE, changes: Duration::from_secs(20) }
+            Rounds { rounds: 7, starts: 1, seconds: 5, large: LARGE, changes: Duration::from_secs(20) }
         }
     }
 }
@@ -130,7 +131,8 @@ pub(crate) fn measure(binaries: &Binaries, rounds: Rounds) -> Result<Vec<Figure>
     figures.push(ratio("lone query: Sealane / Knot", &ours.lone, &knot.lone, 1.0));
     figures.extend(workers::measure(&binaries.sealane, rounds)?);
     figures.extend(changes(&binaries.sealane, rounds)?);
-    let large = one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), ..rounds })?;
+    let large =
+        one_cluster(binaries, rounds.large, Rounds { rounds: rounds.rounds.min(3), starts: 3, ..rounds })?;
     let services = rounds.large.services;
     for (program, measured) in Program::ALL.iter().zip(&large) {
         let named = |what: &str, unit, values: Vec<f64>, bar: Option<f64>| {
@@ -164,7 +166,7 @@ fn one_cluster(binaries: &Binaries, size: Size, rounds: Rounds) -> Result<Vec<Me
     let last = cluster::service(size.services - 1);
     let mut servers = Vec::new();
     let mut measured: Vec<Measured> = Program::ALL.iter().map(|_| Measured::default()).collect();
-    for _ in 0..STARTS {
+    for _ in 0..rounds.starts {
         // They take turns; the last of each stays.
         servers.clear();
         for (program, measured) in Program::ALL.into_iter().zip(&mut measured) {

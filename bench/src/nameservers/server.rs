@@ -14,7 +14,7 @@ use nix::sys::time::TimeSpec;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
-use crate::cores::{CORES, TICK};
+use crate::cores::{CORES, spent};
 
 /// A server that answers later has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -195,17 +195,8 @@ impl Asked for Server {
     }
 
     fn cpu(&self) -> Result<f64> {
-        cpu(&format!("/proc/{}/stat", self.child.id()))
+        Ok(spent(&format!("/proc/{}/stat", self.child.id()))?[..2].iter().sum())
     }
-}
-
-/// CPU time of a process's threads, or of one, by its `stat` in /proc: µs, to a tick.
-pub(super) fn cpu(stat: &str) -> Result<f64> {
-    let stat = fs::read_to_string(stat)?;
-    // The name may have spaces; fields after it: state is the third, utime and stime 14 and 15 (proc(5)).
-    let rest = stat.rsplit_once(") ").ok_or("a process without stat")?.1;
-    let fields: Vec<f64> = rest.split(' ').skip(11).take(2).map_while(|f| f.parse().ok()).collect();
-    Ok(fields.iter().sum::<f64>() * TICK)
 }
 
 impl Drop for Server {

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::cluster::NODE;
 use crate::Result;
-use crate::cores::{BEFORE_OTHERS, CORES, TICK};
+use crate::cores::{BEFORE_OTHERS, CORES, spent};
 
 /// A proxy that has not ended by then is killed.
 const END: Duration = Duration::from_secs(10);
@@ -65,16 +65,9 @@ impl Process {
         Ok(Process { child, log })
     }
 
-    fn stat(&self) -> Result<Vec<f64>> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name may have spaces; utime, stime, cutime and cstime are fields 14 to 17 (proc(5)).
-        let rest = stat.rsplit_once(") ").ok_or("a process without stat")?.1;
-        Ok(rest.split(' ').skip(11).take(4).map_while(|f| f.parse().ok()).collect())
-    }
-
     /// CPU time of it and of its children that have ended, ms, to a tick.
     pub(crate) fn cpu_with_children(&self) -> Result<f64> {
-        Ok(self.stat()?.iter().sum::<f64>() * TICK / 1e3)
+        Ok(spent(&format!("/proc/{}/stat", self.child.id()))?.iter().sum::<f64>() / 1e3)
     }
 
     /// CPU time of its threads, ms.
